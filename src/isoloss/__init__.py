@@ -1,0 +1,22 @@
+"""isoloss: walk the level sets of a neural network's training loss."""
+
+from isoloss._version import __version__
+from isoloss.errors import InputError, IsolossError
+from isoloss.methods import Paper
+from isoloss.outcome import Outcome
+from isoloss.path import Path, Record, Stop
+from isoloss.problem import Problem
+from isoloss.walk import traverse
+
+__all__ = [
+    "InputError",
+    "IsolossError",
+    "Outcome",
+    "Paper",
+    "Path",
+    "Problem",
+    "Record",
+    "Stop",
+    "__version__",
+    "traverse",
+]

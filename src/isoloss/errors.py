@@ -1,0 +1,35 @@
+"""What goes wrong because of what a user gave, said in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class IsolossError(Exception):
+    """Base of every error that isoloss raises on purpose; its text is one sentence."""
+
+
+class InputError(IsolossError, ValueError):
+    """A value the user gave cannot be used; the text names the value, the reason, the remedy."""
+
+
+def unknown(what: str, value: str, known: Iterable[str]) -> InputError:
+    """An error for a name that is not among the known ones, with the nearest suggested.
+
+    Args:
+        what: What kind of name it is, for example `"experiment"`.
+        value: The name that was given.
+        known: The names there are.
+
+    Returns:
+        The error, to be raised by the caller.
+    """
+    names = sorted(known)
+    folded = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(value.casefold(), folded, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(folded[name] for name in near)}?" if near else ""
+    listing = f"There is: {', '.join(names)}."
+    return InputError(
+        f"unknown {what} {value!r}; {hint or listing}" + (f" {listing}" if hint else "")
+    )

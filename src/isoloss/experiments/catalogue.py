@@ -1,0 +1,263 @@
+"""The five experiments of the paper as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from isoloss.errors import InputError, unknown
+from isoloss.experiments import datasets
+from isoloss.experiments.networks import convolutional, dense, glorot_normal
+from isoloss.methods import Paper
+from isoloss.path import Record, Stop
+from isoloss.problem import Problem
+from isoloss.training import train
+
+
+@dataclass(frozen=True)
+class Data:
+    """What one run trains and tests on.
+
+    Attributes:
+        inputs: Training inputs, float32.
+        targets: Training targets.
+        test_inputs: All test inputs, float32.
+        test_targets: All test targets.
+        indices: Which of the data set's training examples were drawn, int64.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    test_inputs: Tensor
+    test_targets: Tensor
+    indices: Tensor
+
+
+@dataclass(frozen=True)
+class Start:
+    """A trained network, ready to walk.
+
+    Attributes:
+        model: The network after phase 1.
+        problem: Its training loss.
+        probes: The test set's loss and metric, as `{"test": ...}`.
+        data: What it was trained and is tested on.
+    """
+
+    model: nn.Module
+    problem: Problem
+    probes: dict[str, Problem]
+    data: Data
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment; a seed determines a run of it completely.
+
+    Attributes:
+        name: As in the paper.
+        dataset: Name of its data set.
+        draw: Training examples drawn at random; None takes all.
+        build: Makes its network, not yet started.
+        loss: Name of its per-example loss.
+        metric: Name of its metric.
+        runs: Runs of the walk in the paper.
+        steps: Predictor steps of the walk in the paper.
+        paper: The paper's method with this experiment's step lengths.
+        decay_epochs: Epochs of training with weight decay in the paper.
+        epochs: Epochs of phase 1.
+    """
+
+    name: str
+    dataset: str
+    draw: int | None
+    build: Callable[[], nn.Sequential]
+    loss: str
+    metric: str
+    runs: int
+    steps: int
+    paper: Paper
+    decay_epochs: int
+    epochs: int = 100
+
+    def data(self, seed: int) -> Data:
+        """The training and test examples of a run.
+
+        Args:
+            seed: Determines the draw.
+
+        Returns:
+            The examples as tensors on the CPU.
+
+        Raises:
+            DataError: The data set is not at hand and cannot be fetched.
+        """
+        _check_seed(seed)
+        whole = datasets.load(self.dataset)
+        drawn, indices = whole, np.arange(len(whole.train_targets))
+        if self.draw is not None:
+            drawn, indices = datasets.draw(whole, self.draw, seed)
+        flat = isinstance(self.build()[0], nn.Linear)
+        inputs, test_inputs = (
+            torch.from_numpy(drawn.train_inputs),
+            torch.from_numpy(drawn.test_inputs),
+        )
+        return Data(
+            inputs=inputs.flatten(1) if flat else inputs,
+            targets=torch.from_numpy(drawn.train_targets),
+            test_inputs=test_inputs.flatten(1) if flat else test_inputs,
+            test_targets=torch.from_numpy(drawn.test_targets),
+            indices=torch.from_numpy(indices),
+        )
+
+    def network(self, seed: int) -> nn.Module:
+        """The network at its random start.
+
+        Args:
+            seed: Determines all layers.
+
+        Returns:
+            The network on the CPU, float32.
+        """
+        _check_seed(seed)
+        return glorot_normal(self.build(), seed)
+
+    def start(
+        self,
+        seed: int = 0,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Start:
+        """Phase 1: draw the examples, start the network, train it by Adam.
+
+        Args:
+            seed: Determines everything.
+            device: Where to train and evaluate.
+            dtype: Type in which the problem is evaluated; training is in float32.
+
+        Returns:
+            The trained network with its problem and probes.
+
+        Raises:
+            DataError: The data set is not at hand and cannot be fetched.
+        """
+        data = self.data(seed)
+        model = self.network(seed).to(device)
+        inputs, targets = data.inputs.to(device), data.targets.to(device)
+        train(model, self.loss, inputs, targets, epochs=self.epochs)
+        problem, test = (
+            Problem(model, self.loss, pair, metric=self.metric, dtype=dtype)
+            for pair in ((inputs, targets), (data.test_inputs, data.test_targets))
+        )
+        return Start(model, problem, {"test": test}, data)
+
+    def stop(self) -> Stop:
+        """The walk's end in the paper: its number of predictor steps."""
+        return Stop(steps=self.steps)
+
+    def record(self) -> Record:
+        """What the paper keeps: a point at every 50th step, the probes at every step."""
+        return Record(points_every=50, points_at_most=None)
+
+
+_FINE = Paper(smallest_step=1e-5, corrector_step=1e-6)
+_COARSE = Paper(smallest_step=1e-4, corrector_step=1e-4)
+
+EXPERIMENTS: dict[str, Experiment] = {
+    experiment.name: experiment
+    for experiment in (
+        Experiment(
+            name="IRIS_FF",
+            dataset="iris",
+            draw=None,
+            build=partial(dense, 4, 100, 100, 100, 100, 3),
+            loss="cross_entropy",
+            metric="accuracy",
+            runs=5,
+            steps=20_000,
+            paper=_FINE,
+            decay_epochs=500,
+        ),
+        Experiment(
+            name="MPG_FF",
+            dataset="auto_mpg",
+            draw=None,
+            build=partial(dense, 9, 100, 100, 100, 100, 1),
+            loss="mse",
+            metric="mse",
+            runs=10,
+            steps=30_000,
+            paper=_FINE,
+            decay_epochs=500,
+        ),
+        Experiment(
+            name="MNIST_FF",
+            dataset="mnist",
+            draw=1000,
+            build=partial(dense, 784, 100, 100, 100, 10),
+            loss="cross_entropy",
+            metric="accuracy",
+            runs=5,
+            steps=10_000,
+            paper=_COARSE,
+            decay_epochs=200,
+        ),
+        Experiment(
+            name="MNIST_CONV",
+            dataset="mnist",
+            draw=1000,
+            build=partial(convolutional, channels=1, size=28, filters=20, hidden=100),
+            loss="cross_entropy",
+            metric="accuracy",
+            runs=5,
+            steps=5_000,
+            paper=_COARSE,
+            decay_epochs=200,
+        ),
+        Experiment(
+            name="CIFAR10_CONV",
+            dataset="cifar10",
+            draw=1000,
+            build=partial(convolutional, channels=3, size=32, filters=60, hidden=300),
+            loss="cross_entropy",
+            metric="accuracy",
+            runs=5,
+            steps=20_000,
+            paper=_COARSE,
+            decay_epochs=200,
+        ),
+    )
+}
+
+
+def names() -> list[str]:
+    """The names of the experiments, in the paper's order."""
+    return list(EXPERIMENTS)
+
+
+def get(name: str) -> Experiment:
+    """The experiment of that name.
+
+    Args:
+        name: For example `"IRIS_FF"`.
+
+    Returns:
+        The experiment.
+
+    Raises:
+        InputError: There is none; the nearest names are suggested.
+    """
+    if name not in EXPERIMENTS:
+        raise unknown("experiment", name, EXPERIMENTS)
+    return EXPERIMENTS[name]
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed={seed} is not possible; give a whole number from 0 to 2^63 - 1")

@@ -1,0 +1,31 @@
+"""How a walk steps: one file per method, all with the same `init` and `step`."""
+
+from __future__ import annotations
+
+from isoloss.errors import unknown
+from isoloss.methods.method import Method, State
+from isoloss.methods.paper import Paper
+
+METHODS: dict[str, type[Paper]] = {"paper": Paper}
+
+
+def get_method(method: str | Method) -> Method:
+    """The method of that name with its default settings, or the object itself.
+
+    Args:
+        method: `"paper"`, or an object such as `isoloss.Paper(corrector_step=1e-4)`.
+
+    Returns:
+        The method.
+
+    Raises:
+        InputError: There is no method of that name.
+    """
+    if not isinstance(method, str):
+        return method
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    return METHODS[method]()
+
+
+__all__ = ["METHODS", "Method", "Paper", "State", "get_method"]

@@ -1,0 +1,74 @@
+"""What every method offers: `init` and `step`, with explicit state."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from isoloss.outcome import Ending
+from isoloss.point import Objective, Point
+
+
+class State(Protocol):
+    """Where a walk is; each method's own state has these fields, and what else it needs."""
+
+    @property
+    def point(self) -> Point:
+        """The current point."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """What the last step was: start, predict, correct, sqp."""
+        ...
+
+    @property
+    def step_length(self) -> float:
+        """Length of the last step; 0 at the start."""
+        ...
+
+    @property
+    def on_level(self) -> bool:
+        """Whether the point meets the tolerance, so that it may be recorded and be the last."""
+        ...
+
+    @property
+    def ending(self) -> Ending | None:
+        """Why the method can go no further; the point is then the one before."""
+        ...
+
+
+class Method(Protocol):
+    """A way to step along a level set; `step` takes only states that its own `init` began."""
+
+    @property
+    def name(self) -> str:
+        """The name shown in tables and figures."""
+        ...
+
+    def init(self, objective: Objective, theta: Tensor, level: float | None, rtol: float) -> State:
+        """Evaluate the start.
+
+        Args:
+            objective: Evaluates points.
+            theta: The start, shape (n,).
+            level: The loss to hold; None holds the start's.
+            rtol: Relative tolerance of the level.
+
+        Returns:
+            The state at the start.
+        """
+        ...
+
+    def step(self, objective: Objective, state: Any) -> State:
+        """Go one step; the state given is not changed.
+
+        Args:
+            objective: Evaluates points.
+            state: Where the walk is.
+
+        Returns:
+            The state after the step, or the same point with an ending.
+        """
+        ...

@@ -1,0 +1,101 @@
+"""Why a walk ended, and what to do about it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Outcome(enum.Enum):
+    """Why a walk ended. The value is its name in files.
+
+    Attributes:
+        sentence: What happened.
+        remedy: What to do when it was not wanted.
+    """
+
+    sentence: str
+    remedy: str
+
+    def __new__(cls, value: str, sentence: str, remedy: str) -> Outcome:
+        """Make a member whose value is its name alone."""
+        member = object.__new__(cls)
+        member._value_ = value
+        member.sentence = sentence
+        member.remedy = remedy
+        return member
+
+    CONVERGED = (
+        "converged",
+        "The regulariser is stationary on the level set.",
+        "For a closer end, lower Stop(kkt_residual=...).",
+    )
+    REGULARIZER_REACHED = (
+        "regularizer_reached",
+        "The regulariser fell to the value asked for.",
+        "To go on, lower Stop(regularizer=...).",
+    )
+    STEP_LIMIT = (
+        "step_limit",
+        "The number of steps asked for was taken before convergence.",
+        "To go on, raise Stop(steps=...).",
+    )
+    EVALUATION_LIMIT = (
+        "evaluation_limit",
+        "The number of evaluations asked for was used before convergence.",
+        "To go on, raise Stop(evaluations=...).",
+    )
+    TIME_LIMIT = (
+        "time_limit",
+        "The time asked for was used before convergence.",
+        "To go on, raise Stop(seconds=...).",
+    )
+    INTERRUPTED = (
+        "interrupted",
+        "The walk was stopped from outside: by a callback, Stop(when=...) or Ctrl-C.",
+        "To go on, start from the last point.",
+    )
+    CORRECTION_LIMIT = (
+        "correction_limit",
+        "The corrector did not return to the level set.",
+        "Its fixed step may jump over the tolerance band: lower Paper(corrector_step=...), or "
+        "raise Paper(max_corrections=...).",
+    )
+    NON_FINITE = (
+        "non_finite",
+        "The loss or a gradient was not finite; the last good point is kept.",
+        "Check the data and the model at the next point, or use dtype=torch.float64.",
+    )
+    GRADIENT_VANISHED = (
+        "gradient_vanished",
+        "The gradient of the loss vanished, so that the level set has no tangent here.",
+        "Start from another point, or hold another level.",
+    )
+
+    @property
+    def success(self) -> bool:
+        """Whether the walk ended where it was asked to: converged, or a stop that was asked for."""
+        return self not in {
+            Outcome.CORRECTION_LIMIT,
+            Outcome.NON_FINITE,
+            Outcome.GRADIENT_VANISHED,
+            Outcome.INTERRUPTED,
+        }
+
+
+@dataclass(frozen=True)
+class Ending:
+    """An outcome with the figures of this walk.
+
+    Attributes:
+        outcome: Which it is.
+        detail: The figures, a part of a sentence.
+    """
+
+    outcome: Outcome
+    detail: str = ""
+
+    def __str__(self) -> str:
+        """The sentence, the figures and the remedy."""
+        figures = f" ({self.detail})" if self.detail else ""
+        return f"{self.outcome.sentence.rstrip('.')}{figures}. {self.outcome.remedy}"

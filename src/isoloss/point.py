@@ -1,0 +1,91 @@
+"""A point of a walk with everything that was evaluated there, so that nothing is paid twice."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from isoloss.problem import Problem
+from isoloss.regularizers import Regularizer
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A point with loss L, regulariser R, their gradients g and r, and how these stand together.
+
+    A stationary point of R on the level set has r + lambda g / L = 0 with the multiplier lambda of
+    log(L / c) = 0: there it is also a stationary point of weight decay, L + (L / lambda) R.
+
+    Attributes:
+        theta: Flat parameters, shape (n,).
+        loss: L.
+        grad: g, shape (n,).
+        regularizer: R.
+        regularizer_grad: r, shape (n,).
+        tangent: r less its part along g: the direction in the level set in which R rises fastest,
+            shape (n,). Equal to r where g vanishes.
+        grad_norm: |g|.
+        angle_degrees: Angle between r and g, 0 to 180; 180 at a constrained minimum.
+        kkt_residual: |tangent| / |r|, the sine of that angle; 0 at a stationary point.
+        equivalent_penalty: L / lambda with the least-squares lambda, -|g|^2 / <r, g>: the weight
+            of R in the weight decay that is stationary at a converged point. Negative where R
+            falls as L falls; NaN where either gradient vanishes or both are orthogonal.
+    """
+
+    theta: Tensor
+    loss: float
+    grad: Tensor
+    regularizer: float
+    regularizer_grad: Tensor
+    tangent: Tensor
+    grad_norm: float
+    angle_degrees: float
+    kkt_residual: float
+    equivalent_penalty: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether loss, regulariser and both gradients are finite."""
+        return math.isfinite(self.loss + self.regularizer + self.grad_norm + self.kkt_residual)
+
+
+class Objective:
+    """Evaluates points: the problem's loss and a regulariser, with a count of evaluations.
+
+    Args:
+        problem: Gives L and its gradient.
+        regularizer: Gives R and its gradient.
+
+    Attributes:
+        evaluations: Evaluations of the loss and its gradient made through this object.
+    """
+
+    def __init__(self, problem: Problem, regularizer: Regularizer) -> None:
+        self.problem = problem
+        self.regularizer = regularizer
+        self.evaluations = 0
+
+    def evaluate(self, theta: Tensor) -> Point:
+        """Loss, regulariser and gradients at theta, shape (n,); one evaluation."""
+        self.evaluations += 1
+        loss, g = self.problem.loss_and_grad(theta)
+        value, r = self.regularizer.value_and_grad(theta)
+        gg, rr, rg = g.dot(g).item(), r.dot(r).item(), r.dot(g).item()
+        along = rg / gg if gg > 0 else 0.0
+        tangent = r.sub(g, alpha=along)
+        g_norm, r_norm, t_norm = math.sqrt(gg), math.sqrt(rr), tangent.norm().item()
+        return Point(
+            theta=theta,
+            loss=loss.item(),
+            grad=g,
+            regularizer=value.item(),
+            regularizer_grad=r,
+            tangent=tangent,
+            grad_norm=g_norm,
+            # atan2 keeps the angle's digits near 0 and 180 degrees, where arccos loses half of them
+            angle_degrees=math.degrees(math.atan2(t_norm, along * g_norm)),
+            kkt_residual=t_norm / r_norm if r_norm > 0 else 0.0,
+            equivalent_penalty=-1 / along if along else math.nan,
+        )

@@ -1,0 +1,71 @@
+"""The progress line of a walk on a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, cast
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from isoloss.path import Row
+
+SECONDS_BETWEEN = 0.1
+
+
+def walk_columns() -> Progress:
+    """The columns that a walk shows: steps, regulariser, angle, time spent and left.
+
+    Returns:
+        A rich progress display on standard error; its tasks need the fields `R` and `angle`.
+    """
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed:>6.0f}/{task.total:.0f} steps"),
+        TextColumn("{task.fields[R]}"),
+        TextColumn("{task.fields[angle]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def describe(row: Row) -> dict[str, str]:
+    """The fields `R` and `angle` of a row."""
+    return {"R": f"R {row['regularizer']:.4g}", "angle": f"{row['angle_degrees']:.2f} deg"}
+
+
+def _hide(row: Row, done: int) -> None:
+    del row, done
+
+
+@contextmanager
+def walk_progress(*, enabled: bool, steps: int) -> Generator[Callable[[Row, int], None]]:
+    """Show a walk while it goes on.
+
+    Args:
+        enabled: Whether to show it; nothing is shown where standard error is no terminal.
+        steps: Steps at which the walk ends at the latest.
+
+    Yields:
+        A function of (row, steps so far), cheap enough to be called at every step.
+    """
+    if not enabled or not Console(stderr=True).is_terminal:
+        yield _hide
+        return
+    with walk_columns() as display:
+        task = display.add_task("walk", total=steps, R="", angle="")
+        shown = 0.0
+
+        def show(row: Row, done: int) -> None:
+            nonlocal shown
+            now = time.monotonic()
+            if now - shown >= SECONDS_BETWEEN:
+                shown = now
+                display.update(task, completed=done, **cast(Any, describe(row)))
+
+        yield show

@@ -1,0 +1,37 @@
+"""Settings whose every bad value is answered with one sentence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pydantic
+
+from isoloss.errors import InputError, unknown
+
+
+class Settings(pydantic.BaseModel):
+    """Base of all settings: immutable, no unknown keys, one sentence for a bad value."""
+
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False
+    )
+
+    if not TYPE_CHECKING:  # type checkers read the fields; at run time the errors are rewritten
+
+        def __init__(self, **values: Any) -> None:
+            known = type(self).model_fields
+            for key in values:
+                if key not in known:
+                    raise unknown(f"setting of {type(self).__name__}", key, known)
+            try:
+                super().__init__(**values)
+            except pydantic.ValidationError as error:
+                raise InputError(_sentence(type(self).__name__, error)) from None
+
+
+def _sentence(owner: str, error: pydantic.ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or owner
+    reason = first["msg"]
+    reason = reason.removeprefix("Value error, ").removeprefix("Input ")
+    return f"{where}={first['input']!r} is not possible for {owner}: {reason}."

@@ -1,0 +1,158 @@
+"""The one loop: step, record, stop. It knows no method's inside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from isoloss.errors import InputError
+from isoloss.methods import Method, get_method
+from isoloss.methods.method import State
+from isoloss.outcome import Ending, Outcome
+from isoloss.path import Path, Record, Row, Stop
+from isoloss.point import Objective
+from isoloss.problem import Problem
+from isoloss.progress import walk_progress
+from isoloss.recorder import Recorder
+from isoloss.regularizers import Regularizer, get_regularizer
+
+
+def traverse(
+    problem: Problem,
+    *,
+    start: Tensor | None = None,
+    level: float | None = None,
+    regularizer: str | Regularizer = "squared_norm",
+    method: str | Method = "paper",
+    rtol: float = 1e-3,
+    stop: Stop | None = None,
+    record: Record | None = None,
+    probes: Mapping[str, Problem] | None = None,
+    callback: Callable[[Row], bool | None] | None = None,
+    progress: bool = True,
+) -> Path:
+    """Walk a level set of the training loss, making a regulariser as small as it can be there.
+
+    Args:
+        problem: The training loss.
+        start: Where to start, shape (problem.size,); None starts at the model's present weights.
+        level: The loss to hold, positive, in the loss's unit; None holds the start's.
+        regularizer: `"squared_norm"`, or an object with `name` and `value_and_grad`.
+        method: `"paper"`, or an object with settings such as `isoloss.Paper(corrector_step=1e-4)`.
+        rtol: Relative tolerance of the level, in (0, 1); `"paper"` has an absolute one of its own.
+        stop: When to end; `Stop()` by default.
+        record: What to keep; `Record()` by default.
+        probes: Problems to measure along the walk, by name, for example the test set's.
+        callback: Called with each row (a dict of the columns of `Path.steps`); the walk ends with
+            `Outcome.INTERRUPTED` once it returns True.
+        progress: Show a progress line on a terminal.
+
+    Returns:
+        The path. Ctrl-C ends a walk with `Outcome.INTERRUPTED` and returns what there is.
+
+    Raises:
+        InputError: A value cannot be used; the text says why and what to do.
+    """
+    theta = _start(problem, start)
+    if level is not None and not 0 < level < math.inf:
+        raise InputError(f"level={level} is not possible; give a positive, finite loss to hold")
+    if not 0 < rtol < 1:
+        raise InputError(f"rtol={rtol} is not possible; give a relative tolerance in (0, 1)")
+    for name in probes or {}:
+        _check_probe(name, (probes or {})[name], problem)
+    stop, record = stop or Stop(), record or Record()
+    walker = get_method(method)
+    objective = Objective(problem, get_regularizer(regularizer))
+    problem.check_deterministic(theta)
+
+    state = walker.init(objective, theta, level, rtol)
+    held = state.point.loss if level is None else level
+    if level is None and not 0 < held < math.inf:
+        raise InputError(
+            f"the loss at the start is {held}, which has no level set to walk; start from weights "
+            f"whose loss is positive and finite"
+        )
+    recorder = Recorder(record, probes or {}, held)
+
+    def go(state: State) -> Ending:
+        while state.ending is None:
+            row = recorder.add(state, objective.evaluations)
+            show(row, recorder.progress)
+            if callback is not None and callback(row) is True:
+                return Ending(Outcome.INTERRUPTED, "the callback returned True")
+            ending = _stops(stop, state, row, recorder.progress)
+            if ending is not None:
+                return ending
+            state = walker.step(objective, state)
+        return state.ending
+
+    with walk_progress(enabled=progress, steps=stop.steps) as show:
+        try:
+            ending = go(state)
+        except KeyboardInterrupt:
+            ending = Ending(Outcome.INTERRUPTED, "Ctrl-C")
+    steps, points, point_steps = recorder.finish()
+    return Path(
+        steps=steps,
+        points=points,
+        point_steps=point_steps,
+        level=held,
+        outcome=ending.outcome,
+        message=str(ending),
+        method=walker.name,
+        regularizer=objective.regularizer.name,
+        shapes=problem.shapes,
+    )
+
+
+def _stops(stop: Stop, state: State, row: Row, progress: int) -> Ending | None:
+    point = state.point
+    if state.on_level and point.kkt_residual <= stop.kkt_residual:
+        return Ending(Outcome.CONVERGED, f"KKT residual {point.kkt_residual:.3g}")
+    if state.on_level and stop.regularizer is not None and point.regularizer <= stop.regularizer:
+        return Ending(Outcome.REGULARIZER_REACHED, f"{point.regularizer:.6g}")
+    if stop.when is not None and stop.when(row):
+        return Ending(Outcome.INTERRUPTED, "Stop(when=...) returned True")
+    if progress >= stop.steps and state.on_level:
+        return Ending(Outcome.STEP_LIMIT, _so_far(f"{progress} steps", state))
+    if stop.evaluations is not None and row["evaluations"] >= stop.evaluations:
+        return Ending(Outcome.EVALUATION_LIMIT, _so_far(f"{row['evaluations']} evaluations", state))
+    if stop.seconds is not None and row["seconds"] >= stop.seconds:
+        return Ending(Outcome.TIME_LIMIT, _so_far(f"{row['seconds']:.3g} s", state))
+    return None
+
+
+def _so_far(used: str, state: State) -> str:
+    return f"{used}, KKT residual {state.point.kkt_residual:.3g}"
+
+
+def _start(problem: Problem, start: Tensor | None) -> Tensor:
+    if start is None:
+        return problem.current()
+    if start.shape != (problem.size,):
+        raise InputError(
+            f"start has shape {tuple(start.shape)}, the problem has {problem.size} parameters; "
+            f"give a flat vector in the order of model.named_parameters()"
+        )
+    theta = start.detach().to(problem.device, problem.dtype, copy=True)
+    if not torch.isfinite(theta).all():
+        bad = int((~torch.isfinite(theta)).sum())
+        raise InputError(f"start has {bad} entries that are NaN or infinite; give finite weights")
+    return theta
+
+
+def _check_probe(name: str, probe: Problem, problem: Problem) -> None:
+    if probe.size != problem.size:
+        raise InputError(
+            f"probe {name!r} has {probe.size} parameters, the problem has {problem.size}; make it "
+            f"from the same model"
+        )
+    taken = {"level", "step", "arc", "kkt", "angle"}
+    if not name.isidentifier() or name in taken:
+        raise InputError(
+            f"probe name {name!r} is not possible; give a plain name such as 'test', not one of "
+            f"{', '.join(sorted(taken))}"
+        )
