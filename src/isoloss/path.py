@@ -11,8 +11,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from isoloss.errors import InputError
-from isoloss.outcome import Outcome
 from isoloss.flat import load_into
+from isoloss.outcome import Outcome
 from isoloss.settings import Settings
 
 Row = dict[str, Any]

@@ -1,0 +1,84 @@
+"""Tables of numbers over runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from isoloss.analysis.curves import on_level
+from isoloss.path import Path
+
+QUANTITIES = {
+    "regularizer": "R",
+    "angle_degrees": "angle in degrees",
+    "loss": "training loss",
+    "test_loss": "test loss",
+    "test_metric": "test metric",
+}
+
+
+def walk_table(methods: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
+    """Where walks start and end: mean and sample standard deviation over the runs.
+
+    Args:
+        methods: The walks of each method, by its name.
+
+    Returns:
+        A row per method, quantity and place (start, end), with columns `method`, `quantity`,
+        `place`, `mean`, `std` (n - 1; NaN of one run) and `runs`. The end is the last point on the
+        level set. Steps and evaluations have the place `end` alone.
+    """
+    rows: list[dict[str, object]] = []
+    for method, paths in methods.items():
+        ends = pd.DataFrame([on_level(path).iloc[-1] for path in paths])
+        starts = pd.DataFrame([path.steps.iloc[0] for path in paths])
+        for place, table in (("start", starts), ("end", ends)):
+            extra = {"progress": "steps", "evaluations": "evaluations"} if place == "end" else {}
+            for column, label in {**QUANTITIES, **extra}.items():
+                if column in table:
+                    values = table[column].astype(float)
+                    rows.append(
+                        {
+                            "method": method,
+                            "quantity": label,
+                            "place": place,
+                            "mean": values.mean(),
+                            "std": values.std(ddof=1),
+                            "runs": len(paths),
+                        }
+                    )
+    return pd.DataFrame(rows)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table of `walk_table` for people: a row per quantity and place, a column per method.
+
+    Args:
+        table: What `walk_table` returned.
+
+    Returns:
+        Markdown; each entry is mean ± standard deviation.
+    """
+    methods = list(dict.fromkeys(table["method"]))
+    runs = {method: int(table.loc[table["method"] == method, "runs"].iloc[0]) for method in methods}
+    lines = [
+        "| | " + " | ".join(f"{method} ({_plural(runs[method])})" for method in methods) + " |",
+        "| --- |" + " ---: |" * len(methods),
+    ]
+    entries = {
+        (row.quantity, row.place, row.method): _entry(float(row.mean), float(row.std))
+        for row in table.itertuples()
+    }
+    for quantity, place in dict.fromkeys(zip(table["quantity"], table["place"], strict=True)):
+        cells = [entries.get((quantity, place, method), "") for method in methods]
+        lines.append(f"| {quantity}, {place} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _entry(mean: float, std: float) -> str:
+    return f"{mean:.4g}" if std != std else f"{mean:.4g} ± {std:.2g}"
+
+
+def _plural(runs: int) -> str:
+    return "1 run" if runs == 1 else f"{runs} runs"

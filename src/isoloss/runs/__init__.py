@@ -1,0 +1,1 @@
+"""Runs of the experiments: their settings, one run, many runs over the cores."""

@@ -1,0 +1,105 @@
+"""The progress of many runs on the terminal, a line each, and their summary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import TaskID
+from rich.table import Table
+
+from isoloss.path import Row
+from isoloss.progress import describe, walk_columns
+from isoloss.runs.walk import News, WalkRun
+
+
+class Display:
+    """Shows news of runs: live lines on a terminal, else a line per finished run.
+
+    Args:
+        title: What is going on.
+        runs: The runs that will report.
+        steps: Steps of a walk at the most.
+
+    Attributes:
+        failures: The last news of each run that failed.
+    """
+
+    def __init__(self, title: str, runs: Sequence[WalkRun], steps: int) -> None:
+        self._title = title
+        self._runs = {one.index: one for one in runs}
+        self._live = walk_columns()
+        self._terminal = Console(stderr=True).is_terminal
+        self._live.disable = not self._terminal
+        self._tasks: dict[int, TaskID] = {}
+        self._first: dict[int, Row] = {}
+        self._last: dict[int, News] = {}
+        for one in runs:
+            label = f"{title} {one.folder.name}  waiting "
+            self._tasks[one.index] = self._live.add_task(
+                label, total=steps, start=False, R="", angle=""
+            )
+
+    def __enter__(self) -> Display:
+        """Begin to show."""
+        self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the last lines standing."""
+        self._live.stop()
+
+    @property
+    def failures(self) -> list[News]:
+        """The last news of each run that failed."""
+        return [news for news in self._last.values() if news.failed]
+
+    def show(self, news: News) -> None:
+        """Take in news of a run."""
+        self._last[news.index] = news
+        if news.row is not None:
+            self._first.setdefault(news.index, news.row)
+        task = self._tasks[news.index]
+        if news.phase == "walking" and not self._live.tasks[task].started:
+            self._live.start_task(task)
+        fields: dict[str, Any] = describe(news.row) if news.row else {}
+        word = news.ending if news.phase == "done" and not news.failed else news.phase
+        word = "failed" if news.failed else word
+        label = f"{self._title} {self._runs[news.index].folder.name}  {word:<8}"
+        self._live.update(task, description=label, completed=news.done, **fields)
+        if news.phase == "done":
+            self._live.stop_task(task)
+            if not self._terminal:
+                self._live.console.print(f"{label.rstrip()}: {_line(news)}", soft_wrap=True)
+
+    def summary(self) -> Table:
+        """A table with a line per run: where it started, where it ended, and why."""
+        table = Table(box=None, pad_edge=False, title_justify="left")
+        for heading in ("run", "seed", "steps", "evaluations", "R", "angle", "test loss"):
+            table.add_column(heading, justify="right" if heading != "run" else "left")
+        table.add_column("outcome")
+        for index, one in sorted(self._runs.items()):
+            news = self._last.get(index)
+            row = news.row if news and not news.failed else None
+            numbers = (
+                (
+                    f"{news.done:,}",
+                    f"{row['evaluations']:,}",
+                    f"{row['regularizer']:.4g}",
+                    f"{row['angle_degrees']:.2f}",
+                    f"{row['test_loss']:.4g}",
+                )
+                if news and row
+                else ("",) * 5
+            )
+            ending = (news.ending or news.phase) if news else "not started"
+            table.add_row(one.folder.name, str(one.seed), *numbers, ending)
+        return table
+
+
+def _line(news: News) -> str:
+    if news.row is None:
+        return news.ending
+    fields = describe(news.row)
+    return f"{news.done:,} steps, {fields['R']}, angle {fields['angle']}"

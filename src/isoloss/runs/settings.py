@@ -1,0 +1,129 @@
+"""The settings of a walk of an experiment, from the experiment's own and `--set KEY=VALUE`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import torch
+
+from isoloss.errors import InputError, unknown
+from isoloss.experiments.catalogue import Experiment
+from isoloss.methods import METHODS, Method
+from isoloss.path import Record, Stop
+from isoloss.settings import Settings
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+NO_FILE = {"when"}  # settings that only Python can give
+
+
+class Level(Settings):
+    """What is held and how it is computed.
+
+    Attributes:
+        rtol: Relative tolerance of the level, below 1.
+        dtype: `float32` or `float64`.
+    """
+
+    rtol: float = 1e-3
+    dtype: str = "float32"
+
+    def model_post_init(self, context: Any) -> None:
+        """Check what a type cannot say."""
+        del context
+        if not 0 < self.rtol < 1:
+            raise InputError(f"rtol={self.rtol} is not possible; give one above 0 and below 1")
+        if self.dtype not in DTYPES:
+            raise unknown("dtype", self.dtype, DTYPES)
+
+
+@dataclass(frozen=True)
+class WalkSettings:
+    """Everything but the seed that determines a run of a walk.
+
+    Attributes:
+        experiment: The experiment.
+        method: How to step.
+        stop: When to end.
+        record: What to keep.
+        level: Tolerance and type.
+        device: For example `cpu` or `cuda`.
+    """
+
+    experiment: Experiment
+    method: Method
+    stop: Stop
+    record: Record
+    level: Level
+    device: str
+
+    def config(self, seed: int) -> dict[str, Any]:
+        """What goes into a run's `config.json`."""
+        method = self.method.model_dump() if isinstance(self.method, Settings) else {}
+        return {
+            "experiment": self.experiment.name,
+            "seed": seed,
+            "device": self.device,
+            "method": {"name": self.method.name, **method},
+            "stop": self.stop.model_dump(exclude=NO_FILE),
+            "record": self.record.model_dump(),
+            **self.level.model_dump(),
+        }
+
+
+def walk_settings(
+    experiment: Experiment, method: str, pairs: Sequence[str] = (), device: str = "cpu"
+) -> WalkSettings:
+    """The settings of a walk, from the experiment's and from KEY=VALUE pairs.
+
+    Args:
+        experiment: The experiment.
+        method: Name of the method.
+        pairs: `KEY=VALUE`, where KEY is a setting of the method, of `Stop`, of `Record`, `rtol` or
+            `dtype`; VALUE `none` stands for None.
+        device: Where to compute.
+
+    Returns:
+        The settings.
+
+    Raises:
+        InputError: A name or a value is not possible.
+    """
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    start: Settings = experiment.paper if method == "paper" else METHODS[method]()
+    given = _parse(pairs)
+    stop, record, level = experiment.stop(), experiment.record(method), Level()
+    parts: list[Settings] = [start, stop, record, level]
+    known = [key for part in parts for key in type(part).model_fields if key not in NO_FILE]
+    for key in given:
+        if key not in known:
+            raise unknown("setting", key, known)
+    return WalkSettings(
+        experiment=experiment,
+        method=cast("Method", _override(start, given)),
+        stop=_override(stop, given),
+        record=_override(record, given),
+        level=_override(level, given),
+        device=device,
+    )
+
+
+def _parse(pairs: Sequence[str]) -> dict[str, str | None]:
+    given: dict[str, str | None] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set {pair} is not possible; write KEY=VALUE, as in steps=500")
+        if key in given:
+            raise InputError(f"--set {key} was given twice; give it once")
+        given[key] = None if value.lower() == "none" else value
+    return given
+
+
+def _override(part: AnySettings, given: Mapping[str, str | None]) -> AnySettings:
+    mine = {key: value for key, value in given.items() if key in type(part).model_fields}
+    return type(part)(**{**part.model_dump(), **mine})

@@ -1,0 +1,120 @@
+"""One run of a walk: phase 1, the walk, its files."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+
+from isoloss._version import __version__
+from isoloss.path import Path, Row
+from isoloss.results import run
+from isoloss.runs.settings import DTYPES, WalkSettings
+from isoloss.walk import traverse
+
+SECONDS_BETWEEN_NEWS = 0.1
+
+
+@dataclass(frozen=True)
+class News:
+    """What a run reports while it goes on.
+
+    Attributes:
+        index: Which run.
+        phase: waiting, training, walking, or done.
+        done: Steps so far.
+        row: The last row of the walk, if it has begun.
+        ending: Once done: the outcome's value, or the sentence of the error.
+        failed: Whether the run ended in an error.
+    """
+
+    index: int
+    phase: str
+    done: int = 0
+    row: Row | None = None
+    ending: str = ""
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class WalkRun:
+    """One run of a walk.
+
+    Attributes:
+        index: Number of the run, from 0.
+        seed: Determines the run.
+        folder: Where its files go.
+        settings: Everything else that determines the run.
+    """
+
+    index: int
+    seed: int
+    folder: FilePath
+    settings: WalkSettings
+
+    def begin(self) -> bool:
+        """Lay claim to the folder; False where the run is finished already.
+
+        Returns:
+            Whether there is anything to do.
+        """
+        return run.begin(self.folder, self.settings.config(self.seed), made_with())
+
+    def execute(self, tell: Callable[[News], None], cancelled: Callable[[], bool]) -> Path:
+        """Train, walk, write.
+
+        Args:
+            tell: Receives news, at most ten times a second.
+            cancelled: Asked as often; the walk is interrupted once it returns True.
+
+        Returns:
+            The walk.
+        """
+        tell(News(self.index, "training"))
+        settings = self.settings
+        start = settings.experiment.start(
+            self.seed, device=settings.device, dtype=DTYPES[settings.level.dtype]
+        )
+        told = 0.0
+        done = 0
+
+        def callback(row: Row) -> bool:
+            nonlocal told, done
+            done += row["kind"] not in ("start", "correct")
+            now = time.monotonic()
+            if now - told < SECONDS_BETWEEN_NEWS:
+                return False
+            told = now
+            tell(News(self.index, "walking", done, row))
+            return cancelled()
+
+        path = traverse(
+            start.problem,
+            method=settings.method,
+            rtol=settings.level.rtol,
+            stop=settings.stop,
+            record=settings.record,
+            probes=start.probes,
+            callback=callback,
+            progress=False,
+        )
+        run.save(self.folder, path, {"indices": start.data.indices})
+        last: Row = path.steps.iloc[-1].to_dict()
+        tell(News(self.index, "done", done, last, ending=path.outcome.value))
+        return path
+
+
+def made_with() -> dict[str, Any]:
+    """Versions and hardware that a run's bits depend on."""
+    return {
+        "isoloss": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
