@@ -35,14 +35,43 @@ console = Console(highlight=False)
 QUICK_RUNS = 2
 QUICK_STEPS = {"paper": 2_000}
 
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a whole number; give one, as in 5") from None
+
+
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Experiment, for example IRIS_FF.")]
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Experiments, or 'all'.")]
 Out = Annotated[FilePath, typer.Option("--out", help="Folder for everything that is written.")]
 Runs = Annotated[
-    int | None, typer.Option("--runs", help="Random starts; the experiment's number by default.")
+    int | None,
+    typer.Option(
+        "--runs",
+        parser=_whole,
+        metavar="N",
+        help="Random starts; the experiment's number by default.",
+    ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of the first run; run k has SEED + k.")]
-MethodName = Annotated[str, typer.Option("--method", help="How to step: paper.")]
+Seed = Annotated[
+    int,
+    typer.Option(
+        "--seed", parser=_whole, metavar="SEED", help="Seed of the first run; run k has SEED + k."
+    ),
+]
+Method
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a whole number; give one, as in 5") from None
+
+
+Name = Annotated[str, typer.Option("--method", help="How to step: paper.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 Pairs = Annotated[
     list[str] | None,
@@ -84,7 +113,7 @@ def list_experiments() -> None:
         experiment = experiments.get(name)
         table.add_row(
             name,
-            f"{sum(p.numel() for p in experiment.build().parameters()):,}",
+            f"{experiment.parameters:,}",
             "all" if experiment.draw is None else f"{experiment.draw:,} drawn",
             experiment.loss,
             str(experiment.runs),
@@ -174,6 +203,8 @@ def _traverse(walk: WalkSettings, runs: int, seed: int, out: FilePath) -> None:
     with Display(f"{name} {method}", todo, walk.stop.steps) as display:
         whole = run_all(todo, display.show)
     console.print(display.summary())
+    for sentence in display.failures:
+        console.print(f"[red]failed:[/red] {escape(sentence)}", soft_wrap=True)
     if not whole:
         console.print("Interrupted; call the same command again to go on.")
         raise typer.Exit(130)

@@ -130,7 +130,8 @@ def trainable(model: Model, parameters: Mapping[str, Tensor] | None) -> dict[str
 
 def flatten(tensors: Sequence[Tensor]) -> Tensor:
     """One flat vector of all entries, in order; a new tensor without a gradient."""
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    with torch.no_grad():
+        return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 def load_into(model: nn.Module, theta: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -27,6 +27,7 @@ class Point:
         tangent: r less its part along g: the direction in the level set in which R rises fastest,
             shape (n,). Equal to r where g vanishes.
         grad_norm: |g|.
+        tangent_norm: |tangent|.
         angle_degrees: Angle between r and g, 0 to 180; 180 at a constrained minimum.
         kkt_residual: |tangent| / |r|, the sine of that angle; 0 at a stationary point.
         equivalent_penalty: L / lambda with the least-squares lambda, -|g|^2 / <r, g>: the weight
@@ -41,6 +42,7 @@ class Point:
     regularizer_grad: Tensor
     tangent: Tensor
     grad_norm: float
+    tangent_norm: float
     angle_degrees: float
     kkt_residual: float
     equivalent_penalty: float
@@ -75,7 +77,7 @@ class Objective:
         gg, rr, rg = g.dot(g).item(), r.dot(r).item(), r.dot(g).item()
         along = rg / gg if gg > 0 else 0.0
         tangent = r.sub(g, alpha=along)
-        g_norm, r_norm, t_norm = math.sqrt(gg), math.sqrt(rr), tangent.norm().item()
+        g_norm, r_norm, t_norm = (math.sqrt(x) for x in (gg, rr, tangent.dot(tangent).item()))
         return Point(
             theta=theta,
             loss=loss.item(),
@@ -84,6 +86,7 @@ class Objective:
             regularizer_grad=r,
             tangent=tangent,
             grad_norm=g_norm,
+            tangent_norm=t_norm,
             # atan2 keeps the angle's digits near 0 and 180 degrees, where arccos loses half of them
             angle_degrees=math.degrees(math.atan2(t_norm, along * g_norm)),
             kkt_residual=t_norm / r_norm if r_norm > 0 else 0.0,

@@ -123,7 +123,7 @@ class Problem:
         first, *others = self._chunks
         value, pieces = self._differentiate(*first)
         grad = flatten(pieces)
-        views = self._network.split(grad)
+        views = self._network.split(grad) if others else []
         for chunk in others:
             total, pieces = self._differentiate(*chunk)
             value = value + total

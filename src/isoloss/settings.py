@@ -31,7 +31,8 @@ class Settings(pydantic.BaseModel):
 
 def _sentence(owner: str, error: pydantic.ValidationError) -> str:
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or owner
-    reason = first["msg"]
-    reason = reason.removeprefix("Value error, ").removeprefix("Input ")
-    return f"{where}={first['input']!r} is not possible for {owner}: {reason}."
+    reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if not first["loc"]:  # a rule between fields, which names its values itself
+        return f"{owner}: {reason}."
+    name = ".".join(str(part) for part in first["loc"])
+    return f"{name}={first['input']} is not possible for {owner}: it {reason}."

@@ -67,8 +67,8 @@ def markdown(table: pd.DataFrame) -> str:
         "| --- |" + " ---: |" * len(methods),
     ]
     entries = {
-        (row.quantity, row.place, row.method): _entry(float(row.mean), float(row.std))
-        for row in table.itertuples()
+        (row["quantity"], row["place"], row["method"]): _entry(row["mean"], row["std"])
+        for row in table.to_dict("records")
     }
     for quantity, place in dict.fromkeys(zip(table["quantity"], table["place"], strict=True)):
         cells = [entries.get((quantity, place, method), "") for method in methods]

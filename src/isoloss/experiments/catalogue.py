@@ -85,6 +85,11 @@ class Experiment:
     decay_epochs: int
     epochs: int = 100
 
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of the network."""
+        return sum(p.numel() for p in self._unstarted().parameters())
+
     def data(self, seed: int) -> Data:
         """The training and test examples of a run.
 
@@ -102,7 +107,7 @@ class Experiment:
         drawn, indices = whole, np.arange(len(whole.train_targets))
         if self.draw is not None:
             drawn, indices = datasets.draw(whole, self.draw, seed)
-        flat = isinstance(self.build()[0], nn.Linear)
+        flat = isinstance(self._unstarted()[0], nn.Linear)
         inputs, test_inputs = (
             torch.from_numpy(drawn.train_inputs),
             torch.from_numpy(drawn.test_inputs),
@@ -125,7 +130,7 @@ class Experiment:
             The network on the CPU, float32.
         """
         _check_seed(seed)
-        return glorot_normal(self.build(), seed)
+        return glorot_normal(self._unstarted(), seed)
 
     def start(
         self,
@@ -156,6 +161,10 @@ class Experiment:
             for pair in ((inputs, targets), (data.test_inputs, data.test_targets))
         )
         return Start(model, problem, {"test": test}, data)
+
+    def _unstarted(self) -> nn.Sequential:
+        with torch.random.fork_rng(devices=[]):  # torch starts layers from its global generator
+            return self.build()
 
     def stop(self) -> Stop:
         """The walk's end in the paper: its number of predictor steps."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from isoloss.outcome import Ending, Outcome
@@ -23,7 +23,8 @@ class PaperState:
         on_level: Whether (L - c)^2 is inside the tolerance; a predictor step comes next.
         kind: start, predict or correct.
         step_length: Length of the last step.
-        direction: Unit direction of the last predictor step, shape (n,); None before the first.
+        direction: Direction of the last predictor step, shape (n,); None before the first.
+        direction_norm: Its norm; it is not divided by, to spare a pass over it.
         predictor_length: Length of the last predictor step.
         corrections: Corrector steps since the last predictor step.
         ending: Why the walk can go no further.
@@ -35,6 +36,7 @@ class PaperState:
     kind: str = "start"
     step_length: float = 0.0
     direction: Tensor | None = None
+    direction_norm: float = 1.0
     predictor_length: float = 0.0
     corrections: int = 0
     ending: Ending | None = None
@@ -58,7 +60,7 @@ class Paper(Settings):
     largest_step: PositiveFloat = 0.1
     corrector_step: PositiveFloat = 1e-6
     tolerance: PositiveFloat = 1e-5
-    max_corrections: PositiveInt = Field(default=10_000)
+    max_corrections: PositiveInt = 10_000
 
     @property
     def name(self) -> str:
@@ -68,7 +70,10 @@ class Paper(Settings):
     @model_validator(mode="after")
     def _ordered(self) -> Paper:
         if self.smallest_step > self.largest_step:
-            raise ValueError(f"smallest_step must not exceed largest_step={self.largest_step}")
+            raise ValueError(
+                f"smallest_step={self.smallest_step} is not possible: it must not exceed "
+                f"largest_step={self.largest_step}"
+            )
         return self
 
     def init(
@@ -110,21 +115,29 @@ class Paper(Settings):
         # the reference does not project where the gradient's root mean square is below 1e-6
         flat = point.grad_norm < 1e-6 * math.sqrt(len(point.theta))
         ahead = point.regularizer_grad if flat else point.tangent
-        length = ahead.norm().item()
-        if length == 0:
+        norm = math.sqrt(ahead.dot(ahead).item()) if flat else point.tangent_norm
+        if norm == 0:
             return replace(state, ending=Ending(Outcome.CONVERGED, "the tangent is zero"))
-        direction = ahead / length
-        s = self._next_length(state, direction)
-        return self._move(
-            objective, state, direction, s, kind="predict", direction=direction, corrections=0
+        s = self._next_length(state, ahead, norm)
+        arrived = objective.evaluate(point.theta.sub(ahead, alpha=s / norm))
+        if not arrived.finite:
+            return _stranded(state, arrived, s)
+        return PaperState(
+            point=arrived,
+            level=state.level,
+            on_level=self._inside(arrived, state.level),
+            kind="predict",
+            step_length=s,
+            direction=ahead,
+            direction_norm=norm,
+            predictor_length=s,
         )
 
-    def _next_length(self, state: PaperState, direction: Tensor) -> float:
+    def _next_length(self, state: PaperState, ahead: Tensor, norm: float) -> float:
         if state.kind != "predict" or state.direction is None:
             return self.smallest_step
-        chord = (direction - state.direction).norm().item()
-        # from the chord, since arccos of a float32 product resolves 0.02 degrees at best
-        turned = math.degrees(2 * math.asin(min(chord / 2, 1.0)))
+        cosine = ahead.dot(state.direction).item() / (norm * state.direction_norm)
+        turned = math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
         s = state.predictor_length
         s = min(1.1 * s, self.largest_step) if turned < 0.1 else max(0.1 * s, self.smallest_step)
         return round(s, 10)
@@ -137,47 +150,31 @@ class Paper(Settings):
                 f"corrections of {self.corrector_step:g}, the band is {self.tolerance:g}"
             )
             return replace(state, ending=Ending(Outcome.CORRECTION_LIMIT, detail))
-        error = 2 * (point.loss - state.level) * point.grad
+        along = point.grad
         if state.direction is not None:
-            error = error.sub(state.direction, alpha=error.dot(state.direction).item())
-        length = error.norm().item()
-        if length == 0:
+            share = along.dot(state.direction).item() / state.direction_norm**2
+            along = along.sub(state.direction, alpha=share)
+        norm = math.sqrt(along.dot(along).item())
+        if norm == 0:
             return replace(state, ending=Ending(Outcome.GRADIENT_VANISHED))
-        return self._move(
-            objective,
+        # grad (L - c)^2 = 2 (L - c) g: normalised, only the sign of L - c is left of the factor
+        s = math.copysign(self.corrector_step, point.loss - state.level)
+        arrived = objective.evaluate(point.theta.sub(along, alpha=s / norm))
+        if not arrived.finite:
+            return _stranded(state, arrived, s)
+        return replace(
             state,
-            error / length,
-            self.corrector_step,
+            point=arrived,
+            on_level=self._inside(arrived, state.level),
             kind="correct",
-            direction=state.direction,
+            step_length=self.corrector_step,
             corrections=state.corrections + 1,
-        )
-
-    def _move(
-        self,
-        objective: Objective,
-        state: PaperState,
-        along: Tensor,
-        length: float,
-        *,
-        kind: str,
-        direction: Tensor | None,
-        corrections: int,
-    ) -> PaperState:
-        point = objective.evaluate(state.point.theta.sub(along, alpha=length))
-        if not point.finite:
-            detail = f"loss {point.loss:g} after a step of {length:.3g}"
-            return replace(state, ending=Ending(Outcome.NON_FINITE, detail))
-        return PaperState(
-            point=point,
-            level=state.level,
-            on_level=self._inside(point, state.level),
-            kind=kind,
-            step_length=length,
-            direction=direction,
-            predictor_length=length if kind == "predict" else state.predictor_length,
-            corrections=corrections,
         )
 
     def _inside(self, point: Point, level: float) -> bool:
         return (point.loss - level) ** 2 <= self.tolerance**2
+
+
+def _stranded(state: PaperState, point: Point, length: float) -> PaperState:
+    detail = f"loss {point.loss:g} after a step of {abs(length):.3g}"
+    return replace(state, ending=Ending(Outcome.NON_FINITE, detail))

@@ -22,8 +22,6 @@ class Display:
         runs: The runs that will report.
         steps: Steps of a walk at the most.
 
-    Attributes:
-        failures: The last news of each run that failed.
     """
 
     def __init__(self, title: str, runs: Sequence[WalkRun], steps: int) -> None:
@@ -51,9 +49,13 @@ class Display:
         self._live.stop()
 
     @property
-    def failures(self) -> list[News]:
-        """The last news of each run that failed."""
-        return [news for news in self._last.values() if news.failed]
+    def failures(self) -> list[str]:
+        """Which runs failed, with the sentence of the error."""
+        return [
+            f"{self._runs[index].folder}: {news.ending}"
+            for index, news in sorted(self._last.items())
+            if news.failed
+        ]
 
     def show(self, news: News) -> None:
         """Take in news of a run."""
@@ -93,7 +95,9 @@ class Display:
                 if news and row
                 else ("",) * 5
             )
-            ending = (news.ending or news.phase) if news else "not started"
+            ending = "not started"
+            if news is not None:
+                ending = "failed" if news.failed else news.ending or news.phase
             table.add_row(one.folder.name, str(one.seed), *numbers, ending)
         return table
 

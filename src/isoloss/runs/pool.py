@@ -14,7 +14,7 @@ import torch
 
 from isoloss.errors import IsolossError
 from isoloss.results import run
-from isoloss.runs.walk import News, WalkRun
+from isoloss.runs.walk import THREADS, News, WalkRun
 
 _channel: Any = None  # of a worker process: where news goes
 _cancel: Any = None  # of a worker process: set when the user interrupts
@@ -63,7 +63,7 @@ def _initialise(channel: Any, cancel: Any) -> None:
     global _channel, _cancel
     _channel, _cancel = channel, cancel
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop, through cancel
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
 
 
 def _execute(one: WalkRun) -> None:

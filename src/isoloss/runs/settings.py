@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
+from pydantic import Field
 
 from isoloss.errors import InputError, unknown
 from isoloss.experiments.catalogue import Experiment
@@ -28,16 +29,8 @@ class Level(Settings):
         dtype: `float32` or `float64`.
     """
 
-    rtol: float = 1e-3
-    dtype: str = "float32"
-
-    def model_post_init(self, context: Any) -> None:
-        """Check what a type cannot say."""
-        del context
-        if not 0 < self.rtol < 1:
-            raise InputError(f"rtol={self.rtol} is not possible; give one above 0 and below 1")
-        if self.dtype not in DTYPES:
-            raise unknown("dtype", self.dtype, DTYPES)
+    rtol: float = Field(default=1e-3, gt=0, lt=1)
+    dtype: Literal["float32", "float64"] = "float32"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from isoloss.runs.settings import DTYPES, WalkSettings
 from isoloss.walk import traverse
 
 SECONDS_BETWEEN_NEWS = 0.1
+THREADS = 1
+"""Of torch in each run's process: the cores are shared out among the runs."""
 
 
 @dataclass(frozen=True)
@@ -116,5 +118,5 @@ def made_with() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
+        "threads": THREADS,
     }

@@ -1,0 +1,5 @@
+"""`python -m isoloss`."""
+
+from isoloss.cli import main
+
+main()

@@ -1,0 +1,37 @@
+"""What all tests share: one thread, the same examples every time, and a word for refusals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import hypothesis
+import pytest
+import torch
+
+from isoloss import InputError
+
+torch.set_num_threads(1)
+hypothesis.settings.register_profile(
+    "isoloss", deadline=None, derandomize=True, max_examples=25, database=None
+)
+hypothesis.settings.load_profile("isoloss")
+
+Refuses = Callable[..., AbstractContextManager[None]]
+
+
+@contextmanager
+def _refuses(*words: str, error: type[Exception] = InputError) -> Iterator[None]:
+    with pytest.raises(error) as caught:
+        yield
+    text = str(caught.value)
+    assert re.fullmatch(r"\S[^\n]{10,400}", text), f"not one plain sentence: {text!r}"
+    missing = [word for word in words if word not in text]
+    assert not missing, f"{missing} not in {text!r}"
+
+
+@pytest.fixture(scope="session")
+def refuses() -> Refuses:
+    """A context that insists on an InputError of one sentence holding all the words."""
+    return _refuses

@@ -1,0 +1,422 @@
+"""The reference's predictor and corrector, against a naive NumPy walk written from its text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from tests.problems import (
+    KNOWN,
+    NETS,
+    Known,
+    Net,
+    Vector,
+    classifier,
+    normal,
+    quadratic,
+    regressor,
+    rotation,
+    sphere,
+    vector_problem,
+)
+from torch import Tensor
+
+from isoloss import Outcome, Paper, Path, Problem, Record, Stop, traverse
+
+LossAndGrad = Callable[[Vector], tuple[float, Vector]]
+
+
+@dataclass
+class Trace:
+    """What the naive walk did, a step each, and how near its two decisions came to a tie."""
+
+    kinds: list[str] = field(default_factory=list)
+    lengths: list[float] = field(default_factory=list)
+    thetas: list[Vector] = field(default_factory=list)
+    nearest_to_band: float = math.inf
+    nearest_to_angle: float = math.inf
+
+    @property
+    def tied(self) -> bool:
+        """Whether rounding decided a step, on which two programs need not agree."""
+        return self.nearest_to_band < 1e-11 or self.nearest_to_angle < 1e-4
+
+
+def reference_walk(
+    loss_and_grad: LossAndGrad, theta: Vector, c: float, steps: int, method: Paper
+) -> Trace:
+    """The loop of the reference protocol, line by line, in float64."""
+    trace = Trace()
+    s, last, d_before = method.smallest_step, None, np.zeros_like(theta)
+    for _ in range(steps):
+        L, g = loss_and_grad(theta)
+        miss = abs(L - c) - method.tolerance
+        trace.nearest_to_band = min(trace.nearest_to_band, abs(miss))
+        if miss <= 0:
+            r = 2 * theta
+            d = r if np.sqrt(np.mean(g**2)) < 1e-6 else r - np.dot(r, g) * g / np.dot(g, g)
+            d = d / np.linalg.norm(d)
+            if last == "predict":
+                turned = np.degrees(np.arccos(np.clip(np.dot(d, d_before), -1, 1)))
+                trace.nearest_to_angle = min(trace.nearest_to_angle, abs(turned - 0.1))
+                if turned < 0.1:
+                    s = round(min(1.1 * s, method.largest_step), 10)
+                else:
+                    s = round(max(0.1 * s, method.smallest_step), 10)
+            elif last == "correct":
+                s = method.smallest_step
+            theta, last, d_before = theta - s * d, "predict", d
+        else:
+            e = 2 * (L - c) * g
+            e = e - np.dot(e, d_before) * d_before
+            theta, last = theta - method.corrector_step * e / np.linalg.norm(e), "correct"
+        trace.kinds.append(last)
+        trace.lengths.append(s if last == "predict" else method.corrector_step)
+        trace.thetas.append(theta)
+    return trace
+
+
+def walk(problem: Problem, method: Paper, steps: int, **given: Any) -> Path:
+    stop = Stop(steps=steps, kkt_residual=0)
+    return traverse(
+        problem,
+        method=method,
+        stop=stop,
+        record=Record(points_at_most=None),
+        progress=False,
+        **given,
+    )
+
+
+def points_at_every_step(problem: Problem, method: Paper, steps: int, **given: Any) -> Any:
+    """The walk with all its points, those off the level set too, seen as evaluations."""
+    seen: list[Tensor] = []
+    ask = problem.loss_and_grad
+
+    def watched(theta: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(theta.clone())
+        return ask(theta)
+
+    problem.loss_and_grad = watched  # type: ignore[method-assign]
+    return walk(problem, method, steps, **given), torch.stack(seen).numpy()
+
+
+def both_walks(
+    net: Net, method: Paper, steps: int, level: float | None = None
+) -> tuple[Path, Any, Trace]:
+    """isoloss' walk, its points at every step, and the naive walk of as many steps."""
+    path, points = points_at_every_step(net.problem(), method, steps, level=level)
+    c = net.loss_and_grad(net.theta.numpy())[0] if level is None else level
+    start, count = net.theta.numpy(), len(path.steps) - 1
+    return path, points, reference_walk(net.loss_and_grad, start, c, count, method)
+
+
+def assert_same(path: Path, points: Any, trace: Trace) -> None:
+    """Both walks agree at every step in kind, step length (to the bit) and point."""
+    assert path.steps["kind"].tolist() == ["start", *trace.kinds]
+    assert path.steps["step_length"].tolist() == [0.0, *trace.lengths]
+    np.testing.assert_allclose(points[1:], np.array(trace.thetas), rtol=0, atol=1e-10)
+
+
+FINE = Paper(smallest_step=1e-4, largest_step=2e-3, corrector_step=1e-6)
+ADAPTIVE = Paper(smallest_step=1e-4, corrector_step=1e-6)
+LIVELY = Paper(smallest_step=1e-2, largest_step=0.05, corrector_step=2e-6, max_corrections=200)
+BRISK = Paper(smallest_step=3e-3, largest_step=0.02, corrector_step=3e-5, tolerance=1e-4)
+
+
+# ---------------------------------------------------------------- step by step
+
+
+@pytest.mark.parametrize("net", NETS.values(), ids=NETS)
+def test_steps_grow_and_fall_back_as_the_references(net: Any) -> None:
+    path, *rest = both_walks(net(), ADAPTIVE, steps=120)
+    assert_same(path, *rest)
+    lengths = path.steps["step_length"].to_numpy()[1:]
+    assert lengths.max() > 3 * ADAPTIVE.smallest_step
+    assert (np.diff(lengths[path.steps["kind"][1:] == "predict"]) < 0).any()
+
+
+@pytest.mark.parametrize("net", NETS.values(), ids=NETS)
+def test_corrections_are_the_references(net: Any) -> None:
+    path, *rest = both_walks(net(), LIVELY, steps=30)
+    assert_same(path, *rest)
+    assert (path.steps["kind"] == "correct").sum() > 5
+
+
+@pytest.mark.parametrize("off", [-3e-5, 3e-5])
+@pytest.mark.parametrize("net", NETS.values(), ids=NETS)
+def test_corrections_before_the_first_predictor_step_are_the_references(
+    net: Any, off: float
+) -> None:
+    case: Net = net()
+    level = case.loss_and_grad(case.theta.numpy())[0] + off
+    path, *rest = both_walks(case, FINE, steps=5, level=level)
+    assert_same(path, *rest)
+    assert path.steps["kind"][1] == "correct"
+
+
+@settings(max_examples=20)
+@given(
+    make=st.sampled_from([classifier, regressor]),
+    seed=st.integers(0, 10**6),
+    hidden=st.integers(1, 6),
+    smallest=st.sampled_from([1e-5, 1e-3, 1e-2]),
+    growth=st.sampled_from([1.0, 3.0, 30.0]),
+    corrector=st.sampled_from([1e-6, 3e-6]),
+    off=st.sampled_from([0.0, 2e-5, -2e-5]),
+)
+def test_the_walk_is_the_references_on_random_small_networks(
+    make: Any,
+    seed: int,
+    hidden: int,
+    smallest: float,
+    growth: float,
+    corrector: float,
+    off: float,
+) -> None:
+    net: Net = make(sizes=(2, hidden, 3), examples=8, seed=seed)
+    method = Paper(
+        smallest_step=smallest,
+        largest_step=growth * smallest,
+        corrector_step=corrector,
+        max_corrections=60,
+    )
+    level = net.loss_and_grad(net.theta.numpy())[0] + off
+    path, points, trace = both_walks(net, method, steps=30, level=level)
+    assume(not trace.tied)
+    assert_same(path, points, trace)
+
+
+def test_float32_follows_the_reference_too() -> None:
+    net = classifier()
+    path, points = points_at_every_step(net.problem(dtype=torch.float32), FINE, steps=60)
+    c = net.loss_and_grad(net.theta.float().double().numpy())[0]
+    trace = reference_walk(net.loss_and_grad, net.theta.numpy(), c, len(path.steps) - 1, FINE)
+    np.testing.assert_allclose(points[1:], np.array(trace.thetas), rtol=0, atol=1e-5)
+
+
+# ---------------------------------------------------------------- the predictor
+
+
+@pytest.fixture(scope="module", params=NETS)
+def net(request: pytest.FixtureRequest) -> Net:
+    return NETS[request.param]()
+
+
+@pytest.fixture(scope="module")
+def lively(net: Net) -> Path:
+    return walk(net.problem(), LIVELY, steps=30)
+
+
+def predictions(path: Path) -> list[tuple[Vector, Vector, Any, Any]]:
+    """From and to, row before and row after, of predictor steps between kept points."""
+    points = dict(zip(path.point_steps, path.points.numpy(), strict=True))
+    rows = [row for _, row in path.steps.iterrows()]
+    found = [
+        (points[k - 1], points[k], rows[k - 1], rows[k])
+        for k in points
+        if k and rows[k]["kind"] == "predict"
+    ]
+    assert len(found) > 8
+    return found
+
+
+def test_predictor_steps_are_tangent_to_the_level_set(net: Net, lively: Path) -> None:
+    for here, there, _, row in predictions(lively):
+        _, g = net.loss_and_grad(here)
+        product = np.dot(there - here, g)
+        assert abs(product) < 1e-10 * row["step_length"] * np.linalg.norm(g)
+
+
+def test_predictor_steps_lower_the_regulariser_as_their_tangent_says(lively: Path) -> None:
+    for here, there, before, after in predictions(lively):
+        s = after["step_length"]
+        tangent = before["kkt_residual"] * 2 * np.linalg.norm(here)
+        change = np.dot(there, there) - np.dot(here, here)
+        assert change == pytest.approx(-s * tangent + s**2, abs=1e-11)
+        assert change < 0
+
+
+def test_a_level_sets_smallest_norm_falls_throughout(lively: Path) -> None:
+    on_level = lively.steps["regularizer"].iloc[lively.point_steps]
+    assert on_level.iloc[-1] < on_level.iloc[0] - 0.5
+
+
+def test_the_first_predictor_step_is_the_smallest(lively: Path) -> None:
+    assert lively.steps["step_length"][1] == LIVELY.smallest_step
+
+
+def test_a_predictor_step_after_a_correction_is_the_smallest() -> None:
+    path = walk(regressor().problem(), LIVELY.model_copy(update={"smallest_step": 5e-3}), 60)
+    kinds, lengths = path.steps["kind"].to_numpy(), path.steps["step_length"].to_numpy()
+    after = np.flatnonzero((kinds[1:] == "predict") & (kinds[:-1] == "correct")) + 1
+    assert len(after) > 1
+    assert set(lengths[after]) == {5e-3}
+
+
+def test_on_a_straight_way_steps_grow_by_a_tenth_up_to_the_largest() -> None:
+    # L = theta[1]: the level set is a line, on which the direction never turns
+    problem = vector_problem(lambda t: t[1] * 1.0, torch.tensor([9.0, 1.0], dtype=torch.float64))
+    path = walk(problem, Paper(smallest_step=1e-3, largest_step=2e-3), steps=12)
+    expected = [1e-3]
+    while len(expected) < 12:
+        expected.append(round(min(1.1 * expected[-1], 2e-3), 10))
+    assert path.steps["step_length"].tolist()[1:] == expected
+    assert expected[-1] == 2e-3
+
+
+def test_step_lengths_are_rounded_to_ten_decimals() -> None:
+    path = walk(classifier().problem(), Paper(smallest_step=1.234567e-5), steps=12)
+    lengths = path.steps["step_length"].tolist()[1:]
+    assert lengths[3] > lengths[0]
+    assert lengths[1:] == [round(length, 10) for length in lengths[1:]]
+
+
+def test_where_the_gradient_is_flat_the_predictor_follows_the_regulariser() -> None:
+    slope = torch.tensor([9e-7, 0.0], dtype=torch.float64)  # root mean square 6.4e-7
+    problem = vector_problem(lambda t: 1 + slope.dot(t), torch.ones(2, dtype=torch.float64))
+    path = walk(problem, Paper(smallest_step=1e-2), steps=1)
+    moved = path.points[0] - path.points[1]
+    assert moved.tolist() == pytest.approx([1e-2 / math.sqrt(2)] * 2)
+
+
+def test_where_the_gradient_is_just_not_flat_the_predictor_projects() -> None:
+    slope = torch.tensor([2e-6, 0.0], dtype=torch.float64)  # root mean square 1.4e-6
+    problem = vector_problem(lambda t: 1 + slope.dot(t), torch.ones(2, dtype=torch.float64))
+    path = walk(problem, Paper(smallest_step=1e-2), steps=1)
+    assert (path.points[0] - path.points[1]).tolist() == pytest.approx([0.0, 1e-2])
+
+
+def test_an_exact_end_has_no_way_to_go() -> None:
+    end = torch.tensor([0.0, 2.0], dtype=torch.float64)
+    problem = vector_problem(lambda t: t[1] * 1.0, end)
+    path = walk(problem, Paper(), steps=5)
+    assert path.outcome is Outcome.CONVERGED
+    assert len(path.steps) == 1
+
+
+# ---------------------------------------------------------------- the corrector
+
+
+@pytest.mark.parametrize("off", [-1e-4, 1e-4])
+def test_a_level_beside_the_start_is_reached_by_corrections(net: Net, off: float) -> None:
+    level = net.loss_and_grad(net.theta.numpy())[0] + off
+    path = walk(net.problem(), FINE, steps=1, level=level)
+    kinds = path.steps["kind"].tolist()
+    assert kinds[:2] == ["start", "correct"]
+    assert kinds[-1] == "predict"
+    assert path.point_steps[0] == kinds.index("predict") - 1
+    assert abs(net.loss_and_grad(path.points[0].numpy())[0] - level) <= FINE.tolerance
+
+
+@pytest.mark.parametrize("off", [-1e-4, 1e-4])
+def test_corrections_go_towards_the_level(net: Net, off: float) -> None:
+    level = net.loss_and_grad(net.theta.numpy())[0] + off
+    errors = walk(net.problem(), FINE, steps=1, level=level).steps["level_error"].abs()
+    assert errors[:-1].is_monotonic_decreasing
+
+
+def test_corrections_are_orthogonal_to_the_last_predictor_step(net: Net) -> None:
+    path, points = points_at_every_step(net.problem(), LIVELY, steps=30)
+    kinds = path.steps["kind"].tolist()
+    moves = np.diff(points, axis=0)
+    last, checked = None, 0
+    for kind, move in zip(kinds[1:], moves, strict=True):
+        if kind == "predict":
+            last = move / np.linalg.norm(move)
+        elif last is not None:
+            assert abs(np.dot(move, last)) < 1e-8 * np.linalg.norm(move)
+            checked += 1
+    assert checked > 5
+
+
+def test_corrections_have_one_length(net: Net, lively: Path) -> None:
+    corrections = lively.steps[lively.steps["kind"] == "correct"]
+    assert set(corrections["step_length"]) == {LIVELY.corrector_step}
+
+
+def test_a_predictor_step_is_taken_exactly_where_the_loss_is_in_the_band(lively: Path) -> None:
+    inside = (lively.steps["loss"] - lively.level).abs() <= LIVELY.tolerance
+    predicted_next = lively.steps["kind"].shift(-1) == "predict"
+    assert (inside[:-1] == predicted_next[:-1]).all()
+    assert inside.iloc[-1]
+
+
+def test_a_corrector_that_jumps_over_the_band_ends_at_its_cap() -> None:
+    net = classifier()
+    level = net.loss_and_grad(net.theta.numpy())[0] + 5e-4
+    path = walk(net.problem(), Paper(corrector_step=1e-2, max_corrections=7), 5, level=level)
+    assert path.outcome is Outcome.CORRECTION_LIMIT
+    assert path.steps["kind"].tolist() == ["start", *["correct"] * 7]
+    for word in ("7 corrections", "0.01", "1e-05", "corrector_step", "max_corrections"):
+        assert word in path.message
+
+
+def test_the_cap_counts_corrections_in_a_row() -> None:
+    path = walk(regressor().problem(), LIVELY, steps=30)
+    kinds = path.steps["kind"]
+    longest = kinds.ne("correct").cumsum()[kinds == "correct"].value_counts().max()
+    cap = LIVELY.model_copy(update={"max_corrections": int(longest)})
+    assert (kinds == "correct").sum() > longest
+    assert walk(regressor().problem(), cap, steps=30).outcome is Outcome.STEP_LIMIT
+
+
+# ---------------------------------------------------------------- the whole walk
+
+
+@pytest.mark.parametrize("make", KNOWN.values(), ids=KNOWN)
+def test_the_walk_comes_near_the_known_end(make: Any) -> None:
+    known: Known = make()
+    path = traverse(
+        known.problem,
+        start=known.start,
+        regularizer=known.regularizer,
+        method=BRISK,
+        stop=Stop(kkt_residual=0.05, steps=3000),
+        progress=False,
+    )
+    assert path.outcome is Outcome.CONVERGED
+    assert known.gap(path.points[-1]) < 0.15
+    assert path.steps["regularizer"].iloc[-1] == pytest.approx(known.value, abs=0.01)
+    assert path.steps["equivalent_penalty"].iloc[-1] == pytest.approx(known.penalty, rel=0.05)
+
+
+def test_a_rotation_of_the_coordinates_rotates_the_path() -> None:
+    start, A = normal(5, seed=3), torch.diag(torch.arange(1.0, 6.0, dtype=torch.float64))
+    Q = rotation(5, seed=1)
+
+    def loss(theta: Tensor) -> Tensor:
+        return theta @ A @ theta / 2 + 0.1 * (theta**2 @ A @ theta.sin())
+
+    straight = walk(vector_problem(loss, start), LIVELY, steps=60)
+    turned = walk(vector_problem(lambda t: loss(Q.T @ t), Q @ start), LIVELY, steps=60)
+    assert turned.steps["kind"].tolist() == straight.steps["kind"].tolist()
+    torch.testing.assert_close(turned.points, straight.points @ Q.T, rtol=0, atol=1e-9)
+
+
+def test_scaling_loss_level_and_tolerance_together_leaves_the_path() -> None:
+    net = regressor()
+    whole = walk(net.problem(), LIVELY, steps=20)
+    doubled = Problem(
+        net.model, lambda outputs, targets: 2 * (outputs - targets).square().mean(1), net.data
+    )
+    wider = LIVELY.model_copy(update={"tolerance": 2 * LIVELY.tolerance})
+    torch.testing.assert_close(walk(doubled, wider, steps=20).points, whole.points)
+
+
+def test_each_step_costs_one_evaluation() -> None:
+    known = quadratic()
+    path = walk(known.problem, BRISK, steps=50)
+    assert known.problem.evaluations == len(path.steps)
+
+
+def test_the_relative_tolerance_is_not_used() -> None:
+    paths = [walk(sphere().problem, LIVELY, 10, rtol=rtol) for rtol in (1e-9, 0.5)]
+    assert torch.equal(paths[0].points, paths[1].points)

@@ -1,0 +1,192 @@
+"""The commands as a user types them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from isoloss import Problem, __version__, experiments, open_results
+from isoloss.cli import main
+
+
+def isoloss(*arguments):
+    try:
+        main(list(arguments))
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory):
+    """Two short walks of IRIS_FF and their report, made by the commands."""
+    out = tmp_path_factory.mktemp("results")
+    for command in (
+        ("traverse", "IRIS_FF", "--runs", "2", "--seed", "5", "--set", "steps=120"),
+        ("report", "IRIS_FF"),
+    ):
+        assert isoloss(*command, "--out", str(out)) == 0
+    return out
+
+
+def test_runs_are_read_back_with_their_seeds(walked):
+    paths = open_results(walked).paths("IRIS_FF", "paper")
+    assert [path.metadata["config"]["seed"] for path in paths] == [5, 6]
+    assert [path.outcome.value for path in paths] == ["step_limit"] * 2
+    assert all((path.steps["kind"] == "predict").sum() == 120 for path in paths)
+    assert all(path.metadata["made_with"]["isoloss"] == __version__ for path in paths)
+
+
+def test_a_run_by_command_is_the_run_by_python_to_the_bit(walked):
+    by_command = open_results(walked).paths("IRIS_FF", "paper")[0]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    start = experiments.get("IRIS_FF").start(seed=5)
+    torch.set_num_threads(threads)
+    assert torch.equal(start.problem.current(), by_command.points[0])
+
+
+def test_stored_points_are_on_the_level_in_double_precision(walked):
+    experiment = experiments.get("IRIS_FF")
+    data = experiment.data(0)
+    problem = Problem(
+        experiment.network(0), "cross_entropy", (data.inputs, data.targets), dtype=torch.float64
+    )
+    for path in open_results(walked).paths("IRIS_FF", "paper"):
+        for theta in path.points:
+            assert problem.loss(theta.double()).item() == pytest.approx(path.level, abs=1.01e-5)
+
+
+def test_the_report_is_written_and_its_numbers_are_the_runs(walked):
+    folder = walked / "report" / "IRIS_FF"
+    assert {file.name for file in folder.iterdir()} == {
+        "walk.png", "walk.pdf", "walk.csv", "walk.md"
+    }  # fmt: skip
+    assert (folder / "walk.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "walk.pdf").read_bytes().startswith(b"%PDF")
+    ends = [p.steps["regularizer"].iloc[-1] for p in open_results(walked).paths("IRIS_FF", "paper")]
+    table = (folder / "walk.csv").read_text()
+    mean = re.search(r"paper,R,end,([0-9.]+),", table)
+    assert mean is not None
+    assert float(mean[1]) == pytest.approx(sum(ends) / 2)
+
+
+def test_a_finished_walk_is_not_walked_again(walked, capsys):
+    file = walked / "IRIS_FF" / "traverse" / "paper" / "run-000" / "points.safetensors"
+    before = file.stat().st_mtime_ns
+    arguments = ("--runs", "2", "--seed", "5", "--set", "steps=120", "--out", str(walked))
+    assert isoloss("traverse", "IRIS_FF", *arguments) == 0
+    assert "2 of 2 runs are finished" in capsys.readouterr().out
+    assert file.stat().st_mtime_ns == before
+
+
+def test_changed_settings_are_refused_with_the_difference(walked, capsys):
+    arguments = ("--runs", "2", "--seed", "5", "--set", "steps=121", "--out", str(walked))
+    assert isoloss("traverse", "IRIS_FF", *arguments) == 2
+    assert "stop.steps was 120, now 121" in capsys.readouterr().err
+
+
+def test_version_and_help(capsys):
+    assert isoloss("--version") == 0
+    assert capsys.readouterr().out == f"isoloss {__version__}\n"
+    for command in ("experiments", "traverse", "report", "reproduce"):
+        assert isoloss(command, "--help") == 0
+        assert "Usage" in capsys.readouterr().out
+
+
+def test_experiments_lists_all_five(capsys):
+    assert isoloss("experiments") == 0
+    shown = capsys.readouterr().out
+    for name in ("IRIS_FF", "MPG_FF", "MNIST_FF", "MNIST_CONV", "CIFAR10_CONV", "685,450"):
+        assert name in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["traverse", "IRIS_F"], ["IRIS_F", "did you mean IRIS_FF"]),
+        (["traverse", "IRIS_FF", "--method", "papr"], ["papr", "paper"]),
+        (["traverse", "IRIS_FF", "--set", "stepz=5"], ["stepz", "steps"]),
+        (["traverse", "IRIS_FF", "--set", "steps=0"], ["steps=0"]),
+        (["traverse", "IRIS_FF", "--runs", "0"], ["--runs 0", "at least 1"]),
+        (["traverse", "IRIS_FF", "--runs", "-3"], ["--runs -3"]),
+        (["traverse", "IRIS_FF", "--seed", "-1"], ["--seed -1"]),
+        (["traverse", "IRIS_FF", "--device", "gpu"], ["gpu", "cuda"]),
+        (["traverse", "IRIS_FF", "--runs", "many"], ["many", "whole number"]),
+        (["traverse", "IRIS_FF", "--wrong"], ["--wrong"]),
+        (["reproduce", "IRIS_FF", "MPG"], ["MPG"]),
+        (["reproduce", "IRIS_FF", "--runs", "0"], ["--runs 0"]),
+        (["report", "NONSENSE"], ["NONSENSE"]),
+        (["walk"], ["walk"]),
+    ],
+)
+def test_wrong_arguments_exit_2_with_a_sentence_and_write_nothing(
+    arguments, words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert isoloss(*arguments) == 2
+    said = capsys.readouterr().err
+    for word in words:
+        assert word in said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_out_folder_that_is_a_file_is_refused(tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    assert isoloss("traverse", "IRIS_FF", "--out", str(tmp_path / "out")) == 2
+    assert "is a file" in capsys.readouterr().err
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_report_of_nothing_says_what_to_do(tmp_path, capsys):
+    assert isoloss("report", "IRIS_FF", "--out", str(tmp_path)) == 2
+    assert "isoloss traverse IRIS_FF" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_failing_run_does_not_stop_the_others(tmp_path, capsys):
+    blocked = tmp_path / "IRIS_FF" / "traverse" / "paper" / "run-000" / "points.safetensors"
+    blocked.mkdir(parents=True)  # the run cannot replace a folder by its file
+    arguments = ("--runs", "2", "--set", "steps=3", "--out", str(tmp_path))
+    assert isoloss("traverse", "IRIS_FF", *arguments) == 1
+    assert "points.safetensors" in capsys.readouterr().out
+    outcome = json.loads((blocked.parent / "outcome.json").read_text())
+    assert outcome["outcome"] == "failed"
+    assert len(open_results(tmp_path).paths("IRIS_FF", "paper")) == 1
+
+
+def test_ctrl_c_keeps_what_was_walked_and_the_next_call_goes_on(tmp_path):
+    command = [sys.executable, "-m", "isoloss", "traverse", "IRIS_FF", "--runs", "1"]
+    command += ["--out", str(tmp_path), "--set", "steps=1000000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    folder = tmp_path / "IRIS_FF" / "traverse" / "paper" / "run-000"
+    wait_until(lambda: (folder / "config.json").exists())
+    time.sleep(8)
+    os.killpg(process.pid, signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "call the same command again" in said
+    if (folder / "outcome.json").exists():  # the walk had begun
+        (path,) = open_results(tmp_path).paths("IRIS_FF", "paper")
+        assert path.outcome.value == "interrupted"
+
+
+def wait_until(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_stored_point_loads_into_the_model(walked):
+    path = open_results(walked).paths("IRIS_FF", "paper")[0]
+    start = experiments.get("IRIS_FF").start(seed=5)
+    path.load_into(start.model)
+    assert torch.equal(start.problem.current(), path.points[-1])

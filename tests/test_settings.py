@@ -1,0 +1,108 @@
+"""Every bad setting is answered with one sentence."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pydantic
+import pytest
+
+from isoloss import InputError, Paper, Record, Stop
+from isoloss.errors import IsolossError, unknown
+from isoloss.settings import Settings
+
+NOT_POSSIBLE: list[tuple[type[Settings], str, Any]] = [
+    (Stop, "steps", 0),
+    (Stop, "steps", -1),
+    (Stop, "steps", 2.5),
+    (Stop, "steps", "many"),
+    (Stop, "evaluations", 0),
+    (Stop, "seconds", 0.0),
+    (Stop, "seconds", math.inf),
+    (Stop, "kkt_residual", -1e-3),
+    (Stop, "kkt_residual", math.nan),
+    (Stop, "regularizer", math.nan),
+    (Stop, "when", 3),
+    (Record, "probes_every", 0),
+    (Record, "points_every", -5),
+    (Record, "points_at_most", 1),
+    (Paper, "smallest_step", 0.0),
+    (Paper, "largest_step", -1.0),
+    (Paper, "corrector_step", math.nan),
+    (Paper, "corrector_step", math.inf),
+    (Paper, "tolerance", 0.0),
+    (Paper, "max_corrections", 0),
+]
+
+MISSPELT: list[tuple[type[Settings], str, str]] = [
+    (Stop, "step", "steps"),
+    (Stop, "kkt_resdual", "kkt_residual"),
+    (Record, "point_every", "points_every"),
+    (Paper, "corector_step", "corrector_step"),
+]
+
+
+@pytest.mark.parametrize(("owner", "key", "value"), NOT_POSSIBLE)
+def test_an_impossible_value_is_named_with_its_key_and_owner(
+    refuses, owner: type[Settings], key: str, value: Any
+) -> None:
+    with refuses(f"{key}={value} ", owner.__name__):
+        owner(**{key: value})
+
+
+@pytest.mark.parametrize(("owner", "key", "meant"), MISSPELT)
+def test_a_misspelt_key_is_answered_with_the_one_meant(
+    refuses, owner: type[Settings], key: str, meant: str
+) -> None:
+    with refuses(repr(key), owner.__name__, f"did you mean {meant}"):
+        owner(**{key: 1})
+
+
+def test_a_key_like_no_other_is_answered_with_the_list(refuses) -> None:
+    with refuses("'xyz'", "points_at_most, points_every, probes_every"):
+        Record(xyz=1)
+
+
+def test_paper_refuses_a_smallest_step_above_the_largest(refuses) -> None:
+    with refuses("smallest_step=1.0", "largest_step=0.1"):
+        Paper(smallest_step=1.0)
+
+
+def test_settings_cannot_be_changed() -> None:
+    stop = Stop(steps=5)
+    with pytest.raises(pydantic.ValidationError):
+        stop.steps = 6
+    assert stop.steps == 5
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    assert Stop().model_dump() == {
+        "kkt_residual": 1e-3,
+        "regularizer": None,
+        "steps": 20_000,
+        "evaluations": None,
+        "seconds": None,
+        "when": None,
+    }
+    assert Record().model_dump() == {
+        "probes_every": 1,
+        "points_every": 1,
+        "points_at_most": 200,
+    }
+
+
+def test_papers_defaults_are_those_of_the_reference() -> None:
+    paper = Paper()
+    assert (paper.smallest_step, paper.largest_step) == (1e-5, 0.1)
+    assert (paper.corrector_step, paper.tolerance) == (1e-6, 1e-5)
+
+
+def test_input_errors_are_value_errors_of_isoloss() -> None:
+    assert issubclass(InputError, IsolossError)
+    assert issubclass(InputError, ValueError)
+
+
+def test_unknown_suggests_whatever_the_case(refuses) -> None:
+    with refuses("experiment", "'iris_ff'", "did you mean IRIS_FF?", "IRIS_FF, MPG_FF"):
+        raise unknown("experiment", "iris_ff", ["MPG_FF", "IRIS_FF"])

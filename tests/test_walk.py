@@ -1,0 +1,530 @@
+"""traverse: what a walk returns, when it ends, what it refuses, what it leaves alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.problems import (
+    NETS,
+    LinearRegularizer,
+    Net,
+    classifier,
+    normal,
+    quadratic,
+    snapshot,
+    sphere,
+    vector_problem,
+)
+from torch import Tensor, nn
+
+from isoloss import InputError, Outcome, Paper, Path, Problem, Record, Stop, traverse
+from isoloss.path import Row
+
+LIVELY = Paper(smallest_step=1e-2, largest_step=0.05, corrector_step=2e-6, max_corrections=200)
+"""Leaves the band and comes back a few times within some twenty steps."""
+BRISK = Paper(smallest_step=3e-3, largest_step=0.02, corrector_step=3e-5, tolerance=1e-4)
+"""Reaches the end in some thousand steps."""
+ALL = Record(points_at_most=None)
+
+
+def walk(problem: Problem, **settings: Any) -> Path:
+    known = {"method": LIVELY, "stop": Stop(steps=25), "record": ALL, "progress": False}
+    return traverse(problem, **{**known, **settings})
+
+
+@pytest.fixture(scope="module", params=NETS)
+def net(request: pytest.FixtureRequest) -> Net:
+    return NETS[request.param]()
+
+
+@pytest.fixture(scope="module")
+def path(net: Net) -> Path:
+    return walk(net.problem())
+
+
+def kept_rows(path: Path) -> Any:
+    return path.steps.iloc[path.point_steps]
+
+
+# ---------------------------------------------------------------- the columns, recomputed
+
+
+def test_the_example_walk_predicts_and_corrects(path: Path) -> None:
+    kinds = path.steps["kind"]
+    assert kinds[0] == "start"
+    assert set(kinds[1:]) == {"predict", "correct"}
+    assert len(path.points) > 10
+
+
+def test_loss_is_that_of_the_stored_points(net: Net, path: Path) -> None:
+    losses = [net.loss_and_grad(theta)[0] for theta in path.points.numpy()]
+    np.testing.assert_allclose(kept_rows(path)["loss"], losses, rtol=1e-12)
+
+
+def test_level_error_is_relative_to_the_level(path: Path) -> None:
+    expected = (path.steps["loss"] - path.level) / path.level
+    np.testing.assert_allclose(path.steps["level_error"], expected, rtol=0, atol=1e-15)
+
+
+def test_regularizer_is_the_squared_norm_of_the_stored_points(path: Path) -> None:
+    expected = (path.points.numpy() ** 2).sum(1)
+    np.testing.assert_allclose(kept_rows(path)["regularizer"], expected, rtol=1e-12)
+
+
+def test_angle_residual_and_penalty_are_those_of_the_stored_points(net: Net, path: Path) -> None:
+    for (_, row), theta in zip(kept_rows(path).iterrows(), path.points.numpy(), strict=True):
+        _, g = net.loss_and_grad(theta)
+        r = 2 * theta
+        cosine = r @ g / math.sqrt((r @ r) * (g @ g))
+        assert row["angle_degrees"] == pytest.approx(math.degrees(math.acos(cosine)), abs=1e-6)
+        assert row["kkt_residual"] == pytest.approx(math.sqrt(1 - cosine**2), abs=1e-9)
+        assert row["equivalent_penalty"] == pytest.approx(-(g @ g) / (r @ g), rel=1e-6)
+
+
+def test_step_length_is_the_distance_between_neighbours(path: Path) -> None:
+    neighbours = np.flatnonzero(np.diff(path.point_steps) == 1)
+    moved = np.linalg.norm(np.diff(path.points.numpy(), axis=0)[neighbours], axis=1)
+    lengths = path.steps["step_length"].to_numpy()[np.array(path.point_steps)[neighbours + 1]]
+    assert len(neighbours) > 5
+    np.testing.assert_allclose(moved, lengths, rtol=1e-9)
+
+
+def test_arc_length_adds_the_step_lengths_up(path: Path) -> None:
+    np.testing.assert_allclose(path.steps["arc_length"], np.cumsum(path.steps["step_length"]))
+    assert path.steps["step_length"][0] == 0
+
+
+def test_evaluations_are_those_of_the_problem(net: Net) -> None:
+    problem = net.problem()
+    problem.loss_and_grad(net.theta)
+    steps = walk(problem).steps
+    assert steps["evaluations"].tolist() == list(range(1, len(steps) + 1))
+    assert problem.evaluations == 1 + len(steps)
+
+
+def test_steps_are_numbered_and_timed(path: Path) -> None:
+    assert path.steps["step"].tolist() == list(range(len(path.steps)))
+    assert path.steps["seconds"].is_monotonic_increasing
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_kept_point_is_on_the_level_set_when_recomputed(net: Net, dtype: torch.dtype) -> None:
+    path = walk(net.problem(dtype=dtype))
+    assert path.points.dtype == dtype
+    noise = 1e-6 * path.level if dtype == torch.float32 else 0
+    for theta in path.points.double().numpy():
+        assert abs(net.loss_and_grad(theta)[0] - path.level) <= LIVELY.tolerance + noise
+
+
+def test_a_path_knows_what_it_was_made_with(net: Net, path: Path) -> None:
+    assert path.method == "paper"
+    assert path.regularizer == "squared_norm"
+    assert path.level == path.steps["loss"][0]
+    assert path.shapes == {name: tuple(p.shape) for name, p in net.model.named_parameters()}
+
+
+def test_a_path_says_what_it_is_in_one_line(path: Path) -> None:
+    text = repr(path)
+    assert "\n" not in text
+    assert "step_limit" in text
+    assert f"{len(path.steps) - 1} steps" in text
+
+
+# ---------------------------------------------------------------- start and level
+
+
+def test_the_walk_starts_at_the_models_present_weights_and_loss(net: Net, path: Path) -> None:
+    assert torch.equal(path.points[0], net.theta)
+    assert path.level == pytest.approx(net.loss_and_grad(net.theta.numpy())[0], rel=1e-12)
+
+
+def test_the_walk_starts_where_it_is_told(net: Net) -> None:
+    start = normal(net.theta.numel(), seed=11)
+    path = walk(net.problem(), start=start)
+    assert torch.equal(path.points[0], start)
+    assert path.level == pytest.approx(net.loss_and_grad(start.numpy())[0], rel=1e-12)
+
+
+def test_the_start_is_not_changed(net: Net) -> None:
+    start = net.theta
+    before = start.clone()
+    path = walk(net.problem(), start=start)
+    assert torch.equal(start, before)
+    assert path.points[0].data_ptr() != start.data_ptr()
+
+
+def test_a_start_of_another_type_is_converted(net: Net) -> None:
+    path = walk(net.problem(dtype=torch.float32), start=net.theta.double())
+    assert path.points.dtype == torch.float32
+
+
+def test_the_level_held_is_the_one_given() -> None:
+    known = quadratic()
+    path = walk(known.problem, level=known.level + 2e-4, method=Paper(corrector_step=1e-5))
+    assert path.level == known.level + 2e-4
+    assert (kept_rows(path)["loss"] - path.level).abs().max() <= 1e-5
+
+
+def test_another_regulariser_is_made_small() -> None:
+    known = sphere()
+    path = walk(known.problem, regularizer=known.regularizer, method=BRISK, stop=Stop(steps=400))
+    values = path.points @ known.regularizer.slope
+    np.testing.assert_allclose(kept_rows(path)["regularizer"], values.numpy(), rtol=1e-12)
+    assert path.regularizer == "linear"
+    assert values[-1] < values[0] - 0.5
+
+
+# ---------------------------------------------------------------- the end
+
+
+def test_the_step_limit_counts_steps_without_corrections(path: Path) -> None:
+    assert path.outcome is Outcome.STEP_LIMIT
+    assert (path.steps["kind"] == "predict").sum() == 25
+    assert abs(path.steps["loss"].iloc[-1] - path.level) <= LIVELY.tolerance
+
+
+def test_the_evaluation_limit_ends_the_walk(net: Net) -> None:
+    path = walk(net.problem(), stop=Stop(evaluations=9))
+    assert path.outcome is Outcome.EVALUATION_LIMIT
+    assert path.steps["evaluations"].iloc[-1] == 9
+
+
+def test_the_time_limit_ends_the_walk(net: Net) -> None:
+    path = walk(net.problem(), stop=Stop(seconds=1e-9))
+    assert path.outcome is Outcome.TIME_LIMIT
+    assert len(path.steps) == 1
+
+
+def test_a_regulariser_small_enough_ends_the_walk(net: Net, path: Path) -> None:
+    wanted = path.steps["regularizer"].quantile(0.3)
+    shorter = walk(net.problem(), stop=Stop(regularizer=wanted))
+    values = kept_rows(shorter)["regularizer"].to_numpy()
+    assert shorter.outcome is Outcome.REGULARIZER_REACHED
+    assert values[-1] <= wanted < values[-2]
+
+
+def test_a_small_kkt_residual_ends_the_walk() -> None:
+    known = sphere(seed=3)
+    path = walk(
+        known.problem, regularizer=known.regularizer, method=BRISK, stop=Stop(kkt_residual=0.1)
+    )
+    residuals = kept_rows(path)["kkt_residual"].to_numpy()
+    assert path.outcome is Outcome.CONVERGED
+    assert residuals[-1] <= 0.1 < residuals[-2]
+    assert known.gap(path.points[-1]) < 0.2
+
+
+def test_an_exact_end_has_converged_before_the_first_step() -> None:
+    known = quadratic()
+    path = walk(known.problem, start=known.end)
+    assert path.outcome is Outcome.CONVERGED
+    assert len(path.steps) == len(path.points) == 1
+
+
+def test_a_condition_on_the_row_ends_the_walk(net: Net) -> None:
+    path = walk(net.problem(), stop=Stop(when=lambda row: row["step"] == 4))
+    assert path.outcome is Outcome.INTERRUPTED
+    assert path.steps["step"].iloc[-1] == 4
+
+
+def test_a_callback_that_returns_true_ends_the_walk(net: Net) -> None:
+    path = walk(net.problem(), callback=lambda row: row["step"] == 4)
+    assert path.outcome is Outcome.INTERRUPTED
+    assert path.steps["step"].iloc[-1] == 4
+
+
+def test_the_callback_sees_every_row(net: Net) -> None:
+    seen: list[Row] = []
+    path = walk(net.problem(), callback=seen.append)
+    assert path.outcome is Outcome.STEP_LIMIT
+    assert [row["loss"] for row in seen] == path.steps["loss"].tolist()
+    assert set(seen[0]) == set(path.steps.columns)
+
+
+def test_the_callback_sees_the_probes(net: Net) -> None:
+    seen: list[Row] = []
+    walk(net.problem(), callback=seen.append, probes={"test": net.problem()})
+    assert seen[0]["test_loss"] == pytest.approx(seen[0]["loss"], rel=1e-12)
+
+
+def test_ctrl_c_in_a_callback_returns_what_there_is(net: Net, path: Path) -> None:
+    def interrupt(row: Row) -> None:
+        if row["step"] == 4:
+            raise KeyboardInterrupt
+
+    short = walk(net.problem(), callback=interrupt)
+    assert short.outcome is Outcome.INTERRUPTED
+    assert short.steps["loss"].tolist() == path.steps["loss"].tolist()[:5]
+    assert torch.equal(short.points, path.points[: len(short.points)])
+
+
+def test_ctrl_c_in_an_evaluation_returns_what_there_is() -> None:
+    calls = 0
+
+    def interrupted(theta: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            raise KeyboardInterrupt
+        return theta.dot(theta)
+
+    path = walk(vector_problem(interrupted, normal(3, seed=0)), regularizer=LINEAR)
+    assert path.outcome is Outcome.INTERRUPTED
+    assert 2 < len(path.steps) < 8
+
+
+LINEAR = LinearRegularizer(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64))
+
+
+def cliff(theta: Tensor) -> Tensor:
+    """Loss theta[1] where theta[0] > 1, undefined elsewhere."""
+    return theta[1] + 0 * torch.sqrt(theta[0] - 1)
+
+
+def test_an_undefined_loss_ends_the_walk_at_the_last_good_point() -> None:
+    problem = vector_problem(cliff, torch.tensor([1.05, 2.0], dtype=torch.float64))
+    path = walk(problem)
+    assert path.outcome is Outcome.NON_FINITE
+    assert np.isfinite(path.steps.drop(columns="kind").to_numpy(dtype=float)).all()
+    assert 1 < path.points[-1][0] < 1.05
+    assert problem.evaluations == len(path.steps) + 1
+
+
+def test_a_vanishing_gradient_off_the_level_set_ends_the_walk() -> None:
+    problem = vector_problem(lambda t: 1 + t.dot(t) ** 2, torch.zeros(3, dtype=torch.float64))
+    path = walk(problem, level=2.0)
+    assert path.outcome is Outcome.GRADIENT_VANISHED
+    assert len(path.steps) == 1
+
+
+def test_an_undefined_regulariser_gradient_is_no_convergence() -> None:
+    class Undefined:
+        name = "undefined"
+
+        def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+            return theta.norm(), theta * math.nan
+
+    path = walk(quadratic().problem, regularizer=Undefined())
+    assert path.outcome is Outcome.NON_FINITE
+
+
+def test_an_undefined_start_with_a_level_given_is_an_outcome_that_can_be_printed() -> None:
+    problem = vector_problem(cliff, torch.tensor([0.5, 2.0], dtype=torch.float64))
+    try:
+        path = walk(problem, level=2.0)
+    except InputError:
+        return
+    assert path.outcome is Outcome.NON_FINITE
+    assert "non_finite" in repr(path)
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_every_outcome_has_a_sentence_and_a_remedy(outcome: Outcome) -> None:
+    assert outcome.sentence.endswith(".")
+    assert outcome.remedy.endswith(".")
+    assert Outcome(outcome.value) is outcome
+
+
+def test_outcomes_that_were_asked_for_are_successes() -> None:
+    failures = {outcome for outcome in Outcome if not outcome.success}
+    assert failures == {
+        Outcome.CORRECTION_LIMIT,
+        Outcome.NON_FINITE,
+        Outcome.GRADIENT_VANISHED,
+        Outcome.INTERRUPTED,
+    }
+
+
+def test_the_message_has_the_figures_and_the_remedy(path: Path) -> None:
+    assert "25 steps" in path.message
+    assert f"{path.steps['kkt_residual'].iloc[-1]:.3g}" in path.message
+    assert Outcome.STEP_LIMIT.remedy in path.message
+
+
+# ---------------------------------------------------------------- what is kept
+
+
+def test_no_more_than_200_points_are_kept_by_default(net: Net) -> None:
+    path = traverse(
+        net.problem(), method=Paper(), stop=Stop(steps=300, kkt_residual=0), progress=False
+    )
+    assert 100 <= len(path.points) <= 200
+    assert path.point_steps[0] == 0
+    assert path.point_steps[-1] == path.steps["step"].iloc[-1]
+
+
+def test_thinning_does_not_change_the_walk(net: Net, path: Path) -> None:
+    thin = walk(net.problem(), record=Record(points_at_most=4))
+    whole = dict(zip(path.point_steps, path.points, strict=True))
+    assert thin.steps["loss"].tolist() == path.steps["loss"].tolist()
+    for step, point in zip(thin.point_steps, thin.points, strict=True):
+        assert torch.equal(point, whole[step])
+
+
+def test_probes_are_measured_at_the_stored_points(net: Net) -> None:
+    other = type(net)(net.model, net.loss, tuple(x[:5] for x in net.data), net.sizes)
+    path = walk(net.problem(), probes={"test": other.problem()})
+    losses = [other.loss_and_grad(theta)[0] for theta in path.points.numpy()]
+    np.testing.assert_allclose(kept_rows(path)["test_loss"], losses, rtol=1e-12)
+    unmeasured = path.steps.drop(index=path.point_steps)
+    assert unmeasured[["test_loss", "test_metric"]].isna().all(axis=None)
+
+
+def test_a_probe_is_no_part_of_the_walk(net: Net, path: Path) -> None:
+    probe = net.problem()
+    with_probe = walk(net.problem(), probes={"test": probe})
+    assert with_probe.steps["loss"].tolist() == path.steps["loss"].tolist()
+    assert with_probe.steps["evaluations"].tolist() == path.steps["evaluations"].tolist()
+    assert probe.evaluations == 0
+
+
+# ---------------------------------------------------------------- determinism, and the user's model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("make", NETS.values(), ids=NETS)
+def test_the_same_walk_has_the_same_bits(make: Any, dtype: torch.dtype) -> None:
+    first, second = (walk(make().problem(dtype=dtype)) for _ in range(2))
+    assert torch.equal(first.points, second.points)
+    timeless = [path.steps.drop(columns="seconds") for path in (first, second)]
+    assert timeless[0].equals(timeless[1])
+
+
+def test_a_walk_leaves_the_model_and_the_random_state_alone() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2))
+    data = (normal(6, 3, seed=0).float(), torch.arange(6) % 2)
+    model(data[0]).sum().backward()
+    before = snapshot(model.eval())
+    problem = Problem(model, data=data)
+    walk(problem, probes={"test": Problem(model, data=data)})
+    assert snapshot(model) == before
+
+
+def test_a_broken_walk_leaves_the_model_alone() -> None:
+    model = classifier().model
+    data = classifier().data
+    before = snapshot(model)
+
+    def broken(row: Row) -> None:
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        walk(Problem(model, data=data), callback=broken)
+    assert snapshot(model) == before
+
+
+def test_load_into_gives_a_model_with_the_loss_held() -> None:
+    net = classifier()
+    path = walk(net.problem())
+    path.load_into(net.model)
+    assert torch.equal(net.theta, path.points[-1])
+    loss = nn.functional.cross_entropy(net.model(net.data[0]), net.data[1]).item()
+    assert loss == pytest.approx(path.steps["loss"].iloc[-1], rel=1e-12)
+
+
+@pytest.mark.parametrize("k", [0, 3, -2])
+def test_load_into_takes_any_kept_point(k: int) -> None:
+    net = classifier()
+    path = walk(net.problem())
+    path.load_into(net.model, k)
+    assert torch.equal(net.theta, path.points[k])
+
+
+def test_load_into_refuses_a_point_that_was_not_kept(refuses, path: Path, net: Net) -> None:
+    n = len(path.points)
+    for k in (n, -n - 1):
+        with refuses(f"k={k}", f"{n} points"):
+            path.load_into(net.model, k)
+
+
+def test_load_into_refuses_another_model(refuses, path: Path) -> None:
+    with refuses("architecture"):
+        path.load_into(nn.Linear(2, 2))
+
+
+# ---------------------------------------------------------------- progress
+
+
+def test_nothing_is_shown_where_there_is_no_terminal(capfd: Any, monkeypatch: Any) -> None:
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    walk(classifier().problem(), progress=True)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_steps_are_shown_on_standard_error_of_a_terminal(capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    walk(classifier().problem(), progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "steps" in err
+
+
+# ---------------------------------------------------------------- bad input
+
+SIZE = 44
+BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "start too short": ({"start": torch.zeros(SIZE - 1)}, ["(43,)", "44 parameters"]),
+    "start not flat": ({"start": torch.zeros(1, SIZE)}, ["(1, 44)", "44 parameters"]),
+    "start NaN": ({"start": torch.full((SIZE,), math.nan)}, ["44 entries", "NaN"]),
+    "start infinite": ({"start": torch.full((SIZE,), math.inf)}, ["44 entries", "infinite"]),
+    "start no tensor": ({"start": np.zeros(SIZE)}, ["start", "tensor"]),
+    "level 0": ({"level": 0.0}, ["level=0.0", "positive"]),
+    "level negative": ({"level": -1.0}, ["level=-1.0", "positive"]),
+    "level NaN": ({"level": math.nan}, ["level=nan", "finite"]),
+    "level infinite": ({"level": math.inf}, ["level=inf", "finite"]),
+    "rtol 0": ({"rtol": 0.0}, ["rtol=0.0", "(0, 1)"]),
+    "rtol 1": ({"rtol": 1.0}, ["rtol=1.0", "(0, 1)"]),
+    "rtol NaN": ({"rtol": math.nan}, ["rtol=nan", "(0, 1)"]),
+    "method": ({"method": "papr"}, ["method 'papr'", "did you mean paper?"]),
+    "method class": ({"method": Paper}, ["Paper()"]),
+    "regularizer": (
+        {"regularizer": "squared norm"},
+        ["regularizer 'squared norm'", "did you mean squared_norm?"],
+    ),
+    "probe size": (
+        {"probes": {"test": classifier(sizes=(3, 4, 4)).problem()}},
+        ["probe 'test'", "36 parameters", "44"],
+    ),
+    "probe name": ({"probes": {"a b": classifier().problem()}}, ["'a b'", "plain name"]),
+}
+
+
+@pytest.mark.parametrize(("settings", "words"), BAD.values(), ids=BAD)
+def test_a_value_that_cannot_be_used_is_refused_before_the_first_evaluation(
+    refuses, settings: dict[str, Any], words: list[str]
+) -> None:
+    problem = classifier().problem()
+    with refuses(*words):
+        walk(problem, **settings)
+    assert problem.evaluations == 0
+
+
+def test_a_single_nan_in_the_start_is_found(refuses) -> None:
+    start = torch.zeros(SIZE)
+    start[17] = math.nan
+    with refuses("1 entries"):
+        walk(classifier().problem(), start=start)
+
+
+def test_a_start_without_loss_has_no_level_set(refuses) -> None:
+    problem = vector_problem(lambda t: t.dot(t), torch.zeros(3, dtype=torch.float64))
+    with refuses("loss at the start is 0.0", "no level set"):
+        walk(problem)
+
+
+def test_a_start_with_an_undefined_loss_has_no_level_set(refuses) -> None:
+    problem = vector_problem(cliff, torch.tensor([0.5, 2.0], dtype=torch.float64))
+    with refuses("loss at the start is nan"):
+        walk(problem)
+
+
+def test_a_random_loss_is_refused_with_the_layer_named(refuses) -> None:
+    model = nn.Sequential(nn.Linear(3, 9), nn.Dropout(0.5), nn.Linear(9, 2)).train()
+    problem = Problem(model, data=(normal(6, 3, seed=0).float(), torch.arange(6) % 2))
+    with refuses("1 (Dropout)", "model.eval()"):
+        walk(problem)
