@@ -61,17 +61,7 @@ Seed = Annotated[
         "--seed", parser=_whole, metavar="SEED", help="Seed of the first run; run k has SEED + k."
     ),
 ]
-Method
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a whole number; give one, as in 5") from None
-
-
-Name = Annotated[str, typer.Option("--method", help="How to step: paper.")]
+MethodName = Annotated[str, typer.Option("--method", help="How to step: paper.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 Pairs = Annotated[
     list[str] | None,
