@@ -29,6 +29,8 @@ LIVELY = Paper(smallest_step=1e-2, largest_step=0.05, corrector_step=2e-6, max_c
 BRISK = Paper(smallest_step=3e-3, largest_step=0.02, corrector_step=3e-5, tolerance=1e-4)
 """Reaches the end in some thousand steps."""
 ALL = Record(points_at_most=None)
+SIZE = 44
+"""Parameters of `classifier()`."""
 
 
 def walk(problem: Problem, **settings: Any) -> Path:
@@ -466,7 +468,6 @@ def test_steps_are_shown_on_standard_error_of_a_terminal(capsys: Any, monkeypatc
 
 # ---------------------------------------------------------------- bad input
 
-SIZE = 44
 BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "start too short": ({"start": torch.zeros(SIZE - 1)}, ["(43,)", "44 parameters"]),
     "start not flat": ({"start": torch.zeros(1, SIZE)}, ["(1, 44)", "44 parameters"]),
@@ -489,6 +490,10 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "probe size": (
         {"probes": {"test": classifier(sizes=(3, 4, 4)).problem()}},
         ["probe 'test'", "36 parameters", "44"],
+    ),
+    "probe name taken": (
+        {"probes": {"level": classifier().problem()}},
+        ["'level'", "not one of", "arc, kkt"],
     ),
     "probe name": ({"probes": {"a b": classifier().problem()}}, ["'a b'", "plain name"]),
 }

@@ -105,7 +105,9 @@ def reference(
     return done
 
 
-def agree(problem: Problem, expected: list[Naive], settings: Paper, start: Tensor, c: float) -> None:
+def agree(
+    problem: Problem, expected: list[Naive], settings: Paper, start: Tensor, c: float
+) -> None:
     """isoloss takes exactly these steps; every state of its own is compared, on the level or off."""
     objective = Objective(problem, SquaredNorm())
     state = settings.init(objective, start, c, rtol=1e-3)
@@ -136,7 +138,9 @@ def test_the_cases_of_the_reference_are_all_met_in_these_walks() -> None:
         for a, b in itertools.pairwise(done):
             seen.add(f"{a.kind} then {b.kind}")
             if a.kind == b.kind == "predict":
-                seen.add("grown" if b.length > a.length else "shrunk" if b.length < a.length else "")
+                seen.add(
+                    "grown" if b.length > a.length else "shrunk" if b.length < a.length else ""
+                )
                 seen |= {"largest"} if b.length == settings.largest_step else set()
                 seen |= {"smallest"} if b.length == settings.smallest_step else set()
     assert seen >= {
@@ -196,8 +200,11 @@ def test_a_float32_walk_is_the_references_up_to_rounding() -> None:
     net = regressor()
     start = net.theta.float().double()
     c = net.loss_and_grad(start.numpy())[0]
-    path = walk(net.problem(dtype=torch.float32), WIDE, steps=30, start=start, level=c)
-    expected = reference(net.loss_and_grad, start.numpy(), c, WIDE, len(path.steps) - 1)
+    # of one length, since float32 cannot tell whether a direction has turned by 0.1 degrees
+    method = Paper(smallest_step=0.02, largest_step=0.02, corrector_step=4e-5, tolerance=1e-4)
+    path = walk(net.problem(dtype=torch.float32), method, steps=30, start=start, level=c)
+    expected = reference(net.loss_and_grad, start.numpy(), c, method, len(path.steps) - 1)
+    assert (path.steps["kind"] == "correct").any()
     assert path.steps["kind"].tolist()[1:] == [naive.kind for naive in expected]
     np.testing.assert_allclose(path.points[-1].numpy(), expected[-1].theta, rtol=0, atol=1e-5)
 
@@ -367,7 +374,7 @@ def test_the_cap_counts_corrections_in_a_row() -> None:
 
 
 def test_a_tangent_of_zero_is_the_end() -> None:
-    start = torch.tensor([-1.5, 0.0], dtype=F64)
+    start = torch.tensor([-2.0, 0.0], dtype=F64)  # exact in binary, so that the tangent is too
     problem = vector_problem(lambda theta: theta.dot(theta), start)
     slope = LinearRegularizer(torch.tensor([1.0, 0.0], dtype=F64))
     objective = Objective(problem, slope)
@@ -407,8 +414,8 @@ def bumpy(theta: Tensor) -> Tensor:
 def test_rotated_coordinates_have_the_rotated_path(seed: int) -> None:
     Q, start = rotation(5, seed), normal(5, seed=seed + 1)
     method = Paper(smallest_step=5e-3, largest_step=0.03, corrector_step=1e-5, tolerance=1e-4)
-    plain = walk(vector_problem(bumpy, start), method)
-    rotated = walk(vector_problem(lambda theta: bumpy(Q @ theta), Q.T @ start), method)
+    plain = walk(vector_problem(bumpy, start), method, steps=20)
+    rotated = walk(vector_problem(lambda theta: bumpy(Q @ theta), Q.T @ start), method, steps=20)
     assert rotated.steps["kind"].tolist() == plain.steps["kind"].tolist()
     assert rotated.steps["step_length"].tolist() == plain.steps["step_length"].tolist()
     torch.testing.assert_close(rotated.points @ Q.T, plain.points, rtol=0, atol=1e-8)
@@ -425,7 +432,7 @@ def test_rotated_coordinates_have_the_rotated_path(seed: int) -> None:
         ({"corrector_step": -1e-6}, ["corrector_step=-1e-06 ", "Paper", "greater than 0"]),
         ({"tolerance": "wide"}, ["tolerance=wide ", "Paper", "number"]),
         ({"max_corrections": 1.5}, ["max_corrections=1.5 ", "Paper", "integer"]),
-        ({"corector_step": 1e-4}, ["'corector_step'", "did you mean corrector_step?"]),
+        ({"corector_step": 1e-4}, ["'corector_step'", "did you mean corrector_step "]),
     ],
 )
 def test_a_bad_setting_is_answered_with_one_sentence(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -77,7 +78,13 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def _entry(mean: float, std: float) -> str:
-    return f"{mean:.4g}" if std != std else f"{mean:.4g} ± {std:.2g}"
+    """Mean ± std, both to the last digit that the second figure of std holds."""
+    if std != std:
+        return f"{mean:.4g}"
+    if std <= 1e-12 * abs(mean):  # equal but for rounding
+        return f"{mean:,.0f} ± 0" if mean == round(mean) else f"{mean:.4g} ± 0"
+    digits = max(0, 1 - math.floor(math.log10(std)))
+    return f"{mean:,.{digits}f} ± {std:,.{digits}f}"
 
 
 def _plural(runs: int) -> str:

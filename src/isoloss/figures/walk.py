@@ -74,15 +74,19 @@ def _thin(values: Array) -> Array:
 
 
 def _caption(methods: Mapping[str, Sequence[Path]]) -> str:
-    several = any(len(paths) > 1 for paths in methods.values())
+    lines = [
+        f"Method {name}: mean over {_count(paths)}, band of one standard deviation."
+        if len(paths) > 1
+        else f"Method {name}: 1 run, so no band."
+        for name, paths in methods.items()
+    ]
     uneven = [name for name, paths in methods.items() if band(paths, "regularizer").beyond]
-    text = "Line: mean over the runs; band: one standard deviation." if several else "One run each."
     if uneven:
-        text += (
-            f" Runs of {', '.join(uneven)} differ in length: the mean ends with the shortest,\n"
-            f"thin lines are the single runs that go on."
+        lines.append(
+            f"Runs of {', '.join(uneven)} differ in length: the mean ends with the shortest; "
+            f"thin lines are single runs that go on."
         )
-    return text
+    return "\n".join(lines)
 
 
 def _count(paths: Sequence[Path]) -> str:
