@@ -16,6 +16,7 @@ from rich.table import Table
 from isoloss import experiments
 from isoloss._version import __version__
 from isoloss.errors import InputError, IsolossError
+from isoloss.experiments import datasets
 from isoloss.figures import report as write_report
 from isoloss.results import check_out_folder, open_results, run_folder
 from isoloss.runs.display import Display
@@ -30,6 +31,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Walk the level sets of a neural network's training loss.",
 )
+data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The data sets' files.")
+app.add_typer(data, name="data")
 console = Console(highlight=False)
 
 QUICK_RUNS = 2
@@ -45,6 +48,9 @@ def _whole(text: str) -> int:
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Experiment, for example IRIS_FF.")]
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Experiments, or 'all'.")]
+DataNames = Annotated[
+    list[str] | None, typer.Argument(metavar="[NAME...]", help="Data sets; all by default.")
+]
 Out = Annotated[FilePath, typer.Option("--out", help="Folder for everything that is written.")]
 Runs = Annotated[
     int | None,
@@ -87,20 +93,11 @@ def options(
 
 @app.command("experiments")
 def list_experiments() -> None:
-    """What experiments there are."""
-    table = Table(box=None, pad_edge=False)
-    for heading, justify in (
-        ("experiment", "left"),
-        ("parameters", "right"),
-        ("training examples", "right"),
-        ("loss", "left"),
-        ("runs", "right"),
-        ("steps of paper", "right"),
-        ("data", "left"),
-    ):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    """What experiments there are, and whether their data is at hand."""
+    table = _table("experiment", "parameters>", "examples>", "loss", "runs>", "steps>", "data")
     for name in experiments.names():
         experiment = experiments.get(name)
+        present = datasets.at_hand(experiment.dataset) is not None
         table.add_row(
             name,
             f"{experiment.parameters:,}",
@@ -108,9 +105,34 @@ def list_experiments() -> None:
             experiment.loss,
             str(experiment.runs),
             f"{experiment.steps:,}",
-            experiment.dataset,
+            "at hand" if present else "to fetch",
         )
     console.print(table)
+    console.print("\nsteps: predictor steps of the paper's walk; to fetch: isoloss data fetch")
+
+
+@data.command("fetch")
+def data_fetch(names: DataNames = None) -> None:
+    """Download what is not at hand, and check it."""
+    for name in names or datasets.names():
+        datasets.fetch(name)
+        console.print(f"{name}: at hand")
+
+
+@data.command("verify")
+def data_verify(names: DataNames = None) -> None:
+    """Compare the files at hand with their published hashes; exit with 1 if any is not right."""
+    wrong = False
+    for name in names or datasets.names():
+        reports = datasets.verify(name)
+        if not reports:
+            console.print(f"{name}: comes with scikit-learn")
+        for one in reports:
+            wrong |= one.state != "present"
+            reason = one.problem or str(one.where or f"get it with isoloss data fetch {name}")
+            console.print(f"{one.state:<8} {one.file.path}: {reason}", soft_wrap=True)
+    if wrong:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -181,9 +203,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
+def _table(*headings: str) -> Table:
+    """A plain table; a heading that ends in > is of numbers."""
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        right = heading.endswith(">")
+        table.add_column(heading.rstrip(">"), justify="right" if right else "left", no_wrap=True)
+    return table
+
+
 def _traverse(walk: WalkSettings, runs: int, seed: int, out: FilePath) -> None:
     name, method = walk.experiment.name, walk.method.name
     planned = [WalkRun(k, seed + k, run_folder(out, name, method, k), walk) for k in range(runs)]
+    if datasets.at_hand(walk.experiment.dataset) is None:
+        datasets.fetch(walk.experiment.dataset)
     todo = [one for one in planned if one.begin()]
     finished = len(planned) - len(todo)
     if finished:

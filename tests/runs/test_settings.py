@@ -16,6 +16,7 @@ def test_the_experiments_own_settings_are_the_default():
     assert config["method"] == {"name": "paper", **IRIS.paper.model_dump()}
     assert config["stop"]["steps"] == 20_000
     assert config["record"]["points_every"] == 50
+    assert config["record"]["probes_every"] == 1
     assert json.loads(json.dumps(config)) == config
 
 

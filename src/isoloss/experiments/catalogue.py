@@ -171,8 +171,16 @@ class Experiment:
         return Stop(steps=self.steps)
 
     def record(self, method: str) -> Record:
-        """What is kept of a walk: by `paper` as there, the weights of every 50th point."""
-        return Record(points_every=50, points_at_most=None) if method == "paper" else Record()
+        """What is kept of a walk.
+
+        By `paper`, as there, the weights of every 50th point. The test set is measured at every
+        point where it is small, and at every 50th where it costs several gradients.
+        """
+        small = self.draw is None
+        if method == "paper":
+            every = 1 if small else 50
+            return Record(probes_every=every, points_every=50, points_at_most=None)
+        return Record(probes_every=1 if small else 5)
 
 
 _FINE = Paper(smallest_step=1e-5, corrector_step=1e-6)

@@ -40,4 +40,14 @@ def load(name: str) -> Dataset:
     return _LOADERS[name]()
 
 
-__all__ = ["DataError", "Dataset", "FileReport", "draw", "fetch", "load", "names", "verify"]
+__all__ = [
+    "DataError",
+    "Dataset",
+    "FileReport",
+    "at_hand",
+    "draw",
+    "fetch",
+    "load",
+    "names",
+    "verify",
+]
