@@ -21,7 +21,7 @@ from tests.problems import (
 )
 from torch import Tensor, nn
 
-from isoloss import InputError, Outcome, Paper, Path, Problem, Record, Stop, traverse
+from isoloss import Outcome, Paper, Path, Problem, Record, Stop, traverse
 from isoloss.path import Row
 
 LIVELY = Paper(smallest_step=1e-2, largest_step=0.05, corrector_step=2e-6, max_corrections=200)
@@ -303,25 +303,40 @@ def test_a_vanishing_gradient_off_the_level_set_ends_the_walk() -> None:
     assert len(path.steps) == 1
 
 
-def test_an_undefined_regulariser_gradient_is_no_convergence() -> None:
+def test_an_undefined_regulariser_gradient_at_the_start_is_refused(refuses) -> None:
     class Undefined:
         name = "undefined"
 
         def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
             return theta.norm(), theta * math.nan
 
-    path = walk(quadratic().problem, regularizer=Undefined())
-    assert path.outcome is Outcome.NON_FINITE
+    with refuses("regulariser at the start", "not finite"):
+        walk(quadratic().problem, regularizer=Undefined())
 
 
-def test_an_undefined_start_with_a_level_given_is_an_outcome_that_can_be_printed() -> None:
+def test_an_undefined_start_is_refused_with_a_level_given_too(refuses) -> None:
     problem = vector_problem(cliff, torch.tensor([0.5, 2.0], dtype=torch.float64))
-    try:
-        path = walk(problem, level=2.0)
-    except InputError:
-        return
-    assert path.outcome is Outcome.NON_FINITE
-    assert "non_finite" in repr(path)
+    with refuses("loss at the start is nan"):
+        walk(problem, level=2.0)
+
+
+@pytest.mark.parametrize("nth", [1, 4])
+def test_ctrl_c_in_a_probe_keeps_the_last_point_that_has_a_row(nth: int) -> None:
+    calls = 0
+
+    def interrupted(outputs: Tensor, targets: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            raise KeyboardInterrupt
+        return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+    net = classifier()
+    probe = Problem(net.model, interrupted, net.data)
+    path = walk(net.problem(), probes={"test": probe}, method=Paper())
+    assert path.outcome is Outcome.INTERRUPTED
+    assert path.points.shape == (nth, SIZE)
+    assert path.point_steps == path.steps["step"].tolist()
 
 
 @pytest.mark.parametrize("outcome", Outcome)
@@ -332,12 +347,12 @@ def test_every_outcome_has_a_sentence_and_a_remedy(outcome: Outcome) -> None:
 
 
 def test_outcomes_that_were_asked_for_are_successes() -> None:
-    failures = {outcome for outcome in Outcome if not outcome.success}
-    assert failures == {
-        Outcome.CORRECTION_LIMIT,
-        Outcome.NON_FINITE,
-        Outcome.GRADIENT_VANISHED,
-        Outcome.INTERRUPTED,
+    assert {outcome for outcome in Outcome if outcome.success} == {
+        Outcome.CONVERGED,
+        Outcome.REGULARIZER_REACHED,
+        Outcome.STEP_LIMIT,
+        Outcome.EVALUATION_LIMIT,
+        Outcome.TIME_LIMIT,
     }
 
 

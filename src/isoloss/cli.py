@@ -97,7 +97,7 @@ def list_experiments() -> None:
     table = _table("experiment", "parameters>", "examples>", "loss", "runs>", "steps>", "data")
     for name in experiments.names():
         experiment = experiments.get(name)
-        present = datasets.at_hand(experiment.dataset) is not None
+        present = datasets.at_hand(experiment.dataset)
         table.add_row(
             name,
             f"{experiment.parameters:,}",
@@ -215,7 +215,7 @@ def _table(*headings: str) -> Table:
 def _traverse(walk: WalkSettings, runs: int, seed: int, out: FilePath) -> None:
     name, method = walk.experiment.name, walk.method.name
     planned = [WalkRun(k, seed + k, run_folder(out, name, method, k), walk) for k in range(runs)]
-    if datasets.at_hand(walk.experiment.dataset) is None:
+    if not datasets.at_hand(walk.experiment.dataset):
         datasets.fetch(walk.experiment.dataset)
     todo = [one for one in planned if one.begin()]
     finished = len(planned) - len(todo)

@@ -73,7 +73,19 @@ class FlatNetwork:
         return self._call(inputs)
 
     def load(self, theta: Tensor) -> None:
-        """Make theta, shape (size,), the point at which the network is evaluated."""
+        """Make theta, shape (size,), the point at which the network is evaluated.
+
+        Args:
+            theta: Flat parameters.
+
+        Raises:
+            InputError: Theta has another shape, which would broadcast silently.
+        """
+        if theta.shape != self._theta.shape:
+            raise InputError(
+                f"theta has shape {tuple(theta.shape)}, the model has {self.size} trainable "
+                f"parameters; give a flat vector in the order of model.named_parameters()"
+            )
         self._theta.copy_(theta)
 
     def gradients(self, total: Tensor, scale: Tensor) -> tuple[Tensor, ...]:

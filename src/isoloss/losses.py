@@ -19,6 +19,10 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """A function of (outputs, targets) that gives one loss, or one metric, per example: shape (n,)."""
 
 
+NEVER = -(2**62)
+"""torch skips targets of -100 silently unless another value is named to skip."""
+
+
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of integer class targets, in nats, exact near zero.
 
@@ -32,7 +36,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         `softplus(logsumexp over j != y of (z_j - z_y))`, which keeps full relative accuracy.
 
     Raises:
-        InputError: The shapes or the type of the targets do not fit.
+        InputError: The shapes or the type of the targets do not fit, or a target is no class.
     """
     if logits.ndim != 2 or targets.ndim != 1 or targets.dtype != torch.int64:
         raise InputError(
@@ -40,12 +44,23 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
             f"(n,), not {tuple(logits.shape)} and {targets.dtype} {tuple(targets.shape)}; convert "
             f"the targets with targets.long() or pass a loss function of your own"
         )
-    if logits.dtype != torch.float64:
-        return functional.cross_entropy(logits.double(), targets, reduction="none")
-    index = targets.unsqueeze(1)
-    margins = logits - logits.gather(1, index)
-    others = margins.scatter(1, index, -torch.inf)
-    return functional.softplus(torch.logsumexp(others, dim=1), threshold=40.0)
+    try:
+        if logits.dtype != torch.float64:
+            return functional.cross_entropy(
+                logits.double(), targets, reduction="none", ignore_index=NEVER
+            )
+        index = targets.unsqueeze(1)
+        margins = logits - logits.gather(1, index)
+        others = margins.scatter(1, index, -torch.inf)
+        return functional.softplus(torch.logsumexp(others, dim=1), threshold=40.0)
+    except (IndexError, RuntimeError) as error:
+        outside = targets[(targets < 0) | (targets >= logits.shape[1])]
+        if len(outside) == 0:
+            raise
+        raise InputError(
+            f"target {outside[0].item()} is no class: the outputs have {logits.shape[1]} columns, "
+            f"so targets go from 0 to {logits.shape[1] - 1}; relabel the data or widen the model"
+        ) from error
 
 
 def mse(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -66,6 +66,17 @@ class Outcome(enum.Enum):
         "The loss or a gradient was not finite; the last good point is kept.",
         "Check the data and the model at the next point, or use dtype=torch.float64.",
     )
+    STALLED = (
+        "stalled",
+        "No step could be found that stays on the level set and lowers the regulariser.",
+        "The floating-point noise of the loss may be reached: use dtype=torch.float64, or a larger "
+        "rtol.",
+    )
+    LEVEL_UNREACHABLE = (
+        "level_unreachable",
+        "The level could not be reached from the start along the gradient of the loss.",
+        "Hold a level nearer to the start's loss, or train further before the walk.",
+    )
     GRADIENT_VANISHED = (
         "gradient_vanished",
         "The gradient of the loss vanished, so that the level set has no tangent here.",
@@ -78,6 +89,8 @@ class Outcome(enum.Enum):
         return self not in {
             Outcome.CORRECTION_LIMIT,
             Outcome.NON_FINITE,
+            Outcome.STALLED,
+            Outcome.LEVEL_UNREACHABLE,
             Outcome.GRADIENT_VANISHED,
             Outcome.INTERRUPTED,
         }

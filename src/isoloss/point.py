@@ -89,6 +89,6 @@ class Objective:
             tangent_norm=t_norm,
             # atan2 keeps the angle's digits near 0 and 180 degrees, where arccos loses half of them
             angle_degrees=math.degrees(math.atan2(t_norm, along * g_norm)),
-            kkt_residual=t_norm / r_norm if r_norm > 0 else 0.0,
+            kkt_residual=t_norm / r_norm if r_norm != 0 else 0.0,
             equivalent_penalty=-1 / along if along else math.nan,
         )

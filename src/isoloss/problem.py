@@ -9,21 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isoloss.data import pairs
 from isoloss.errors import InputError
 from isoloss.flat import FlatNetwork, Model, flatten, trainable
 from isoloss.losses import Loss, get_loss, get_metric
 
-RANDOM_IN_TRAINING = (
+DTYPES = (torch.float32, torch.float64)
+DROPOUT = (
     nn.Dropout,
     nn.Dropout1d,
     nn.Dropout2d,
     nn.Dropout3d,
     nn.AlphaDropout,
     nn.FeatureAlphaDropout,
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
-    nn.BatchNorm3d,
 )
+BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Problem:
@@ -66,17 +66,23 @@ class Problem:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        if dtype not in (None, torch.float32, torch.float64):
+        if dtype not in (None, *DTYPES):
             raise InputError(f"dtype={dtype} is not possible; use torch.float32 or torch.float64")
         self._model = model
         self._parameters = parameters
+        self._pairs = pairs(data)
         self._loss = get_loss(loss)
         self._metric = get_metric(metric, loss)
         self._network = FlatNetwork(model, parameters, dtype=dtype, device=device)
+        if self._network.dtype not in DTYPES:
+            raise InputError(
+                f"the model's parameters are {self._network.dtype}, too coarse to hold a level; "
+                f"give dtype=torch.float32 or torch.float64"
+            )
         self.size = self._network.size
         self.dtype = self._network.dtype
         self.device = self._network.device
-        self._chunks = [(self._place(x), self._place(y)) for x, y in _pairs(data)]
+        self._chunks = [(self._place(x), self._place(y)) for x, y in self._pairs]
         self.examples = sum(len(y) for _, y in self._chunks)
         if self.examples == 0:
             raise InputError("data holds no example; give a pair of tensors (inputs, targets)")
@@ -148,8 +154,43 @@ class Problem:
                 outputs = self._network(inputs)
                 loss += self._total(outputs, targets).item()
                 if measure is not None:
-                    metric += measure(outputs, targets).sum(dtype=torch.float64).item()
+                    values = measure(outputs, targets)
+                    _per_example("metric", values, targets)
+                    metric += values.sum(dtype=torch.float64).item()
         return loss / self.examples, metric / self.examples
+
+    def example_losses(self, theta: Tensor) -> Tensor:
+        """The loss of each example at a point.
+
+        Args:
+            theta: Shape (size,).
+
+        Returns:
+            Shape (examples,), float64, in the order of the data.
+        """
+        with torch.no_grad():
+            self._network.load(theta)
+            return torch.cat([self._losses(self._network(x), y).double() for x, y in self._chunks])
+
+    def with_dtype(self, dtype: torch.dtype) -> Problem:
+        """The same problem computed in another type, for example to check a walk in float64.
+
+        Args:
+            dtype: `torch.float32` or `torch.float64`.
+
+        Returns:
+            A new problem of the same model and data.
+        """
+        other = Problem(
+            self._model,
+            self._loss,
+            self._pairs,
+            parameters=self._parameters,
+            dtype=dtype,
+            device=self.device,
+        )
+        other._metric = self._metric
+        return other
 
     def check_deterministic(self, theta: Tensor) -> None:
         """Evaluate the loss twice and insist that it comes out the same.
@@ -160,21 +201,21 @@ class Problem:
         Raises:
             InputError: It does not; the text names the layers in training mode that can be why.
         """
+        averaging = self._in_training(BATCH_NORM)
+        if averaging:
+            raise InputError(
+                f"the loss is not a function of the parameters alone, since batch statistics go "
+                f"into it: in training mode are {averaging}; call model.eval()"
+            )
         with torch.random.fork_rng():
             first, second = self.loss(theta).item(), self.loss(theta).item()
-        if first == second or (first != first and second != second):
+        if first == second or (math.isnan(first) and math.isnan(second)):
             return
-        suspects = []
-        if isinstance(self._model, nn.Module):
-            suspects = [
-                f"{name or 'the model'} ({type(module).__name__})"
-                for name, module in self._model.named_modules()
-                if module.training and isinstance(module, RANDOM_IN_TRAINING)
-            ]
-        cause = f": in training mode are {', '.join(suspects)}" if suspects else ""
+        dropping = self._in_training(DROPOUT)
+        cause = f": in training mode are {dropping}" if dropping else ""
         raise InputError(
-            f"the loss is not a function of the parameters: two evaluations at one point gave "
-            f"{first:.9g} and {second:.9g}{cause}; call model.eval() or remove what is random"
+            f"the loss is not a function of the parameters alone: two evaluations at one point "
+            f"gave {first:.9g} and {second:.9g}{cause}; call model.eval() or remove what is random"
         )
 
     @property
@@ -182,14 +223,22 @@ class Problem:
         """Shapes of the parameters that make up theta, by name, in order."""
         return dict(self._network.shapes)
 
+    def _in_training(self, kinds: tuple[type[nn.Module], ...]) -> str:
+        if not isinstance(self._model, nn.Module):
+            return ""
+        return ", ".join(
+            f"{name or 'the model'} ({type(module).__name__})"
+            for name, module in self._model.named_modules()
+            if module.training and isinstance(module, kinds)
+        )
+
     def _total(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self._losses(outputs, targets).sum(dtype=torch.float64)
+
+    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         losses = self._loss(outputs, targets)
-        if losses.shape != targets.shape[:1]:
-            raise InputError(
-                f"the loss gave shape {tuple(losses.shape)} for {len(targets)} examples; it must "
-                f"give one loss per example (reduction='none'), shape ({len(targets)},)"
-            )
-        return losses.sum(dtype=torch.float64)
+        _per_example("loss", losses, targets)
+        return losses
 
     def _differentiate(self, inputs: Any, targets: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         with torch.enable_grad():
@@ -202,17 +251,9 @@ class Problem:
         return data.to(self.device, self.dtype if data.is_floating_point() else None)
 
 
-def _pairs(data: tuple[Any, Tensor] | Iterable[tuple[Any, Tensor]]) -> list[tuple[Any, Tensor]]:
-    whole = isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor)
-    chunks: list[Any] = [data] if whole else list(data)
-    for chunk in chunks:
-        if len(chunk) != 2 or not isinstance(chunk[1], Tensor):
-            raise InputError(
-                "data must be a pair of tensors (inputs, targets) or an iterable of such pairs"
-            )
-        inputs, targets = chunk
-        if isinstance(inputs, Tensor) and len(inputs) != len(targets):
-            raise InputError(
-                f"data has {len(inputs)} inputs and {len(targets)} targets; give one each"
-            )
-    return chunks
+def _per_example(what: str, values: Tensor, targets: Tensor) -> None:
+    if values.shape != targets.shape[:1]:
+        raise InputError(
+            f"the {what} gave shape {tuple(values.shape)} for {len(targets)} examples; it must "
+            f"give one value per example (reduction='none'), shape ({len(targets)},)"
+        )

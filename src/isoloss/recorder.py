@@ -37,7 +37,6 @@ class Recorder:
         self._spacing = record.points_every
         self._kept: list[tuple[int, int, Tensor]] = []  # (count on level, step, theta)
         self._last: tuple[int, int, Tensor] | None = None
-        self._last_row = 0
         self.rows: list[Row] = []
         self.progress = 0
 
@@ -72,13 +71,13 @@ class Recorder:
         }
         self.rows.append(row)
         if state.on_level:
-            if self._on_level % self._record.probes_every == 0:
-                self._measure(row, point.theta)
-            self._last = (self._on_level, step, point.theta)
-            self._last_row = step
-            if self._on_level % self._spacing == 0:
+            count, self._on_level = self._on_level, self._on_level + 1
+            # kept before the probes run, so that Ctrl-C in one of them loses nothing
+            self._last = (count, step, point.theta)
+            if count % self._spacing == 0:
                 self._keep(self._last)
-            self._on_level += 1
+            if count % self._record.probes_every == 0:
+                self._measure(row, point.theta)
         return row
 
     def finish(self) -> tuple[pd.DataFrame, Tensor, list[int]]:
@@ -88,7 +87,7 @@ class Recorder:
             The steps, the points kept, shape (points, n), and the step of each.
         """
         if self._last is not None:
-            row = self.rows[self._last_row]
+            row = self.rows[self._last[1]]
             if any(math.isnan(row[column]) for column in self._unmeasured):
                 self._measure(row, self._last[2])
             if self._kept[-1] is not self._last:

@@ -11,6 +11,7 @@ from torch import Tensor
 from isoloss.errors import InputError
 from isoloss.methods import Method, get_method
 from isoloss.methods.method import State
+from isoloss.noise import check_tolerance
 from isoloss.outcome import Ending, Outcome
 from isoloss.path import Path, Record, Row, Stop
 from isoloss.point import Objective
@@ -70,11 +71,17 @@ def traverse(
 
     state = walker.init(objective, theta, level, rtol)
     held = state.point.loss if level is None else level
-    if level is None and not 0 < held < math.inf:
+    if not 0 < state.point.loss < math.inf:
         raise InputError(
-            f"the loss at the start is {held}, which has no level set to walk; start from weights "
-            f"whose loss is positive and finite"
+            f"the loss at the start is {state.point.loss}, which has no level set to walk; start "
+            f"from weights whose loss is positive and finite"
         )
+    if not state.point.finite:
+        raise InputError(
+            f"the regulariser at the start is {state.point.regularizer:g}, and it or a gradient is "
+            f"not finite; start elsewhere or use another regulariser"
+        )
+    check_tolerance(problem, theta, walker.relative_tolerance(held, rtol))
     recorder = Recorder(record, probes or {}, held)
 
     def go(state: State) -> Ending:
@@ -132,6 +139,8 @@ def _so_far(used: str, state: State) -> str:
 def _start(problem: Problem, start: Tensor | None) -> Tensor:
     if start is None:
         return problem.current()
+    if not isinstance(start, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"start is a {type(start).__name__}; give a tensor, as torch.from_numpy")
     if start.shape != (problem.size,):
         raise InputError(
             f"start has shape {tuple(start.shape)}, the problem has {problem.size} parameters; "

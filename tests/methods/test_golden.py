@@ -1,155 +1,186 @@
-"""The first 400 steps of the authors' own code, from its own start: `golden/NAME.npz`.
-
-The reference's index i counts steps from 1 and its values belong to the point before step i; row k
-of `Path.steps` is the point after step k. So its values at i are ours in row i - 1, while its step
-length at i is that of our row i.
-"""
+"""The first 400 steps of the authors' own code, recorded, against the walk by `paper`."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import pathlib
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from isoloss import Path, Problem, Record, Stop, experiments, traverse
-from isoloss.flat import flatten
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
-STEPS = 400
-
-NEEDED = {"IRIS_FF": (), "MPG_FF": ("auto_mpg/auto-mpg.data",)}
-FIRST_CORRECTION = {"IRIS_FF": range(84, 85), "MPG_FF": range(45, 48)}
-CORRECTIONS_IN_A_ROW = {"IRIS_FF": range(10, 13), "MPG_FF": range(1, 3)}
 
 
-class Walked(NamedTuple):
-    name: str
-    path: Path
-    golden: dict[str, NDArray[np.float64]]
-
-    @property
-    def kinds(self) -> list[str]:
-        return self.path.steps["kind"].tolist()
-
-    @property
-    def before_correction(self) -> NDArray[np.int64]:
-        """The reference's steps from 1 to the last before either walk's first correction."""
-        indices = self.golden["predictor_index"].astype(int)
-        first = min(self.kinds.index("correct"), int(self.golden["corrector_index"][0]))
-        return indices[indices < first]
-
-    def recorded(self, key: str) -> NDArray[np.float64]:
-        return self.golden[key][: len(self.before_correction)]
-
-    def column(self, key: str) -> NDArray[np.float64]:
-        return self.path.steps[key].to_numpy()[self.before_correction - 1]
-
-
-def from_keras(flat: NDArray[np.float32], network: nn.Module) -> torch.Tensor:
-    """The flat vector of kernels (inputs x outputs) and biases in torch's order."""
-    pieces, start = [], 0
-    for parameter in network.parameters():
-        shape, size = parameter.shape, parameter.numel()
-        piece = torch.from_numpy(flat[start : start + size].copy())
-        pieces.append(piece.view(*reversed(shape)).T if len(shape) == 2 else piece)
-        start += size
+def keras_to_torch(flat: NDArray[np.float32], model: nn.Module) -> Tensor:
+    """Theta in the order of a model of dense layers, from Keras' kernels and biases."""
+    pieces: list[NDArray[np.float32]] = []
+    start = 0
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            a, b = layer.in_features, layer.out_features
+            kernel = flat[start : start + a * b].reshape(a, b)
+            pieces += [kernel.T.ravel(), flat[start + a * b : start + a * b + b]]
+            start += a * b + b
     assert start == len(flat)
-    return flatten(pieces)
+    return torch.from_numpy(np.concatenate(pieces))
 
 
-@pytest.fixture(scope="module", params=["IRIS_FF", "MPG_FF"])
-def walked(request: pytest.FixtureRequest) -> Walked:
-    name = request.param
-    folder = pathlib.Path(os.environ.get("ISOLOSS_DATA", ""))
-    for file in NEEDED[name]:
-        if not (folder / file).is_file():
-            pytest.skip(f"{file} is not in $ISOLOSS_DATA")
+@dataclass(frozen=True)
+class Golden:
+    """A recorded trace and our walk from its start.
+
+    Attributes:
+        recorded: The arrays of the file, by name.
+        path: Our walk, all points kept.
+        last_saved: The last point that the reference saved, as our theta.
+        first: The number of the reference's first correction, from 1.
+    """
+
+    recorded: dict[str, NDArray[Any]]
+    path: Path
+    last_saved: Tensor
+
+    @property
+    def first(self) -> int:
+        return int(self.recorded["corrector_index"][0])
+
+    def before_steps(self, count: int | None = None) -> pd.DataFrame:
+        """Our rows of the states from which the recorded predictor steps were taken.
+
+        Row k is the state after step k, the record's the one before step `predictor_index`.
+        """
+        return self.path.steps.iloc[self.recorded["predictor_index"][:count] - 1]
+
+
+def golden(name: str) -> Golden:
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        recorded = {key: file[key] for key in file.files}
     experiment = experiments.get(name)
-    data, network = experiment.data(0), experiment.network(0)
-    with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as file:
-        golden = dict(file)
-    train, test = (
-        Problem(network, experiment.loss, pair, metric=experiment.metric)
+    data, model = experiment.data(0), experiment.network(0)
+    problem, test = (
+        Problem(model, experiment.loss, pair, metric=experiment.metric)
         for pair in ((data.inputs, data.targets), (data.test_inputs, data.test_targets))
     )
     path = traverse(
-        train,
-        start=from_keras(golden["theta_keras"], network),
-        level=float(golden["level"]),
+        problem,
+        start=keras_to_torch(recorded["theta_keras"], model),
+        level=float(recorded["level"]),
         method=experiment.paper,
-        stop=Stop(when=lambda row: row["step"] == STEPS),
-        record=Record(points_every=50),
+        stop=Stop(steps=400),
+        record=Record(points_at_most=None),
         probes={"test": test},
         progress=False,
     )
-    return Walked(name, path, golden)
+    return Golden(recorded, path, keras_to_torch(recorded["theta_keras_last_saved"], model))
 
 
-def test_the_whole_walk_is_compared(walked: Walked) -> None:
-    assert len(walked.kinds) == STEPS + 1
-    assert len(walked.before_correction) >= min(FIRST_CORRECTION[walked.name]) - 2
+@pytest.fixture(scope="module")
+def iris() -> Golden:
+    return golden("IRIS_FF")
 
 
-def test_the_start_is_the_authors(walked: Walked) -> None:
-    row = walked.path.steps.iloc[0]
-    assert row["loss"] == pytest.approx(float(walked.golden["level"]), rel=1e-6)
-    assert row["regularizer"] == pytest.approx(float(walked.golden["squared_norm"][0]), rel=1e-6)
+@pytest.fixture(scope="module")
+def mpg() -> Golden:
+    where = pathlib.Path(os.environ.get("ISOLOSS_DATA", "")) / "auto_mpg" / "auto-mpg.data"
+    if "ISOLOSS_DATA" not in os.environ or not where.is_file():
+        pytest.skip("auto_mpg/auto-mpg.data is not at hand in $ISOLOSS_DATA")
+    return golden("MPG_FF")
+
+
+def relative_error(ours: Any, recorded: NDArray[Any]) -> float:
+    assert len(ours) == len(recorded) > 40
+    return float(np.max(np.abs(np.asarray(ours) - recorded) / np.abs(recorded)))
+
+
+@pytest.fixture(params=["iris", "mpg"])
+def trace(request: pytest.FixtureRequest) -> Golden:
+    return request.getfixturevalue(request.param)
 
 
 @pytest.mark.parametrize(
     ("ours", "theirs"),
-    [
-        ("regularizer", "squared_norm"),
-        ("loss", "train_loss"),
-        ("test_loss", "test_loss"),
-        ("test_metric", "test_metric"),
-    ],
+    [("regularizer", "squared_norm"), ("loss", "train_loss"), ("test_loss", "test_loss")],
 )
-def test_values_agree_to_five_digits_up_to_the_first_correction(
-    walked: Walked, ours: str, theirs: str
+def test_values_agree_to_1e_5_up_to_the_first_correction(
+    trace: Golden, ours: str, theirs: str
 ) -> None:
-    np.testing.assert_allclose(walked.column(ours), walked.recorded(theirs), rtol=1e-5)
+    n = trace.first - 1
+    assert relative_error(trace.before_steps(n)[ours], trace.recorded[theirs][:n]) < 1e-5
 
 
-def test_angles_agree_up_to_the_first_correction(walked: Walked) -> None:
-    angles, expected = walked.column("angle_degrees"), walked.recorded("angle_degrees")
-    np.testing.assert_allclose(angles, expected, rtol=0, atol=1e-3)
+def test_angles_agree_to_1e_3_degrees_up_to_the_first_correction(trace: Golden) -> None:
+    n = trace.first - 1
+    ours = trace.before_steps(n)["angle_degrees"].to_numpy()
+    assert np.abs(ours - trace.recorded["angle_degrees"][:n]).max() < 1e-3
 
 
-def test_step_lengths_agree_up_to_the_first_correction(walked: Walked) -> None:
-    lengths = walked.path.steps["step_length"].to_numpy()[walked.before_correction]
-    np.testing.assert_allclose(lengths, walked.recorded("predictor_step_length"), rtol=1e-5)
+def test_step_lengths_agree_to_1e_5_up_to_the_first_correction(trace: Golden) -> None:
+    n = trace.first - 1
+    ours = trace.path.steps["step_length"].to_numpy()[1 : n + 1]
+    assert relative_error(ours, trace.recorded["predictor_step_length"][:n]) < 1e-5
 
 
-def test_the_first_correction_comes_where_the_authors_does(walked: Walked) -> None:
-    assert int(walked.golden["corrector_index"][0]) in FIRST_CORRECTION[walked.name]
-    assert walked.kinds.index("correct") in FIRST_CORRECTION[walked.name]
+def test_the_test_metric_agrees_up_to_the_first_correction(trace: Golden) -> None:
+    n = trace.first - 1
+    recorded = trace.recorded["test_metric"][:n]
+    assert relative_error(trace.before_steps(n)["test_metric"], recorded) < 1e-5
 
 
-def test_the_first_corrections_are_as_many_in_a_row(walked: Walked) -> None:
-    first = next(list(run) for kind, run in itertools.groupby(walked.kinds) if kind == "correct")
-    assert len(first) in CORRECTIONS_IN_A_ROW[walked.name]
+def test_all_steps_before_the_first_correction_are_predictors(trace: Golden) -> None:
+    assert (trace.path.steps["kind"].iloc[1 : trace.first - 1] == "predict").all()
 
 
-def test_there_are_as_many_corrections_in_all(walked: Walked) -> None:
-    theirs = len(walked.golden["corrector_index"])
-    assert abs(walked.kinds.count("correct") - theirs) <= 2
+def test_iris_has_its_first_correction_at_step_84_with_ten_to_twelve_in_a_row(
+    iris: Golden,
+) -> None:
+    kinds = iris.path.steps["kind"].tolist()
+    assert kinds.index("correct") == iris.first == 84
+    in_a_row = sum(1 for _ in itertools.takewhile(lambda kind: kind == "correct", kinds[84:]))
+    assert 10 <= in_a_row <= 12
 
 
-def test_squared_norms_agree_to_half_a_percent_to_the_end(walked: Walked) -> None:
-    indices = walked.golden["predictor_index"].astype(int)
-    ours = walked.path.steps["regularizer"].to_numpy()[indices - 1]
-    np.testing.assert_allclose(ours, walked.golden["squared_norm"], rtol=5e-3)
+def test_mpg_has_its_first_correction_at_step_46(mpg: Golden) -> None:
+    assert mpg.first == 46
+    assert abs(mpg.path.steps["kind"].tolist().index("correct") - 46) <= 1
 
 
-def test_every_point_predicted_from_is_inside_the_authors_band(walked: Walked) -> None:
-    losses = walked.path.steps["loss"].to_numpy()
-    predicted = np.flatnonzero(np.array(walked.kinds) == "predict")
-    assert (np.abs(losses[predicted - 1] - walked.path.level) <= 1e-5).all()
+def test_the_squared_norm_agrees_to_half_a_percent_to_the_end(trace: Golden) -> None:
+    ours = trace.before_steps()["regularizer"]
+    assert len(ours) > 380
+    assert relative_error(ours, trace.recorded["squared_norm"]) < 5e-3
+
+
+def test_the_walk_passes_by_the_last_point_that_the_reference_saved(trace: Golden) -> None:
+    points = trace.path.points.double()
+    distances = (points - trace.last_saved.double()).norm(dim=1)
+    assert distances.min() < 0.01 * distances[0]
+
+
+def test_every_point_is_on_the_level_set_in_float64(iris: Golden) -> None:
+    experiment = experiments.get("IRIS_FF")
+    data = experiment.data(0)
+    exact = Problem(
+        experiment.network(0), experiment.loss, (data.inputs, data.targets), dtype=torch.float64
+    )
+    for theta in iris.path.points[::20].double():
+        assert abs(exact.loss(theta).item() - iris.path.level) <= 1e-5 * (1 + 1e-3)
+
+
+def test_there_are_as_many_corrections_in_all(trace: Golden) -> None:
+    count = (trace.path.steps["kind"].iloc[:401] == "correct").sum()
+    assert abs(count - len(trace.recorded["corrector_index"])) <= 2
+
+
+def test_every_predictor_step_starts_inside_the_references_band(trace: Golden) -> None:
+    losses = trace.path.steps["loss"].to_numpy()
+    predicted = np.flatnonzero(trace.path.steps["kind"] == "predict")
+    assert (np.abs(losses[predicted - 1] - trace.path.level) <= 1e-5).all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isoloss.errors import unknown
+from isoloss.errors import InputError, unknown
 from isoloss.methods.method import Method, State
 from isoloss.methods.paper import Paper
 
@@ -19,8 +19,10 @@ def get_method(method: str | Method) -> Method:
         The method.
 
     Raises:
-        InputError: There is no method of that name.
+        InputError: There is no method of that name, or it is a class.
     """
+    if isinstance(method, type):
+        raise InputError(f"method is the class {method.__name__}; give {method.__name__}()")
     if not isinstance(method, str):
         return method
     if method not in METHODS:

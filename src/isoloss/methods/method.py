@@ -47,6 +47,18 @@ class Method(Protocol):
         """The name shown in tables and figures."""
         ...
 
+    def relative_tolerance(self, level: float, rtol: float) -> float:
+        """Largest |L - c| / c of a point on the level set.
+
+        Args:
+            level: The loss c.
+            rtol: What the user asked of `traverse`.
+
+        Returns:
+            The tolerance that this method keeps.
+        """
+        ...
+
     def init(self, objective: Objective, theta: Tensor, level: float | None, rtol: float) -> State:
         """Evaluate the start.
 

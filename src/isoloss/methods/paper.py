@@ -76,6 +76,19 @@ class Paper(Settings):
             )
         return self
 
+    def relative_tolerance(self, level: float, rtol: float) -> float:
+        """The absolute tolerance over the level.
+
+        Args:
+            level: The loss held.
+            rtol: Not used.
+
+        Returns:
+            The tolerance of |L - c| / c.
+        """
+        del rtol
+        return self.tolerance / level
+
     def init(
         self, objective: Objective, theta: Tensor, level: float | None, rtol: float
     ) -> PaperState:

@@ -11,7 +11,8 @@ import pytest
 from tests.experiments.datasets.conftest import Server
 from tests.experiments.datasets.made import described, placed
 
-from isoloss.experiments.datasets import DataError, download, fetch, files, verify
+from isoloss.errors import InputError
+from isoloss.experiments.datasets import DataError, at_hand, download, fetch, files, verify
 
 CONTENT = np.random.default_rng(1).bytes(50_000)
 Toy = Callable[..., files.DataFile]
@@ -21,7 +22,7 @@ Toy = Callable[..., files.DataFile]
 def toy(server: Server, monkeypatch: pytest.MonkeyPatch) -> Toy:
     """Puts the data set `toy` of one file into the table, at home where the arguments say."""
     server.content = CONTENT
-    monkeypatch.setattr(download, "TIMEOUT", 2.0)
+    monkeypatch.setattr(download, "TIMEOUT", 1.0)
 
     def describe(*ways: str) -> files.DataFile:
         file = described("toy/file.gz", CONTENT, *(server.url(how) for how in ways))
@@ -33,9 +34,12 @@ def toy(server: Server, monkeypatch: pytest.MonkeyPatch) -> Toy:
 
 def test_fetches_to_the_cache_once(toy: Toy, server: Server, cache: Path) -> None:
     toy("good")
+    assert at_hand("toy") is False
     [before] = verify("toy")
     assert (before.state, before.where, before.size) == ("missing", None, None)
     [report] = fetch("toy")
+    assert at_hand("toy") is True
+    assert verify("toy") == [report]
     assert (report.state, report.where) == ("present", cache / "toy/file.gz")
     assert report.size == len(CONTENT)
     assert (cache / "toy/file.gz").read_bytes() == CONTENT
@@ -161,14 +165,14 @@ def test_a_cache_that_cannot_be_written_is_named(toy: Toy, cache: Path) -> None:
 
 
 def test_an_unknown_name_is_answered() -> None:
-    for ask in (fetch, verify):
-        with pytest.raises(DataError, match="unknown data set 'mnits'; did you mean mnist"):
+    for ask in (fetch, verify, at_hand):
+        with pytest.raises(InputError, match="unknown data set 'mnits'; did you mean mnist"):
             ask("mnits")
 
 
 def test_iris_has_no_files() -> None:
-    assert verify("iris") == ()
-    assert fetch("iris") == ()
+    assert verify("iris") == []
+    assert fetch("iris") == []
 
 
 def test_cifar10_is_reported_in_the_form_that_is_there(

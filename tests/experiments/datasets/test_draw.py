@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from isoloss.experiments.datasets import DataError, Dataset, draw
+from isoloss.errors import InputError
+from isoloss.experiments.datasets import Dataset, draw
 
 TOY = Dataset(
     "toy",
@@ -50,10 +51,10 @@ def test_the_draw_of_a_seed_stays_what_it_is() -> None:
 
 @pytest.mark.parametrize("count", [0, -1, 11])
 def test_refuses_an_impossible_count(count: int) -> None:
-    with pytest.raises(DataError, match=f"count={count} .* give a number from 1 to 10"):
+    with pytest.raises(InputError, match=f"count={count} .* give a number from 1 to 10"):
         draw(TOY, count, seed=0)
 
 
 def test_refuses_a_negative_seed() -> None:
-    with pytest.raises(DataError, match="seed=-1"):
+    with pytest.raises(InputError, match="seed=-1"):
         draw(TOY, 1, seed=-1)

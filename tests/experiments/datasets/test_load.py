@@ -19,6 +19,7 @@ from tests.experiments.datasets.made import (
     zipped,
 )
 
+from isoloss.errors import InputError
 from isoloss.experiments.datasets import DataError, files, load, names
 from isoloss.experiments.datasets.scale import unit_pixels
 
@@ -46,7 +47,7 @@ def mnist(own: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
 
 def test_pixels_are_divided_by_255_and_nothing_else() -> None:
     pixels = np.arange(256, dtype=np.uint8)
-    scaled = unit_pixels([pixels[:100], pixels[100:]])
+    scaled = unit_pixels(pixels)
     assert scaled.dtype == np.float32
     np.testing.assert_array_equal(scaled, (np.arange(256) / 255.0).astype(np.float32))
 
@@ -171,6 +172,6 @@ def test_what_is_not_at_hand_is_downloaded(
 
 
 def test_an_unknown_name_is_answered() -> None:
-    with pytest.raises(DataError, match="unknown data set 'cifar'; did you mean cifar10"):
+    with pytest.raises(InputError, match="unknown data set 'cifar'; did you mean cifar10"):
         load("cifar")
     assert "cifar10" in names()

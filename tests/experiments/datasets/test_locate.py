@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.experiments.datasets.made import described, placed
 
+from isoloss.errors import InputError
 from isoloss.experiments.datasets import DataError, files, locate
 
 CONTENT = b"the official bytes"
@@ -27,7 +28,7 @@ def test_the_table_is_complete() -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(DataError, match="unknown data set 'mnits'; did you mean mnist"):
+    with pytest.raises(InputError, match="unknown data set 'mnits'; did you mean mnist"):
         files.forms("mnits")
 
 

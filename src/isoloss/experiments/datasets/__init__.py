@@ -33,9 +33,10 @@ def load(name: str) -> Dataset:
         The data set: float32 inputs; int64 classes, or float32 targets of shape (n, 1).
 
     Raises:
-        DataError: There is no data set of that name, or a file cannot be had or is damaged.
+        InputError: There is no data set of that name.
+        DataError: A file cannot be had or is damaged.
     """
-    if at_hand(name) is None:
+    if not at_hand(name):
         fetch(name)
     return _LOADERS[name]()
 

@@ -41,7 +41,8 @@ def load() -> Dataset:
     import pandas as pd  # slow to import
 
     [[file]] = forms("auto_mpg")
-    table = parse_auto_mpg(read(file), file.path)
+    text, path = read(file)
+    table = parse_auto_mpg(text, str(path))
     table = table[~np.isnan(table[:, _HORSEPOWER])]
     origins = table[:, [7]] == np.array([_EUROPE, _JAPAN, _USA])
     features = np.hstack([table[:, 1:7], origins.astype(np.float64)])

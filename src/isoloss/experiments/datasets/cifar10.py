@@ -14,9 +14,8 @@ from isoloss.experiments.datasets.archive import read_members
 from isoloss.experiments.datasets.dataset import Dataset
 from isoloss.experiments.datasets.errors import DataError
 from isoloss.experiments.datasets.files import DataFile, forms
-from isoloss.experiments.datasets.locate import at_hand, check, read
+from isoloss.experiments.datasets.locate import check, complete_form, read
 from isoloss.experiments.datasets.pickled import read_pickle
-from isoloss.experiments.datasets.scale import unit_pixels
 
 _PIXELS = 3 * 32 * 32
 _KEYS = {b"batch_label", b"labels", b"data", b"filenames"}
@@ -32,14 +31,13 @@ def load() -> Dataset:
         DataError: A file is missing, damaged, or does not hold what it should.
     """
     batches, (archive,) = forms("cifar10")
-    contents = (
-        _from_archive(archive, batches) if at_hand("cifar10") == (archive,) else _read(batches)
-    )
-    parsed = {name: parse_batch(data, name) for name, data in contents}
+    packed = complete_form("cifar10") == (archive,)
+    contents = _from_archive(archive, batches) if packed else _from_folder(batches)
+    parsed = {batch.path: parse_batch(data, name) for batch, data, name in contents}
     *train, test = (parsed[batch.path] for batch in batches)
-    images = unit_pixels([pixels for pixels, _ in train])
+    images = np.concatenate([pixels for pixels, _ in train])
     labels = np.concatenate([classes for _, classes in train])
-    return Dataset("cifar10", images, labels, unit_pixels([test[0]]), test[1])
+    return Dataset("cifar10", images, labels, *test)
 
 
 def parse_batch(data: bytes, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -76,21 +74,28 @@ def _listed(value: object, kind: type, length: int, name: str) -> list[Any]:
     return values
 
 
-def _read(batches: tuple[DataFile, ...]) -> Iterator[tuple[str, bytes]]:
-    return ((batch.path, read(batch)) for batch in batches)
+_Contents = Iterator[tuple[DataFile, bytes, str]]
+"""Each batch with its content and, for errors, where that came from."""
 
 
-def _from_archive(archive: DataFile, batches: tuple[DataFile, ...]) -> Iterator[tuple[str, bytes]]:
+def _from_folder(batches: tuple[DataFile, ...]) -> _Contents:
+    for batch in batches:
+        data, path = read(batch)
+        yield batch, data, str(path)
+
+
+def _from_archive(archive: DataFile, batches: tuple[DataFile, ...]) -> _Contents:
     # The folder's name within the archive.
     wanted = {f"cifar-10-batches-py/{PurePosixPath(batch.path).name}": batch for batch in batches}
-    with check(archive).open("rb") as stream:
-        for member, data in read_members(stream, wanted, archive.path):
+    path = check(archive)
+    with path.open("rb") as stream:
+        for member, data in read_members(stream, wanted, str(path)):
             if hashlib.sha256(data).hexdigest() != wanted[member].sha256:
                 raise DataError(
-                    f"{member} in {archive.path} is not the official file: its SHA-256 differs; "
+                    f"{member} in {path} is not the official file: its SHA-256 differs; "
                     "delete the archive and fetch it again"
                 )
-            yield wanted[member].path, data
+            yield wanted[member], data, f"{member} in {path}"
 
 
 def _broken(name: str, why: str) -> DataError:

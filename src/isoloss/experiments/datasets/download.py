@@ -12,8 +12,8 @@ from filelock import FileLock, Timeout
 from isoloss.experiments.datasets.errors import DataError
 from isoloss.experiments.datasets.files import DataFile, forms
 from isoloss.experiments.datasets.locate import (
-    at_hand,
     cache_folder,
+    complete_form,
     damage,
     damaged,
     find,
@@ -46,7 +46,7 @@ class FileReport:
     problem: str = ""
 
 
-def verify(name: str) -> tuple[FileReport, ...]:
+def verify(name: str) -> list[FileReport]:
     """Look for a data set's files and compare each with its published hash; change nothing.
 
     Args:
@@ -57,17 +57,19 @@ def verify(name: str) -> tuple[FileReport, ...]:
         is nearest to complete; none for `iris`, which comes with scikit-learn.
 
     Raises:
-        DataError: There is no data set of that name, or a file cannot be read.
+        InputError: There is no data set of that name.
+        DataError: A file cannot be read.
     """
-    form = at_hand(name) or max(reversed(forms(name)), key=_found)
-    return tuple(_report(file) for file in form)
+    form = complete_form(name) or max(reversed(forms(name)), key=_found)
+    return [_report(file) for file in form]
 
 
-def fetch(name: str) -> tuple[FileReport, ...]:
+def fetch(name: str) -> list[FileReport]:
     """Make sure that all files of a data set are at hand, downloading to the cache what is not.
 
-    A download that is interrupted goes on where it stopped when this is called again. A damaged
-    file in the cache is replaced; elsewhere files are the user's and are never touched.
+    Progress is shown on standard error. A download that is interrupted goes on where it stopped
+    when this is called again. A damaged file in the cache is replaced; elsewhere files are the
+    user's and are never touched.
 
     Args:
         name: The data set.
@@ -76,17 +78,22 @@ def fetch(name: str) -> tuple[FileReport, ...]:
         A report per file, all present.
 
     Raises:
-        DataError: There is no data set of that name, a file could not be downloaded or written,
-            or a file outside the cache is damaged; the text says what to do.
+        InputError: There is no data set of that name.
+        DataError: A file could not be downloaded or written, or a file outside the cache is
+            damaged; the text says what to do.
     """
-    for file in at_hand(name) or forms(name)[-1]:
-        path = find(file)
-        wrong = damage(path, file) if path else None
-        if path and wrong and not (file.urls and path == cache_folder() / file.path):
-            raise damaged(path, file, wrong)
-        if path is None or wrong:
-            _download(file)
-    return verify(name)
+    return [_fetched(file) for file in complete_form(name) or forms(name)[-1]]
+
+
+def _fetched(file: DataFile) -> FileReport:
+    before = _report(file)
+    if before.state == "present":
+        return before
+    target = cache_folder() / file.path
+    if before.where is not None and not (file.urls and before.where == target):
+        raise damaged(before.where, file, before.problem)
+    _download(file)
+    return FileReport(file, "present", target, file.size)  # pooch has compared its hash
 
 
 def _found(form: tuple[DataFile, ...]) -> int:

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from isoloss.errors import InputError
 from isoloss.experiments.datasets.dataset import Dataset
-from isoloss.experiments.datasets.errors import DataError
 
 
 def draw(dataset: Dataset, count: int, seed: int) -> tuple[Dataset, NDArray[np.int64]]:
@@ -24,21 +24,21 @@ def draw(dataset: Dataset, count: int, seed: int) -> tuple[Dataset, NDArray[np.i
         row numbers in `dataset`, shape (count,).
 
     Raises:
-        DataError: `count` or `seed` is not possible.
+        InputError: `count` or `seed` is not possible.
     """
-    examples = len(dataset.train_inputs)
+    examples = len(dataset.train_targets)
     if not 1 <= count <= examples:
-        raise DataError(
+        raise InputError(
             f"count={count} examples cannot be drawn from {dataset.name}; "
             f"give a number from 1 to {examples}"
         )
     if seed < 0:
-        raise DataError(f"seed={seed} is not possible; give 0 or a larger whole number")
+        raise InputError(f"seed={seed} is not possible; give 0 or a larger whole number")
     generator = np.random.Generator(np.random.PCG64(seed))
     rows = generator.choice(examples, size=count, replace=False).astype(np.int64)
     part = dataclasses.replace(
         dataset,
-        train_inputs=dataset.train_inputs[rows],
+        train_examples=dataset.train_examples[rows],
         train_targets=dataset.train_targets[rows],
     )
     return part, rows

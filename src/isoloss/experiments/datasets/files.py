@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from isoloss.errors import unknown
-from isoloss.experiments.datasets.errors import DataError
 
 _MNIST = (
     "CC BY-SA 3.0; Y. LeCun, C. Cortes, C. J. C. Burges; cite LeCun, Bottou, Bengio, Haffner, "
@@ -172,8 +171,8 @@ def forms(name: str) -> tuple[tuple[DataFile, ...], ...]:
         For each form its files; the last form is what is downloaded.
 
     Raises:
-        DataError: There is no data set of that name.
+        InputError: There is no data set of that name.
     """
     if name not in FORMS:
-        raise DataError(str(unknown("data set", name, FORMS)))
+        raise unknown("data set", name, FORMS)
     return FORMS[name]

@@ -28,7 +28,8 @@ def parse_idx(data: bytes, name: str) -> NDArray[Any]:
         name: The file's name, for errors.
 
     Returns:
-        The array, of the shape and type that the header gives, in native byte order.
+        The array, of the shape and type that the header gives, in native byte order; read-only
+        where its elements are single bytes.
 
     Raises:
         DataError: The file is not exactly one IDX array.
@@ -82,7 +83,8 @@ def _parse(source: _Gzip | io.BytesIO, name: str) -> NDArray[Any]:
         raise _broken(name, f"it has {len(payload)} of the {size} bytes that its header announces")
     if not (source.at_end() if isinstance(source, _Gzip) else not source.read(1)):
         raise _broken(name, "it goes on after the array that its header announces, or is cut off")
-    return np.frombuffer(payload, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+    array = np.frombuffer(payload, dtype).reshape(shape)
+    return array.astype(dtype.newbyteorder("="), copy=False)
 
 
 def _broken(name: str, why: str) -> DataError:

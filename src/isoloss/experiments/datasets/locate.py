@@ -26,9 +26,17 @@ def folders() -> tuple[Path, ...]:
 
     Returns:
         `$ISOLOSS_DATA` where that is set, then the cache.
+
+    Raises:
+        DataError: `$ISOLOSS_DATA` starts with the home of a user that there is not.
     """
     own = os.environ.get("ISOLOSS_DATA", "")
-    return (Path(own).expanduser(), cache_folder()) if own else (cache_folder(),)
+    if not own:
+        return (cache_folder(),)
+    try:
+        return (Path(own).expanduser(), cache_folder())
+    except RuntimeError as error:
+        raise DataError(f"ISOLOSS_DATA={own!r} names no user's home; set it to a folder") from error
 
 
 def find(file: DataFile) -> Path | None:
@@ -53,7 +61,7 @@ def find(file: DataFile) -> Path | None:
     return None
 
 
-def at_hand(name: str) -> tuple[DataFile, ...] | None:
+def complete_form(name: str) -> tuple[DataFile, ...] | None:
     """The first of a data set's forms whose files all lie somewhere.
 
     Args:
@@ -63,10 +71,27 @@ def at_hand(name: str) -> tuple[DataFile, ...] | None:
         The form's files; None where every form lacks one.
 
     Raises:
-        DataError: There is no data set of that name, or a folder may not be looked into.
+        InputError: There is no data set of that name.
+        DataError: A folder may not be looked into.
     """
     complete = (form for form in forms(name) if all(find(file) for file in form))
     return next(complete, None)
+
+
+def at_hand(name: str) -> bool:
+    """Whether all files of a data set are there; none is read, so that this takes no time.
+
+    Args:
+        name: The data set.
+
+    Returns:
+        True if `load` needs no download; always for `iris`, which comes with scikit-learn.
+
+    Raises:
+        InputError: There is no data set of that name.
+        DataError: A folder may not be looked into.
+    """
+    return complete_form(name) is not None
 
 
 def damage(path: Path, file: DataFile) -> str | None:
@@ -83,13 +108,20 @@ def damage(path: Path, file: DataFile) -> str | None:
         DataError: The file cannot be read.
     """
     try:
-        size = path.stat().st_size
-        if size != file.size:
-            return f"it has {size} bytes instead of {file.size}"
+        if wrong := _wrong_size(path.stat().st_size, file):
+            return wrong
         with path.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise _unreadable(path, error) from error
+    return _wrong_hash(found, file)
+
+
+def _wrong_size(size: int, file: DataFile) -> str | None:
+    return None if size == file.size else f"it has {size} bytes instead of {file.size}"
+
+
+def _wrong_hash(found: str, file: DataFile) -> str | None:
     return None if found == file.sha256 else f"its SHA-256 is {found} instead of {file.sha256}"
 
 
@@ -105,31 +137,41 @@ def check(file: DataFile) -> Path:
     Raises:
         DataError: It is missing, damaged or unreadable.
     """
-    path = find(file)
-    if path is None:
-        raise missing(file)
+    path = _found(file)
     if wrong := damage(path, file):
         raise damaged(path, file, wrong)
     return path
 
 
-def read(file: DataFile) -> bytes:
-    """All of a file, once it is certain to be the official one.
+def read(file: DataFile) -> tuple[bytes, Path]:
+    """All of a file; the bytes that are returned are those whose hash was compared.
 
     Args:
         file: Which.
 
     Returns:
-        Its bytes.
+        Its bytes, and where it lies.
 
     Raises:
         DataError: It is missing, damaged or unreadable.
     """
-    path = check(file)
+    path = _found(file)
     try:
-        return path.read_bytes()
+        if wrong := _wrong_size(path.stat().st_size, file):
+            raise damaged(path, file, wrong)
+        data = path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from error
+    if wrong := _wrong_hash(hashlib.sha256(data).hexdigest(), file):
+        raise damaged(path, file, wrong)
+    return data, path
+
+
+def _found(file: DataFile) -> Path:
+    path = find(file)
+    if path is None:
+        raise missing(file)
+    return path
 
 
 def looked_in() -> str:

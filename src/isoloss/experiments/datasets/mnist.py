@@ -10,7 +10,6 @@ from isoloss.experiments.datasets.errors import DataError
 from isoloss.experiments.datasets.files import DataFile, forms
 from isoloss.experiments.datasets.idx import parse_idx
 from isoloss.experiments.datasets.locate import read
-from isoloss.experiments.datasets.scale import unit_pixels
 
 
 def load() -> Dataset:
@@ -28,17 +27,18 @@ def load() -> Dataset:
 
 def _pair(
     image_file: DataFile, label_file: DataFile
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    images = parse_idx(read(image_file), image_file.path)
-    labels = parse_idx(read(label_file), label_file.path)
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    (image_data, image_path), (label_data, label_path) = read(image_file), read(label_file)
+    images = parse_idx(image_data, str(image_path))
+    labels = parse_idx(label_data, str(label_path))
     if images.dtype != np.uint8 or images.shape[1:] != (28, 28):
         raise DataError(
-            f"{image_file.path} holds {images.dtype} of shape {images.shape} and not images of "
+            f"{image_path} holds {images.dtype} of shape {images.shape} and not images of "
             "28 x 28 bytes; fetch it again"
         )
     if labels.dtype != np.uint8 or labels.shape != images.shape[:1] or labels.max() > 9:
         raise DataError(
-            f"{label_file.path} does not hold one class from 0 to 9 for each of {len(images)} "
+            f"{label_path} does not hold one class from 0 to 9 for each of {len(images)} "
             "images; fetch it again"
         )
-    return unit_pixels([images[:, np.newaxis]]), labels.astype(np.int64)
+    return images[:, np.newaxis], labels.astype(np.int64)
