@@ -377,6 +377,41 @@ def test_later_changes_of_the_model_do_not_change_the_problem() -> None:
     assert torch.equal(problem.loss(theta), before)
 
 
+def test_the_same_in_another_type_does_not_follow_later_changes_of_the_model() -> None:
+    net = classifier()
+    net.model[0].requires_grad_(False)
+    problem = net.problem(dtype=torch.float32)
+    theta = problem.current()
+    with torch.no_grad():
+        net.model[0].weight.zero_()
+    exact = problem.with_dtype(torch.float64).loss(theta.double()).item()
+    assert exact == pytest.approx(problem.loss(theta).item(), rel=1e-5)
+
+
+# ---------------------------------------------------------------- one loss per example
+
+
+def test_example_losses_are_in_the_order_of_the_data_and_average_to_the_loss() -> None:
+    net = classifier()
+    inputs, targets = net.data
+    problem = Problem(net.model, net.loss, [(inputs[:5], targets[:5]), (inputs[5:], targets[5:])])
+    losses = problem.example_losses(net.theta)
+    expected = nn.functional.cross_entropy(net.model(inputs), targets, reduction="none")
+    torch.testing.assert_close(losses, expected.detach(), rtol=1e-12, atol=0)
+    assert losses.mean().item() == pytest.approx(problem.loss(net.theta).item(), rel=1e-14)
+    assert problem.evaluations == 0
+
+
+def test_the_same_problem_in_another_type_has_its_loss_and_metric() -> None:
+    net = regressor()
+    problem = net.problem(dtype=torch.float32, metric=lambda o, t: (o - t).abs().amax(1))
+    exact = problem.with_dtype(torch.float64)
+    theta = problem.current().double()
+    assert exact.dtype == torch.float64
+    assert exact.loss(theta).item() == pytest.approx(net.loss_and_grad(theta.numpy())[0], rel=1e-12)
+    assert exact.evaluate(theta)[1] == pytest.approx(problem.evaluate(theta.float())[1], rel=1e-5)
+
+
 # ---------------------------------------------------------------- what is no function of theta
 
 
@@ -404,6 +439,19 @@ def test_batch_norm_in_eval_mode_is_taken() -> None:
     model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)).eval()
     problem = Problem(model, data=PAIR)
     problem.check_deterministic(problem.current())
+
+
+def test_the_mode_that_counts_is_the_one_the_model_had_when_the_problem_was_made(refuses) -> None:
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+
+    evaluating, training = model().eval(), model().train()
+    fixed, averaging = Problem(evaluating, data=PAIR), Problem(training, data=PAIR)
+    evaluating.train()
+    training.eval()
+    fixed.check_deterministic(fixed.current())
+    with refuses("1 (BatchNorm1d)"):
+        averaging.check_deterministic(averaging.current())
 
 
 def test_a_random_function_is_refused(refuses) -> None:

@@ -154,9 +154,18 @@ def test_the_walk_starts_where_it_is_told(net: Net) -> None:
 def test_the_start_is_not_changed(net: Net) -> None:
     start = net.theta
     before = start.clone()
-    path = walk(net.problem(), start=start)
+    walk(net.problem(), start=start)
     assert torch.equal(start, before)
-    assert path.points[0].data_ptr() != start.data_ptr()
+
+
+def test_the_start_may_be_changed_while_the_walk_goes_on(net: Net, path: Path) -> None:
+    start = net.theta
+
+    def overwrite(row: Row) -> None:
+        start.zero_()
+
+    again = walk(net.problem(), start=start, callback=overwrite)
+    assert torch.equal(again.points, path.points)
 
 
 def test_a_start_of_another_type_is_converted(net: Net) -> None:
@@ -529,6 +538,13 @@ def test_a_single_nan_in_the_start_is_found(refuses) -> None:
     start[17] = math.nan
     with refuses("1 entries"):
         walk(classifier().problem(), start=start)
+
+
+def test_a_tolerance_below_the_noise_of_the_loss_is_refused(refuses) -> None:
+    fine = Paper(tolerance=1e-10)
+    with refuses("below the noise", "float32", "dtype=torch.float64"):
+        walk(classifier().problem(dtype=torch.float32), method=fine)
+    walk(classifier().problem(dtype=torch.float64), method=fine, stop=Stop(evaluations=3))
 
 
 def test_a_start_without_loss_has_no_level_set(refuses) -> None:

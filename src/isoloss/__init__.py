@@ -3,7 +3,7 @@
 from isoloss import experiments
 from isoloss._version import __version__
 from isoloss.errors import InputError, IsolossError
-from isoloss.methods import Paper
+from isoloss.methods import SQP, Paper
 from isoloss.outcome import Outcome
 from isoloss.path import Path, Record, Stop
 from isoloss.problem import Problem
@@ -11,6 +11,7 @@ from isoloss.results import Results, ResultsError, open_results
 from isoloss.walk import traverse
 
 __all__ = [
+    "SQP",
     "InputError",
     "IsolossError",
     "Outcome",

@@ -29,6 +29,7 @@ class FlatNetwork:
 
     Attributes:
         shapes: Shapes of the trainable parameters by name, in the order of `named_parameters()`.
+        model: The private copy, or the function.
         size: Number of entries of the flat vector.
         dtype: Type of the flat vector.
         device: Device of the flat vector.
@@ -54,6 +55,7 @@ class FlatNetwork:
         if isinstance(model, nn.Module):
             module = copy.deepcopy(model).to(device=self.device, dtype=self.dtype)
             leaves = list(trainable(module, None).values())
+            self.model: Model = module
             self._call: Callable[[Any], Tensor] = module
         else:
             leaves = [
@@ -61,6 +63,7 @@ class FlatNetwork:
                 for p in named.values()
             ]
             held = dict(zip(named, leaves, strict=True))
+            self.model = model
             self._call = lambda inputs: model(held, inputs)
         self._leaves = leaves
         self._theta = flatten(leaves)

@@ -69,6 +69,11 @@ class Objective:
         self.regularizer = regularizer
         self.evaluations = 0
 
+    @property
+    def curvature(self) -> float | None:
+        """The number c for which the regulariser's Hessian is c I; None where it is no such."""
+        return getattr(self.regularizer, "curvature", None)
+
     def evaluate(self, theta: Tensor) -> Point:
         """Loss, regulariser and gradients at theta, shape (n,); one evaluation."""
         self.evaluations += 1

@@ -182,13 +182,14 @@ class Problem:
             A new problem of the same model and data.
         """
         other = Problem(
-            self._model,
+            self._network.model,
             self._loss,
             self._pairs,
             parameters=self._parameters,
             dtype=dtype,
             device=self.device,
         )
+        other._model = self._model
         other._metric = self._metric
         return other
 
@@ -224,11 +225,12 @@ class Problem:
         return dict(self._network.shapes)
 
     def _in_training(self, kinds: tuple[type[nn.Module], ...]) -> str:
-        if not isinstance(self._model, nn.Module):
+        model = self._network.model
+        if not isinstance(model, nn.Module):
             return ""
         return ", ".join(
             f"{name or 'the model'} ({type(module).__name__})"
-            for name, module in self._model.named_modules()
+            for name, module in model.named_modules()
             if module.training and isinstance(module, kinds)
         )
 

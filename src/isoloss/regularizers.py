@@ -10,7 +10,11 @@ from isoloss.errors import unknown
 
 
 class Regularizer(Protocol):
-    """A smooth function of the flat parameter vector with its gradient."""
+    """A smooth function of the flat parameter vector with its gradient.
+
+    An attribute `curvature`, a positive number, says that its Hessian is that number times the
+    identity; without one the Hessian is learnt.
+    """
 
     @property
     def name(self) -> str:
@@ -33,6 +37,7 @@ class SquaredNorm:
     """R(theta) = sum of theta squared, biases included, as in the paper."""
 
     name = "squared_norm"
+    curvature = 2.0
 
     def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """The squared norm and its gradient 2 theta.

@@ -5,15 +5,16 @@ from __future__ import annotations
 from isoloss.errors import InputError, unknown
 from isoloss.methods.method import Method, State
 from isoloss.methods.paper import Paper
+from isoloss.methods.sqp import SQP
 
-METHODS: dict[str, type[Paper]] = {"paper": Paper}
+METHODS: dict[str, type[Paper] | type[SQP]] = {"sqp": SQP, "paper": Paper}
 
 
 def get_method(method: str | Method) -> Method:
     """The method of that name with its default settings, or the object itself.
 
     Args:
-        method: `"paper"`, or an object such as `isoloss.Paper(corrector_step=1e-4)`.
+        method: `"sqp"`, `"paper"`, or an object such as `isoloss.Paper(corrector_step=1e-4)`.
 
     Returns:
         The method.
@@ -30,4 +31,4 @@ def get_method(method: str | Method) -> Method:
     return METHODS[method]()
 
 
-__all__ = ["METHODS", "Method", "Paper", "State", "get_method"]
+__all__ = ["METHODS", "SQP", "Method", "Paper", "State", "get_method"]

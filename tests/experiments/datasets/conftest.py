@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,19 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
     monkeypatch.setattr(platformdirs, "user_cache_path", user_cache_path)
     return tmp_path / "cache" / "isoloss" / "data"
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing beyond this machine is reached: no name is looked up, no proxy asked."""
+    look_up = socket.getaddrinfo
+
+    def guarded(host: str, *others: object, **named: object) -> object:
+        assert host == "127.0.0.1", f"a test asks for {host}"
+        return look_up(host, *others, **named)  # pyright: ignore
+
+    monkeypatch.setattr(socket, "getaddrinfo", guarded)
+    monkeypatch.setenv("no_proxy", "*")
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ MEMBERS = {"f/a": b"first" * 200, "f/read.me": b"other", "f/b": b"second" * 100}
 WANTED = ("f/a", "f/b")
 TAR = tar(MEMBERS)
 ARCHIVE = zipped(TAR)
+LONG = zipped(TAR + bytes(100_000))
 fuzz = settings(max_examples=300, deadline=None, derandomize=True)
 
 
@@ -65,6 +66,7 @@ def test_reads_the_members_asked_for_in_their_order() -> None:
         (special(tarfile.GNUTYPE_LONGNAME, name="f/z", size=-512), "damaged"),
         (zipped(tar({f"m{i}": b"" for i in range(65)})), "more than 64 members"),
         (ARCHIVE[:-6] + b"a" + ARCHIVE[-5:], "damaged"),
+        (LONG[:-6] + b"a" + LONG[-5:], "damaged"),  # far behind the last member
         (zipped(tar({"f/a": b"a", "../../f/b": b"b", "/f/b": b"b"})), "lacks f/b"),
     ],
 )

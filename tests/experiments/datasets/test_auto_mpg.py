@@ -61,7 +61,7 @@ def test_refuses_a_line_that_is_not_one(line: bytes) -> None:
 
 
 def test_refuses_no_text_and_endless_text() -> None:
-    for text in (b"", b"\n", AUTO_MPG * 10_000):
+    for text in (b"", b"\n", AUTO_MPG[:-1], AUTO_MPG[:-1] + b"x", AUTO_MPG * 10_000):
         with pytest.raises(DataError, match=r"^the file is"):
             parse_auto_mpg(text, "the file")
 

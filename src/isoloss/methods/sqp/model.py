@@ -1,0 +1,169 @@
+"""What is known of R and phi about a point: gradients and learnt Hessians in a small basis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from isoloss.methods.sqp.basis import Array, Basis, eigh, padded
+from isoloss.methods.sqp.subproblem import Trial, solve
+
+CAP = 3.0
+"""Learnt curvature is believed up to this many times the largest that was seen of late."""
+CLIP = 0.3
+"""Smallest curvature of the Lagrangian, as a share of the regulariser's, that a trial is given."""
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """Gradients at one point, in coordinates.
+
+    Attributes:
+        r: Of the regulariser.
+        a: Of phi = log(L / c).
+    """
+
+    r: Array
+    a: Array
+
+    def padded(self, size: int) -> Slopes:
+        """The same in a grown basis."""
+        return Slopes(padded(self.r, size), padded(self.a, size))
+
+    @property
+    def multiplier(self) -> float:
+        """The least-squares lambda of r + lambda a = 0."""
+        return float(-(self.r @ self.a) / (self.a @ self.a))
+
+
+@dataclass(frozen=True)
+class Model:
+    """Hessians in a basis of the gradients seen.
+
+    Attributes:
+        basis: Of all directions in which anything is known.
+        bend: Hessian of phi, learnt by SR1 from every trial; zero outside the basis.
+        curvature: Hessian of R, learnt by damped BFGS; None where it is exactly `outside` times I.
+        outside: Curvature of R outside the basis.
+        steepest: Largest curvature of phi that was seen of late.
+    """
+
+    basis: Basis
+    bend: Array
+    curvature: Array | None
+    outside: float
+    steepest: float = 0.0
+
+    def trial(
+        self, slopes: Slopes, phi: float, radius: float, multiplier: float, gap: float
+    ) -> Trial:
+        """The best step within a radius that the model knows of; see `subproblem.solve`.
+
+        Args:
+            slopes: Gradients at the point.
+            phi: log(L / c) there.
+            radius: Longest step.
+            multiplier: A guess of the multiplier.
+            gap: How exactly the modelled constraint is met.
+
+        Returns:
+            The step, in coordinates of the basis.
+        """
+        r, a, bend = slopes.r, slopes.a, self.bend
+        # a change of variables makes the regulariser's Hessian `outside` times I
+        turn = None if self.curvature is None else _inverse_root(self.curvature, self.outside)
+        if turn is not None:
+            r, a, bend = turn @ r, turn @ a, turn @ bend @ turn
+        values, vectors = eigh(bend)
+        if turn is None and self.steepest > 0:
+            values = np.clip(values, -CAP * self.steepest, CAP * self.steepest)
+        reference = max(multiplier, slopes.multiplier)
+        if reference > 0:
+            values = np.maximum(values, -self.outside * (1 - CLIP) / reference)
+        start = multiplier if multiplier > 0 else max(slopes.multiplier, 1e-300)
+        found = solve(vectors.T @ r, vectors.T @ a, values, self.outside, phi, radius, start, gap)
+        step = vectors @ found.step
+        return replace(found, step=step if turn is None else turn @ step)
+
+    def fall(self, slopes: Slopes, step: Array) -> float:
+        """By how much R falls over a step, as modelled."""
+        bent = self.outside * step if self.curvature is None else self.curvature @ step
+        return float(-(slopes.r @ step + 0.5 * step @ bent))
+
+    def learn(self, basis: Basis, step: Array, change_r: Array, change_a: Array) -> Model:
+        """The model after gradients at both ends of a step were seen.
+
+        Args:
+            basis: This model's basis, grown by what was new in them.
+            step: The step, in coordinates.
+            change_r: By how much grad R changed over it.
+            change_a: By how much grad phi did.
+
+        Returns:
+            The model in the grown basis.
+        """
+        size = basis.size
+        step, change_a = padded(step, size), padded(change_a, size)
+        bend = _sr1(padded(self.bend, size), step, change_a)
+        curvature = self.curvature
+        if curvature is not None:
+            grown = padded(curvature, size, self.outside)
+            curvature = _bfgs(grown, step, padded(change_r, size))
+        seen = math.sqrt(change_a @ change_a) / math.sqrt(step @ step)
+        return Model(basis, bend, curvature, self.outside, max(0.97 * self.steepest, seen))
+
+    def compressed(self, keep: int, held: Sequence[Slopes]) -> tuple[Model, list[Slopes]]:
+        """A smaller model: what is needed exactly, and where phi bends most.
+
+        Args:
+            keep: Size of the basis to be left.
+            held: Gradients that must stay exact.
+
+        Returns:
+            The model and the gradients in its basis.
+        """
+        size = self.basis.size
+        values, vectors = eigh(padded(self.bend, size))
+        values = np.clip(values, -CAP * self.steepest, CAP * self.steepest)
+        exact = np.column_stack([v for one in held for v in (one.r, one.a)])
+        span, weights, _ = np.linalg.svd(exact, full_matrices=False)
+        span = span[:, weights > 1e-9 * weights[0]]
+        order = np.argsort(-np.abs(values))[: keep - span.shape[1]]
+        columns = np.linalg.qr(np.column_stack([span, vectors[:, order]]))[0]
+        rotated = columns.T @ vectors
+        smaller = Model(
+            self.basis.turned(columns),
+            (rotated * values) @ rotated.T,
+            None if self.curvature is None else columns.T @ self.curvature @ columns,
+            self.outside,
+            self.steepest,
+        )
+        return smaller, [Slopes(columns.T @ one.r, columns.T @ one.a) for one in held]
+
+
+def _sr1(matrix: Array, step: Array, change: Array) -> Array:
+    """Symmetric rank one update (Nocedal and Wright, section 6.2), skipped where ill-defined."""
+    missed = change - matrix @ step
+    along, size = missed @ step, math.sqrt(missed @ missed)
+    if abs(along) <= 1e-8 * size * math.sqrt(step @ step):
+        return matrix
+    return matrix + np.outer(missed, missed / along)
+
+
+def _bfgs(matrix: Array, step: Array, change: Array) -> Array:
+    """BFGS with Powell's damping, which keeps it positive definite (there, procedure 18.2)."""
+    image = matrix @ step
+    curved, along = step @ image, step @ change
+    if along < 0.2 * curved:
+        share = 0.8 * curved / (curved - along)
+        change = share * change + (1 - share) * image
+        along = step @ change
+    return matrix - np.outer(image, image / curved) + np.outer(change, change / along)
+
+
+def _inverse_root(matrix: Array, scale: float) -> Array:
+    values, vectors = eigh(matrix)
+    return (vectors * np.sqrt(scale / np.maximum(values, 1e-8 * values[-1]))) @ vectors.T

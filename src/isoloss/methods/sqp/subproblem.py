@@ -1,0 +1,103 @@
+"""The step's subproblem: a quadratic regulariser on a quadratic model of the level set."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from isoloss.methods.sqp.basis import Array
+
+FAR = 1e15
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A step that the model proposes.
+
+    Attributes:
+        step: In coordinates.
+        multiplier: Lambda of the constraint.
+        length: Its norm.
+    """
+
+    step: Array
+    multiplier: float
+    length: float
+
+
+def solve(
+    r: Array,
+    a: Array,
+    b: Array,
+    kappa: float,
+    phi: float,
+    radius: float,
+    multiplier: float,
+    gap: float,
+) -> Trial:
+    """Minimise <r, p> + kappa |p|^2 / 2 with phi + <a, p> + <p, b p> / 2 = 0 and |p| <= radius.
+
+    With multipliers lambda of the constraint and mu of the radius, p is
+    -(r + lambda a) / (kappa + mu + lambda b). For each mu the constraint falls monotonically in lambda wherever all denominators
+    are positive; along its roots |p| falls in mu. Newton's method in both, one inside the other,
+    kept inside brackets (compare More and Sorensen 1983 for the radius alone).
+
+    Args:
+        r: Gradient of the regulariser, shape (k,), in the eigenbasis of b.
+        a: Gradient of phi there.
+        b: Eigenvalues of the Hessian of phi, shape (k,).
+        kappa: Curvature of the regulariser, positive.
+        phi: The constraint at the point.
+        radius: Longest step; met to a tenth.
+        multiplier: Where to begin with lambda.
+        gap: Largest modelled constraint that counts as zero.
+
+    Returns:
+        The step. Where no step within the radius meets the constraint, one that is longer.
+    """
+    top, low = max(float(b.max()), 0.0), min(float(b.min()), 0.0)
+    mu, mu_below, mu_above = 0.0, 0.0, math.inf
+    step, length = np.zeros_like(r), 0.0
+    for _ in range(20):
+        weight = kappa + mu
+        below = -weight * (1 - 1e-10) / top if top > 0 else -FAR
+        above = -weight * (1 - 1e-10) / low if low < 0 else FAR
+        if not below < multiplier < above:
+            multiplier = 0.9 * (above if multiplier >= above else below)
+        slope, sideways, inverse = -1.0, r, r
+        for _ in range(40):
+            inverse = 1 / (weight + multiplier * b)
+            step = -(r + multiplier * a) * inverse
+            bent = b * step
+            value = phi + float(step @ (a + 0.5 * bent))
+            sideways = (a + bent) * inverse
+            slope = -float((a + bent) @ sideways) - 1e-300
+            if abs(value) <= gap:
+                break
+            below, above = (multiplier, above) if value > 0 else (below, multiplier)
+            if above - below <= 1e-13 * max(abs(below), abs(above)):
+                break
+            newton = multiplier - value / slope
+            multiplier = newton if below < newton < above else 0.5 * (below + above)
+        length = math.sqrt(float(step @ step))
+        if (mu == 0 and length <= 1.05 * radius) or abs(length - radius) <= 0.1 * radius:
+            break
+        if mu > 1e12 * kappa:
+            break
+        mu_below, mu_above = (mu, mu_above) if length > radius else (mu_below, mu)
+        across = -float(sideways @ step)
+        shortening = -2 * float(step @ (step * inverse)) - 2 * across * across / slope
+        newton = mu
+        if shortening < 0:
+            newton += 2 * length**2 / shortening * (radius - length) / radius
+        if not mu_below < newton < mu_above:
+            newton = (
+                math.sqrt((kappa + mu_below) * (kappa + mu_above)) - kappa
+                if mu_above < math.inf
+                else 2 * mu_below + kappa
+            )
+        multiplier -= across / slope * (newton - mu)
+        mu = newton
+    return Trial(step, multiplier, length)
