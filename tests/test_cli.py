@@ -23,12 +23,17 @@ def isoloss(*arguments):
     return 0
 
 
+TWO = ("--runs", "2", "--seed", "5")
+BY_PAPER = ("--method", "paper", "--set", "steps=120")
+
+
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory):
     """Two short walks of IRIS_FF and their report, made by the commands."""
     out = tmp_path_factory.mktemp("results")
     for command in (
-        ("traverse", "IRIS_FF", "--runs", "2", "--seed", "5", "--set", "steps=120"),
+        ("traverse", "IRIS_FF", *TWO, *BY_PAPER),
+        ("traverse", "IRIS_FF", *TWO, "--set", "steps=30"),
         ("report", "IRIS_FF"),
     ):
         assert isoloss(*command, "--out", str(out)) == 0
@@ -58,9 +63,13 @@ def test_stored_points_are_on_the_level_in_double_precision(walked):
     problem = Problem(
         experiment.network(0), "cross_entropy", (data.inputs, data.targets), dtype=torch.float64
     )
-    for path in open_results(walked).paths("IRIS_FF", "paper"):
-        for theta in path.points:
-            assert problem.loss(theta.double()).item() == pytest.approx(path.level, abs=1.01e-5)
+    for method, tolerance in (("paper", 1.01e-5), ("sqp", 1.01e-3 * 0.025)):
+        paths = open_results(walked).paths("IRIS_FF", method)
+        assert len(paths) == 2
+        for path in paths:
+            for theta in path.points:
+                loss = problem.loss(theta.double()).item()
+                assert loss == pytest.approx(path.level, abs=tolerance)
 
 
 def test_the_report_is_written_and_its_numbers_are_the_runs(walked):
@@ -80,14 +89,21 @@ def test_the_report_is_written_and_its_numbers_are_the_runs(walked):
 def test_a_finished_walk_is_not_walked_again(walked, capsys):
     file = walked / "IRIS_FF" / "traverse" / "paper" / "run-000" / "points.safetensors"
     before = file.stat().st_mtime_ns
-    arguments = ("--runs", "2", "--seed", "5", "--set", "steps=120", "--out", str(walked))
+    arguments = (*TWO, *BY_PAPER, "--out", str(walked))
     assert isoloss("traverse", "IRIS_FF", *arguments) == 0
     assert "2 of 2 runs are finished" in capsys.readouterr().out
     assert file.stat().st_mtime_ns == before
 
 
+def test_sqp_is_the_default_and_needs_far_fewer_steps(walked):
+    results = open_results(walked)
+    for sqp, paper in zip(*(results.paths("IRIS_FF", m) for m in ("sqp", "paper")), strict=True):
+        assert sqp.steps["regularizer"].iloc[-1] < 0.5 * paper.steps["regularizer"].iloc[-1]
+        assert (sqp.steps["kind"] == "sqp").sum() == 30
+
+
 def test_changed_settings_are_refused_with_the_difference(walked, capsys):
-    arguments = ("--runs", "2", "--seed", "5", "--set", "steps=121", "--out", str(walked))
+    arguments = (*TWO, "--method", "paper", "--set", "steps=121", "--out", str(walked))
     assert isoloss("traverse", "IRIS_FF", *arguments) == 2
     assert "stop.steps was 120, now 121" in capsys.readouterr().err
 
@@ -154,7 +170,7 @@ def test_a_report_of_nothing_says_what_to_do(tmp_path, capsys):
 def test_one_failing_run_does_not_stop_the_others(tmp_path, capsys):
     blocked = tmp_path / "IRIS_FF" / "traverse" / "paper" / "run-000" / "points.safetensors"
     blocked.mkdir(parents=True)  # the run cannot replace a folder by its file
-    arguments = ("--runs", "2", "--set", "steps=3", "--out", str(tmp_path))
+    arguments = ("--runs", "2", "--method", "paper", "--set", "steps=3", "--out", str(tmp_path))
     assert isoloss("traverse", "IRIS_FF", *arguments) == 1
     assert "points.safetensors" in capsys.readouterr().out
     outcome = json.loads((blocked.parent / "outcome.json").read_text())
@@ -164,7 +180,7 @@ def test_one_failing_run_does_not_stop_the_others(tmp_path, capsys):
 
 def test_ctrl_c_keeps_what_was_walked_and_the_next_call_goes_on(tmp_path):
     command = [sys.executable, "-m", "isoloss", "traverse", "IRIS_FF", "--runs", "1"]
-    command += ["--out", str(tmp_path), "--set", "steps=1000000"]
+    command += ["--method", "paper", "--set", "steps=1000000", "--out", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     folder = tmp_path / "IRIS_FF" / "traverse" / "paper" / "run-000"
     wait_until(lambda: (folder / "config.json").exists())

@@ -37,6 +37,7 @@ console = Console(highlight=False)
 
 QUICK_RUNS = 2
 QUICK_STEPS = {"paper": 2_000}
+METHODS = ("sqp", "paper")
 
 
 def _whole(text: str) -> int:
@@ -67,7 +68,7 @@ Seed = Annotated[
         "--seed", parser=_whole, metavar="SEED", help="Seed of the first run; run k has SEED + k."
     ),
 ]
-MethodName = Annotated[str, typer.Option("--method", help="How to step: paper.")]
+MethodName = Annotated[str, typer.Option("--method", help="How to step: sqp or paper.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 Pairs = Annotated[
     list[str] | None,
@@ -140,7 +141,7 @@ def traverse(
     name: Name,
     runs: Runs = None,
     seed: Seed = 0,
-    method: MethodName = "paper",
+    method: MethodName = "sqp",
     out: Out = FilePath("results"),
     device: Device = "auto",
     settings: Pairs = None,
@@ -177,7 +178,7 @@ def reproduce(
         _count(runs, experiment.runs)
     for experiment in chosen:
         default = QUICK_RUNS if quick else experiment.runs
-        for method in ("paper",):
+        for method in METHODS:
             pairs = [f"steps={QUICK_STEPS[method]}"] if quick and method in QUICK_STEPS else []
             walk = walk_settings(experiment, method, pairs, target)
             _traverse(walk, _count(runs, default), first, folder)
@@ -223,7 +224,8 @@ def _traverse(walk: WalkSettings, runs: int, seed: int, out: FilePath) -> None:
         console.print(f"{name} {method}: {finished} of {runs} runs are finished already.")
     if not todo:
         return
-    with Display(f"{name} {method}", todo, walk.stop.steps) as display:
+    steps = walk.stop.steps if method == "paper" else None
+    with Display(f"{name} {method}", todo, steps) as display:
         whole = run_all(todo, display.show)
     console.print(display.summary())
     for sentence in display.failures:

@@ -24,7 +24,7 @@ def walk_columns() -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
-        TextColumn("{task.completed:>6.0f}/{task.total:.0f} steps"),
+        TextColumn("{task.completed:>6.0f} steps"),
         TextColumn("{task.fields[R]}"),
         TextColumn("{task.fields[angle]}"),
         TimeElapsedColumn(),

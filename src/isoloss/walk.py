@@ -27,7 +27,7 @@ def traverse(
     start: Tensor | None = None,
     level: float | None = None,
     regularizer: str | Regularizer = "squared_norm",
-    method: str | Method = "paper",
+    method: str | Method = "sqp",
     rtol: float = 1e-3,
     stop: Stop | None = None,
     record: Record | None = None,
@@ -42,7 +42,7 @@ def traverse(
         start: Where to start, shape (problem.size,); None starts at the model's present weights.
         level: The loss to hold, positive, in the loss's unit; None holds the start's.
         regularizer: `"squared_norm"`, or an object with `name` and `value_and_grad`.
-        method: `"paper"`, or an object with settings such as `isoloss.Paper(corrector_step=1e-4)`.
+        method: `"sqp"`, `"paper"`, or an object with settings such as `isoloss.SQP(memory=20)`.
         rtol: Relative tolerance of the level, in (0, 1); `"paper"` has an absolute one of its own.
         stop: When to end; `Stop()` by default.
         record: What to keep; `Record()` by default.

@@ -20,11 +20,11 @@ class Display:
     Args:
         title: What is going on.
         runs: The runs that will report.
-        steps: Steps of a walk at the most.
+        steps: Steps that a walk takes; None where it ends when it has converged.
 
     """
 
-    def __init__(self, title: str, runs: Sequence[WalkRun], steps: int) -> None:
+    def __init__(self, title: str, runs: Sequence[WalkRun], steps: int | None) -> None:
         self._title = title
         self._runs = {one.index: one for one in runs}
         self._live = walk_columns()

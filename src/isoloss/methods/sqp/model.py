@@ -78,8 +78,6 @@ class Model:
         if turn is not None:
             r, a, bend = turn @ r, turn @ a, turn @ bend @ turn
         values, vectors = eigh(bend)
-        if turn is None and self.steepest > 0:
-            values = np.clip(values, -CAP * self.steepest, CAP * self.steepest)
         reference = max(multiplier, slopes.multiplier)
         if reference > 0:
             values = np.maximum(values, -self.outside * (1 - CLIP) / reference)

@@ -17,12 +17,13 @@ from isoloss.outcome import Ending, Outcome
 from isoloss.point import Objective, Point
 from isoloss.settings import Settings
 
-LOOSE = 0.03
+LOOSE = 0.05
 """|phi| up to which a trial outside the band becomes the centre from which the step lands in it."""
 LANDING = 0.3
 """A landing step is as long as the last would have had to be to end at this share of the band."""
 ROUGH = 6
-"""Rejections after which a step begins anew from the last point, with a tenth of the radius."""
+"""Rejections after which a step begins anew from the last point, with a tenth of the radius; after
+as many again, what was learnt of the bend is forgotten too."""
 MOST_NEWTON = 1.0
 """Largest change of log L that one step towards another level asks for."""
 
@@ -73,8 +74,8 @@ class SQP(Settings):
     """Minimises R on log(L / c) = 0 with a learnt quadratic model of both.
 
     A step is one trial that may leave the level set by a little and a second one that lands in the
-    band, some two evaluations, however tight the band. Beside the points it holds `2 memory` vectors
-    of the size of theta.
+    band, some two evaluations, however tight the band. Beside the points it holds `2 memory`
+    vectors of the size of theta.
 
     Attributes:
         memory: Half the largest number of directions in which curvature is known.
@@ -213,7 +214,7 @@ class SQP(Settings):
                 return replace(state, ending=Ending(Outcome.GRADIENT_VANISHED))
             room = max(min(radius, landing), 1.3 * abs(here.phi) / steep)
             trial = model.trial(here.slopes, here.phi, room, multiplier, 0.003 * rtol)
-            multiplier = trial.multiplier
+            multiplier = _sane(trial.multiplier, here.slopes.multiplier)
             if not trial.length > 4 * eps * float(here.point.theta.norm()):
                 return replace(state, ending=_stalled(finite, "the step is below rounding"))
             there = objective.evaluate(here.point.theta + model.basis.combine(trial.step))
@@ -259,6 +260,8 @@ class SQP(Settings):
                 landing *= 0.3
                 if rejected % ROUGH == 0:
                     here, radius, landing = home, 0.1 * radius, math.inf
+                if rejected % (2 * ROUGH) == 0:
+                    model = replace(model, bend=np.zeros_like(model.bend))
         return replace(state, ending=_stalled(finite, f"{self.max_trials} trials in one step"))
 
 
@@ -275,6 +278,11 @@ def _learnt(model: Model, here: _Centre, there: Point, step: np.ndarray) -> tupl
     grown = model.learn(basis, step, change_r, change_a)
     r = known.r + padded(change_r, basis.size)
     return grown, Slopes(r, known.a + padded(change_a, basis.size))
+
+
+def _sane(multiplier: float, estimate: float) -> float:
+    """The trial's multiplier, or the least-squares one where a step meant only to land has none."""
+    return multiplier if abs(multiplier) <= 1e3 * abs(estimate) else estimate
 
 
 def _growth(error: float, ratio: float) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 from isoloss.methods.sqp.basis import Array
 
 FAR = 1e15
+HEAVY = 1e6
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,10 @@ def solve(
     """Minimise <r, p> + kappa |p|^2 / 2 with phi + <a, p> + <p, b p> / 2 = 0 and |p| <= radius.
 
     With multipliers lambda of the constraint and mu of the radius, p is
-    -(r + lambda a) / (kappa + mu + lambda b). For each mu the constraint falls monotonically in lambda wherever all denominators
-    are positive; along its roots |p| falls in mu. Newton's method in both, one inside the other,
-    kept inside brackets (compare More and Sorensen 1983 for the radius alone).
+    -(r + lambda a) / (kappa + mu + lambda b). For each mu the constraint falls monotonically in
+    lambda wherever all denominators are positive; along its roots |p| falls in mu. Newton's method
+    in both, one inside the other, kept inside brackets (compare More and Sorensen 1983 for the
+    radius alone).
 
     Args:
         r: Gradient of the regulariser, shape (k,), in the eigenbasis of b.
@@ -84,8 +86,8 @@ def solve(
         length = math.sqrt(float(step @ step))
         if (mu == 0 and length <= 1.05 * radius) or abs(length - radius) <= 0.1 * radius:
             break
-        if mu > 1e12 * kappa:
-            break
+        if mu > HEAVY * kappa:
+            break  # not even the shortest step that meets the constraint is short enough: take it
         mu_below, mu_above = (mu, mu_above) if length > radius else (mu_below, mu)
         across = -float(sideways @ step)
         shortening = -2 * float(step @ (step * inverse)) - 2 * across * across / slope
@@ -96,7 +98,7 @@ def solve(
             newton = (
                 math.sqrt((kappa + mu_below) * (kappa + mu_above)) - kappa
                 if mu_above < math.inf
-                else 2 * mu_below + kappa
+                else 4 * mu_below + kappa
             )
         multiplier -= across / slope * (newton - mu)
         mu = newton
