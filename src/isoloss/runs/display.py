@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.progress import TaskID
 from rich.table import Table
 
-from isoloss.path import Row
 from isoloss.progress import describe, walk_columns
 from isoloss.runs.walk import News, WalkRun
 
@@ -31,7 +30,6 @@ class Display:
         self._terminal = Console(stderr=True).is_terminal
         self._live.disable = not self._terminal
         self._tasks: dict[int, TaskID] = {}
-        self._first: dict[int, Row] = {}
         self._last: dict[int, News] = {}
         for one in runs:
             label = f"{title} {one.folder.name}  waiting "
@@ -58,10 +56,11 @@ class Display:
         ]
 
     def show(self, news: News) -> None:
-        """Take in news of a run."""
+        """Take in news of a run; what comes after its last word was only slow to arrive."""
+        before = self._last.get(news.index)
+        if before is not None and before.phase == "done":
+            return
         self._last[news.index] = news
-        if news.row is not None:
-            self._first.setdefault(news.index, news.row)
         task = self._tasks[news.index]
         if news.phase == "walking" and not self._live.tasks[task].started:
             self._live.start_task(task)

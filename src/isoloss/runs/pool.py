@@ -11,6 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from isoloss.errors import IsolossError
 from isoloss.results import run
@@ -49,7 +50,6 @@ def run_all(runs: Sequence[WalkRun], show: Callable[[News], None]) -> bool:
             for future, one in waiting.items():
                 if not future.cancelled():
                     _settle(future, one, show)
-            _pass_on(channel, show)
         return not cancel.is_set()
 
 
@@ -64,15 +64,17 @@ def _initialise(channel: Any, cancel: Any) -> None:
     _channel, _cancel = channel, cancel
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop, through cancel
     torch.set_num_threads(THREADS)
+    threadpool_limits(THREADS)  # NumPy's linear algebra too
 
 
-def _execute(one: WalkRun) -> None:
-    one.execute(_channel.put, _cancel.is_set)
+def _execute(one: WalkRun) -> News:
+    return one.execute(_channel.put, _cancel.is_set)
 
 
-def _settle(future: Future[None], one: WalkRun, show: Callable[[News], None]) -> None:
+def _settle(future: Future[News], one: WalkRun, show: Callable[[News], None]) -> None:
     error = future.exception()
     if error is None:
+        show(future.result())
         return
     what = str(error) if isinstance(error, IsolossError) else f"{type(error).__name__}: {error}"
     run.save_failure(one.folder, what)

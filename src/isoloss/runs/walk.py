@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from isoloss._version import __version__
-from isoloss.path import Path, Row
+from isoloss.path import Row
 from isoloss.results import run
 from isoloss.runs.settings import DTYPES, WalkSettings
 from isoloss.walk import traverse
@@ -67,7 +67,7 @@ class WalkRun:
         """
         return run.begin(self.folder, self.settings.config(self.seed), made_with())
 
-    def execute(self, tell: Callable[[News], None], cancelled: Callable[[], bool]) -> Path:
+    def execute(self, tell: Callable[[News], None], cancelled: Callable[[], bool]) -> News:
         """Train, walk, write.
 
         Args:
@@ -75,7 +75,7 @@ class WalkRun:
             cancelled: Asked as often; the walk is interrupted once it returns True.
 
         Returns:
-            The walk.
+            The last news, once everything is written.
         """
         tell(News(self.index, "training"))
         settings = self.settings
@@ -107,8 +107,7 @@ class WalkRun:
         )
         run.save(self.folder, path, {"indices": start.data.indices})
         last: Row = path.steps.iloc[-1].to_dict()
-        tell(News(self.index, "done", done, last, ending=path.outcome.value))
-        return path
+        return News(self.index, "done", done, last, ending=path.outcome.value)
 
 
 def made_with() -> dict[str, Any]:

@@ -44,6 +44,7 @@ class SQPState:
         kind: start, correct (towards another level) or sqp.
         step_length: Length of the last step.
         reached: Steps taken towards another level.
+        renewed_below: R below which a stall leads to a fresh model instead of the end.
         ending: Why the walk can go no further.
     """
 
@@ -58,6 +59,7 @@ class SQPState:
     kind: str = "start"
     step_length: float = 0.0
     reached: int = 0
+    renewed_below: float = math.inf
     ending: Ending | None = None
 
 
@@ -139,7 +141,19 @@ class SQP(Settings):
         """
         if state.model is None or state.slopes is None:
             return self._approach(objective, state)
-        return self._advance(objective, state, state.model, state.slopes)
+        moved = self._advance(objective, state, state.model, state.slopes)
+        stalled = moved.ending is not None and moved.ending.outcome is Outcome.STALLED
+        if not (stalled and state.point.regularizer < state.renewed_below):
+            return moved
+        # rounding gathers in what is carried along: once more from what is exactly known here
+        worth = 1e-4 * abs(state.point.regularizer)
+        fresh = self._settled(objective, state)
+        fresh = replace(
+            fresh,
+            radius=max(state.radius, 1e-3 * fresh.radius),
+            renewed_below=state.point.regularizer - worth,
+        )
+        return self.step(objective, fresh)
 
     def _settled(self, objective: Objective, state: SQPState) -> SQPState:
         """The state with a fresh model, once the level set is reached."""

@@ -1,0 +1,551 @@
+"""The default walk, against known ends, SciPy, scikit-learn and NumPy's own derivatives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import optimize
+from sklearn.linear_model import LogisticRegression
+from tests.problems import (
+    KNOWN,
+    NETS,
+    Known,
+    LinearRegularizer,
+    Net,
+    Vector,
+    classifier,
+    normal,
+    quadratic,
+    regressor,
+    ridge,
+    rotation,
+    sphere,
+    vector_problem,
+)
+from torch import Tensor, nn
+
+from isoloss import SQP, Outcome, Paper, Path, Problem, Record, Stop, traverse
+from isoloss.point import Objective
+from isoloss.regularizers import SquaredNorm
+
+F64 = torch.float64
+TIGHT = Stop(kkt_residual=1e-8, evaluations=500)
+"""The exact end."""
+CLOSE = Stop(kkt_residual=1e-3, evaluations=600)
+ALL = Record(points_at_most=None)
+NOISE = {torch.float32: 3e-6, F64: 1e-12}
+"""Relative rounding error of a small network's loss, with room."""
+
+
+def walk(problem: Problem, **given_settings: Any) -> Path:
+    known = {"stop": CLOSE, "record": ALL, "progress": False}
+    return traverse(problem, **{**known, **given_settings})
+
+
+def walk_known(known: Known, **given_settings: Any) -> Path:
+    about = {"start": known.start, "regularizer": known.regularizer, "stop": TIGHT}
+    return walk(known.problem, **{**about, **given_settings})
+
+
+def sine(r: Vector, g: Vector) -> float:
+    """Sine of the angle between two vectors."""
+    u, v = r / np.linalg.norm(r), g / np.linalg.norm(g)
+    return float(np.linalg.norm(u - (u @ v) * v))
+
+
+def band_errors(net: Net, path: Path) -> Vector:
+    """|log(L / c)| of every kept point, recomputed in float64."""
+    losses = [net.loss_and_grad(theta.double().numpy())[0] for theta in path.points]
+    return np.abs(np.log(np.array(losses) / path.level))
+
+
+def any_net(seed: int) -> Net:
+    return (classifier if seed % 2 else regressor)(seed=seed)
+
+
+@dataclass(frozen=True)
+class Quartic:
+    """R = sum of theta^4 + theta^2, whose Hessian has to be learnt."""
+
+    name: str = "quartic"
+
+    def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        return (theta**4 + theta**2).sum(), 4 * theta**3 + 2 * theta
+
+
+# ---------------------------------------------------------------- known ends
+
+
+@pytest.mark.parametrize("seed", [0, 1, 4])
+@pytest.mark.parametrize("make", KNOWN.values(), ids=KNOWN)
+def test_the_walk_reaches_the_known_end(make: Callable[..., Known], seed: int) -> None:
+    known = make(seed=seed)
+    path = walk_known(known, rtol=1e-9)
+    end = path.steps.iloc[-1]
+    assert path.outcome is Outcome.CONVERGED, path.message
+    assert end["kkt_residual"] <= 1e-8
+    assert known.gap(path.points[-1]) < 1e-5
+    assert end["regularizer"] == pytest.approx(known.value, rel=1e-6)
+    assert end["equivalent_penalty"] == pytest.approx(known.penalty, rel=1e-6)
+
+
+@pytest.mark.parametrize("make", KNOWN.values(), ids=KNOWN)
+def test_the_walk_converges_in_the_default_band(make: Callable[..., Known]) -> None:
+    known = make(seed=1)
+    path = walk_known(known, method="sqp", stop=Stop(kkt_residual=1e-5, evaluations=500))
+    assert path.outcome is Outcome.CONVERGED, path.message
+    assert path.steps["regularizer"].iloc[-1] == pytest.approx(known.value, rel=0.02)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_end_of_linear_regression_is_the_ridge_solution(seed: int) -> None:
+    known = ridge(seed=seed)
+    path = walk_known(known)
+    X, y = normal(12, 4, seed=seed).numpy(), normal(12, seed=seed + 1).numpy()
+    penalty = path.steps["equivalent_penalty"].iloc[-1]
+    expected = np.linalg.solve(X.T @ X / 12 + penalty * np.eye(4), X.T @ y / 12)
+    np.testing.assert_allclose(path.points[-1].numpy(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_the_end_of_logistic_regression_is_scikit_learns() -> None:
+    X, y = normal(40, 4, seed=1), torch.arange(40) % 3
+    model = nn.Linear(4, 3, bias=False).double()
+    with torch.no_grad():
+        model.weight.copy_(normal(3, 4, seed=2))
+    problem = Problem(model, "cross_entropy", (X, y))
+    path = walk(problem, level=1.05, stop=TIGHT)
+    assert path.outcome is Outcome.CONVERGED, path.message
+    penalty = path.steps["equivalent_penalty"].iloc[-1]
+    assert penalty > 0
+    theirs = LogisticRegression(
+        C=1 / (2 * 40 * penalty), fit_intercept=False, tol=1e-10, solver="newton-cg"
+    )
+    theirs.fit(X.numpy(), y.numpy())
+    np.testing.assert_allclose(path.points[-1].reshape(3, 4).numpy(), theirs.coef_, atol=1e-6)
+
+
+# ---------------------------------------------------------------- networks, against SciPy
+
+
+@pytest.mark.parametrize("seed", [1, 4])
+def test_a_network_ends_at_a_point_that_scipy_cannot_improve(seed: int) -> None:
+    net = classifier(sizes=(4, 6, 3), seed=seed)
+    path = walk(net.problem(), rtol=1e-6, stop=Stop(kkt_residual=1e-4, evaluations=1000))
+    assert path.outcome is Outcome.CONVERGED, path.message
+    end = path.points[-1].numpy()
+    loss, g = net.loss_and_grad(end)
+    assert sine(2 * end, g) <= 1.01e-4
+
+    def slsqp(begin: Vector) -> Any:
+        return optimize.minimize(
+            lambda t: (t @ t, 2 * t),
+            begin,
+            jac=True,
+            method="SLSQP",
+            constraints={
+                "type": "eq",
+                "fun": lambda t: math.log(net.loss_and_grad(t)[0] / loss),
+                "jac": lambda t: net.loss_and_grad(t)[1] / net.loss_and_grad(t)[0],
+            },
+            options={"maxiter": 150, "ftol": 1e-10},
+        )
+
+    with np.errstate(all="ignore"):  # SciPy tries steps without bound
+        from_our_end, from_our_start = slsqp(end), slsqp(net.theta.numpy())
+    assert from_our_end.fun >= 0.9999 * (end @ end)
+    if from_our_start.success:  # it may come to another local end, or to ours
+        assert end @ end <= 1.01 * from_our_start.fun
+
+
+@pytest.mark.parametrize("make", NETS.values(), ids=NETS)
+def test_a_regulariser_without_a_known_curvature_is_made_stationary(
+    make: Callable[..., Net],
+) -> None:
+    net = make(seed=2)
+    stop = Stop(kkt_residual=1e-4, evaluations=1000)
+    path = walk(net.problem(), regularizer=Quartic(), stop=stop)
+    assert path.outcome is Outcome.CONVERGED, path.message
+    end = path.points[-1].numpy()
+    assert sine(4 * end**3 + 2 * end, net.loss_and_grad(end)[1]) <= 1.01e-4
+    assert path.steps["regularizer"].iloc[-1] == pytest.approx((end**4 + end**2).sum())
+    assert band_errors(net, path).max() <= 1e-3
+
+
+@pytest.mark.parametrize("make", NETS.values(), ids=NETS)
+def test_the_columns_are_right_at_every_step(make: Callable[..., Net]) -> None:
+    net = make(seed=3)
+    path = walk(net.problem())
+    assert path.point_steps == list(range(len(path.steps)))
+    for (_, row), theta in zip(path.steps.iterrows(), path.points.numpy(), strict=True):
+        loss, g = net.loss_and_grad(theta)
+        r = 2 * theta
+        assert row["loss"] == pytest.approx(loss, rel=1e-12)
+        assert row["regularizer"] == pytest.approx(theta @ theta, rel=1e-12)
+        cosine = r @ g / np.linalg.norm(r) / np.linalg.norm(g)
+        assert row["angle_degrees"] == pytest.approx(math.degrees(math.acos(cosine)), abs=1e-4)
+        assert row["kkt_residual"] == pytest.approx(sine(r, g), abs=1e-9)
+        assert row["equivalent_penalty"] == pytest.approx(-(g @ g) / (r @ g), rel=1e-9)
+    moves = np.linalg.norm(np.diff(path.points.numpy(), axis=0), axis=1)
+    np.testing.assert_allclose(path.steps["step_length"].to_numpy()[1:], moves)
+    assert set(path.steps["kind"][1:]) == {"sqp"}
+
+
+def test_it_takes_far_fewer_evaluations_than_the_paper() -> None:
+    net = classifier(seed=1)
+    path = walk(net.problem())
+    values = path.steps["regularizer"]
+    target = 0.8 * values.iloc[0] + 0.2 * values.iloc[-1]
+    ours = int(path.steps["evaluations"][values <= target].iloc[0])
+    limit = Stop(regularizer=target, evaluations=5 * ours, kkt_residual=0)
+    theirs = walk(net.problem(), method=Paper(), stop=limit)
+    assert theirs.outcome is Outcome.EVALUATION_LIMIT
+    assert theirs.steps["regularizer"].min() > target
+
+
+# ---------------------------------------------------------------- properties, whatever the network
+
+
+@settings(max_examples=16)
+@given(
+    seed=st.integers(0, 10**6),
+    dtype=st.sampled_from([torch.float32, F64]),
+    rtol=st.sampled_from([1e-1, 1e-2, 1e-3, 1e-4]),
+)
+def test_every_point_kept_is_in_the_band_and_r_rises_by_no_more_than_it_allows(
+    seed: int, dtype: torch.dtype, rtol: float
+) -> None:
+    net = any_net(seed)
+    stop = Stop(kkt_residual=1e-3, evaluations=100)
+    path = walk(net.problem(dtype=dtype), rtol=rtol, stop=stop)
+    assert len(path.points) == len(path.steps)
+    assert band_errors(net, path).max() <= rtol * (1 + 1e-9) + NOISE[dtype]
+
+    thetas = path.points.double().numpy()
+    values = (thetas**2).sum(1)
+    multipliers = []
+    for theta in thetas:
+        loss, g = net.loss_and_grad(theta)
+        multipliers.append(abs(2 * theta @ g) * loss / (g @ g))
+    allowed = 2.2 * rtol * np.maximum.accumulate(multipliers)[1:]
+    lowest = np.minimum.accumulate(values)[:-1]
+    assert (values[1:] <= lowest + allowed + 10 * NOISE[dtype] * values[0]).all()
+
+
+@pytest.mark.parametrize("rtol", [1e-2, 1e-3, 1e-6])
+@pytest.mark.parametrize("make", NETS.values(), ids=NETS)
+def test_a_network_converges_at_any_tolerance(make: Callable[..., Net], rtol: float) -> None:
+    ends = []
+    for seed in (1, 5):
+        path = walk(make(seed=seed).problem(), rtol=rtol)
+        ends.append((path.outcome, path.message))
+    assert [outcome for outcome, _ in ends] == [Outcome.CONVERGED] * 2, ends
+
+
+@pytest.mark.parametrize("what", ["rotation", "permutation"])
+def test_another_basis_of_the_coordinates_turns_the_path(what: str) -> None:
+    start, A = normal(6, seed=3), torch.diag(torch.arange(1.0, 7.0, dtype=F64))
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(1))
+    Q = rotation(6, seed=1) if what == "rotation" else torch.eye(6, dtype=F64)[order]
+
+    def loss(theta: Tensor) -> Tensor:
+        return theta @ A @ theta / 2 + 0.1 * (theta**2 @ A @ theta.sin())
+
+    asked = {"rtol": 1e-5, "stop": Stop(kkt_residual=1e-5, evaluations=500)}
+    straight = walk(vector_problem(loss, start), **asked)
+    turned = walk(vector_problem(lambda t: loss(Q.T @ t), Q @ start), **asked)
+    few = min(len(straight.steps), len(turned.steps), 6)
+    assert few > 2
+    torch.testing.assert_close(
+        turned.points[:few], straight.points[:few] @ Q.T, rtol=1e-6, atol=1e-6
+    )
+    assert turned.outcome is straight.outcome is Outcome.CONVERGED
+    torch.testing.assert_close(turned.points[-1], Q @ straight.points[-1], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("factor", [2.0**-20, 3.0, 1e6])
+def test_scaling_the_loss_and_its_level_scales_nothing_else(factor: float) -> None:
+    net = regressor(seed=1)
+    level = 1.2 * net.loss_and_grad(net.theta.numpy())[0]
+    scaled = Problem(
+        net.model, lambda outputs, targets: factor * (outputs - targets).square().mean(1), net.data
+    )
+    one = walk(net.problem(), level=level, stop=Stop(steps=8))
+    other = walk(scaled, level=factor * level, stop=Stop(steps=8))
+    torch.testing.assert_close(other.points, one.points, rtol=1e-5, atol=1e-5)
+    for column in ("kind", "evaluations"):
+        assert other.steps[column].tolist() == one.steps[column].tolist()
+    assert other.steps["equivalent_penalty"].to_numpy() == pytest.approx(
+        factor * one.steps["equivalent_penalty"].to_numpy(), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_the_same_walk_has_the_same_bits(dtype: torch.dtype) -> None:
+    paths = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        paths.append(walk(classifier().problem(dtype=dtype), stop=Stop(steps=10)))
+    assert torch.equal(paths[0].points, paths[1].points)
+    assert paths[0].steps["regularizer"].tolist() == paths[1].steps["regularizer"].tolist()
+
+
+def test_it_is_the_default() -> None:
+    paths = [
+        walk(classifier().problem(), stop=Stop(steps=4), **chosen)
+        for chosen in ({}, {"method": "sqp"}, {"method": SQP()})
+    ]
+    assert {path.method for path in paths} == {"sqp"}
+    assert torch.equal(paths[0].points, paths[1].points)
+    assert torch.equal(paths[0].points, paths[2].points)
+
+
+# ---------------------------------------------------------------- stepping by hand
+
+
+def wide(seed: int = 0) -> Net:
+    """More parameters than the smallest memory holds directions."""
+    return classifier((10, 20, 8), 40, seed=seed)
+
+
+def begin(net: Net, method: SQP, rtol: float = 1e-3) -> tuple[Objective, Any]:
+    objective = Objective(net.problem(), SquaredNorm())
+    return objective, method.init(objective, net.theta, None, rtol)
+
+
+def fingerprint(state: Any) -> Any:
+    return (
+        state.point.theta.tolist(),
+        state.radius,
+        state.multiplier,
+        state.slopes.r.tolist(),
+        state.slopes.a.tolist(),
+        state.model.bend.tolist(),
+        state.model.basis.rows.values[: state.model.basis.size].tolist(),
+    )
+
+
+@pytest.mark.parametrize("memory", [40, 8], ids=["roomy", "compressed"])
+def test_a_state_can_be_stepped_from_again(memory: int) -> None:
+    method, net = SQP(memory=memory), wide()
+    objective, state = begin(net, method)
+    states = [state]
+    while len(states) < 16 and states[-1].ending is None:
+        before = fingerprint(states[-1])
+        first = method.step(objective, states[-1])
+        assert fingerprint(states[-1]) == before
+        second = method.step(objective, states[-1])
+        assert torch.equal(first.point.theta, second.point.theta)
+        states.append(second)
+    assert len(states) == 16
+    assert objective.evaluations > 2 * memory or memory > 8
+
+
+def test_branches_do_not_disturb_one_another() -> None:
+    method, net = SQP(), wide()
+    objective, trunk = begin(net, method)
+    for _ in range(3):
+        trunk = method.step(objective, trunk)
+    alone = method.step(objective, method.step(objective, trunk))
+    left = method.step(objective, trunk)
+    other = method.model_copy(update={"max_trials": 39}).step(objective, trunk)
+    left_again = method.step(objective, left)
+    method.step(objective, other)
+    assert torch.equal(left_again.point.theta, alone.point.theta)
+    assert torch.equal(method.step(objective, left).point.theta, alone.point.theta)
+
+
+@pytest.mark.parametrize("memory", [40, 8], ids=["roomy", "compressed"])
+def test_the_state_knows_the_gradients_exactly(memory: int) -> None:
+    method, net = SQP(memory=memory), wide()
+    objective, state = begin(net, method)
+    for _ in range(30):
+        basis, theta = state.model.basis, state.point.theta.numpy()
+        loss, g = net.loss_and_grad(theta)
+        assert basis.size <= 2 * memory
+        np.testing.assert_allclose(basis.combine(state.slopes.r).numpy(), 2 * theta, atol=1e-9)
+        np.testing.assert_allclose(basis.combine(state.slopes.a).numpy(), g / loss, atol=1e-9)
+        assert state.on_level
+        assert abs(math.log(loss / state.level)) <= 1e-3
+        used = objective.evaluations
+        state = method.step(objective, state)
+        assert objective.evaluations - used <= 2 * method.max_trials
+        if state.ending is not None:
+            break
+
+
+def test_a_walk_with_the_smallest_memory_comes_as_far() -> None:
+    stop = Stop(kkt_residual=1e-2, evaluations=600)
+    small = walk(wide().problem(), method=SQP(memory=8), stop=stop)
+    large = walk(wide().problem(), method=SQP(memory=40), stop=stop)
+    assert large.outcome is Outcome.CONVERGED, large.message
+    ends = [path.steps["regularizer"].iloc[-1] for path in (small, large)]
+    assert ends[0] <= 1.1 * ends[1]
+
+
+@pytest.mark.parametrize("first_step", [1e-4, 1e-2])
+def test_the_first_step_is_as_short_as_asked(first_step: float) -> None:
+    net = classifier(seed=2)
+    method = SQP(first_step=first_step)
+    path = walk(net.problem(), method=method, stop=Stop(steps=1))
+    longest = first_step * net.theta.norm().item()
+    assert 0 < path.steps["step_length"].iloc[1] <= 2.5 * longest
+
+
+# ---------------------------------------------------------------- another level
+
+
+@pytest.mark.parametrize("share", [0.5, 0.97, 1.05, 2.0, 30.0])
+@pytest.mark.parametrize("make", [classifier, ridge], ids=["classifier", "ridge"])
+def test_a_level_beside_the_start_is_reached_and_then_held(make: Any, share: float) -> None:
+    source = make(seed=1)
+    problem = source.problem if isinstance(source, Known) else source.problem()
+    beginning = problem.loss(problem.current()).item()
+    lowest = 0.0
+    if isinstance(source, Known):
+        X, y = normal(12, 4, seed=1).numpy(), normal(12, seed=2).numpy()
+        lowest = float(np.linalg.lstsq(X, y, rcond=None)[1][0]) / 12
+    level = lowest + share * (beginning - lowest)
+    path = walk(problem, level=level, stop=Stop(kkt_residual=1e-3, steps=5))
+    assert path.outcome in (Outcome.STEP_LIMIT, Outcome.CONVERGED), path.message
+    assert path.level == level
+    kinds = path.steps["kind"].tolist()
+    approach = kinds.count("correct")
+    assert approach >= 1
+    assert kinds == ["start", *["correct"] * approach, *["sqp"] * (len(kinds) - 1 - approach)]
+    errors = np.abs(np.log(path.steps["loss"] / level))
+    assert errors[: approach + 1].is_monotonic_decreasing
+    assert (errors[:approach] > 1e-3).all()
+    assert (errors[approach:] <= 1e-3).all()
+    assert path.point_steps[0] == approach
+
+
+# ---------------------------------------------------------------- how walks end
+
+
+def test_a_walk_at_its_end_takes_no_step() -> None:
+    known = ridge()
+    path = walk_known(known, start=known.end, stop=Stop(kkt_residual=1e-6))
+    assert path.outcome is Outcome.CONVERGED
+    assert len(path.steps) == 1
+
+
+def test_the_step_limit_ends_the_walk() -> None:
+    path = walk(classifier().problem(), stop=Stop(steps=3, kkt_residual=0))
+    assert path.outcome is Outcome.STEP_LIMIT
+    assert path.steps["step"].tolist() == [0, 1, 2, 3]
+
+
+def test_the_evaluation_limit_ends_the_walk() -> None:
+    path = walk(classifier().problem(), stop=Stop(evaluations=10, kkt_residual=0))
+    assert path.outcome is Outcome.EVALUATION_LIMIT
+    evaluations = path.steps["evaluations"].tolist()
+    assert evaluations[-2] < 10 <= evaluations[-1] < 10 + SQP().max_trials
+
+
+def test_the_evaluation_limit_ends_the_way_to_the_level() -> None:
+    net = classifier()
+    level = 0.01 * net.loss_and_grad(net.theta.numpy())[0]
+    path = walk(net.problem(), level=level, stop=Stop(evaluations=3))
+    assert path.outcome is Outcome.EVALUATION_LIMIT
+    assert path.point_steps == []
+
+
+def test_a_level_below_the_lowest_loss_cannot_be_reached() -> None:
+    path = walk(quadratic(constant=0.5).problem, level=0.3)
+    assert path.outcome is Outcome.LEVEL_UNREACHABLE
+    assert "0.3" in path.message
+    assert path.steps["loss"].iloc[-1] < 0.6
+    assert set(path.steps["kind"][1:]) <= {"correct"}
+
+
+def test_the_approach_has_a_cap() -> None:
+    path = walk(classifier().problem(), level=1e-3, method=SQP(max_approach=2))
+    assert path.outcome is Outcome.LEVEL_UNREACHABLE
+    assert path.steps["kind"].tolist() == ["start", "correct", "correct"]
+    assert "after 2 steps" in path.message
+
+
+@pytest.mark.parametrize("level", [None, 2.0])
+def test_a_stationary_start_has_no_tangent(level: float | None) -> None:
+    place = normal(4, seed=1)
+    problem = vector_problem(lambda t: 1 + (t - place).square().sum(), place.clone())
+    path = walk(problem, level=level)
+    assert path.outcome is Outcome.GRADIENT_VANISHED
+    assert len(path.steps) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("make", [*NETS.values(), ridge], ids=[*NETS, "ridge"])
+def test_asked_for_the_exact_end_the_walk_ends_by_itself(make: Any, dtype: torch.dtype) -> None:
+    source = make(seed=1)
+    problem = source.problem if isinstance(source, Known) else source.problem()
+    stop = Stop(kkt_residual=0, evaluations=1000)
+    path = walk(problem.with_dtype(dtype), stop=stop)
+    assert path.outcome in (Outcome.STALLED, Outcome.CONVERGED)
+    assert path.steps["kkt_residual"].min() < (1e-2 if dtype == torch.float32 else 1e-4)
+    if path.outcome is Outcome.STALLED:
+        assert "float64" in path.message
+
+
+@pytest.mark.parametrize("beginning", [1.001, 1.05, 3.0])
+def test_a_cliff_ends_the_walk_at_the_last_good_point(beginning: float) -> None:
+    slope = LinearRegularizer(torch.tensor([1.0, 0.0], dtype=F64))
+    problem = vector_problem(
+        lambda t: t[1] + 0 * torch.sqrt(t[0] - 1), torch.tensor([beginning, 2.0], dtype=F64)
+    )
+    path = walk(problem, regularizer=slope, stop=Stop(evaluations=2000))
+    assert path.outcome is Outcome.NON_FINITE
+    held = path.steps.drop(columns=["kind", "equivalent_penalty"])  # r and g are orthogonal
+    assert np.isfinite(held.to_numpy(dtype=float)).all()
+    assert 1 <= path.points[-1][0] < 1.001
+    assert path.points[-1][1] == pytest.approx(2.0, rel=1e-3)
+
+
+def test_a_cliff_beside_the_way_is_walked_around() -> None:
+    known = sphere(n=3, seed=2)
+
+    def loss(theta: Tensor) -> Tensor:
+        along = (theta - known.end).norm()
+        return theta.dot(theta) + 0 * torch.sqrt(6.0 - along)  # undefined far from the end
+
+    path = walk_known(known, start=None, stop=CLOSE)
+    walled = walk(
+        vector_problem(loss, known.start), regularizer=known.regularizer, method=SQP(first_step=9.0)
+    )
+    assert path.outcome is walled.outcome is Outcome.CONVERGED
+    assert known.gap(walled.points[-1]) < 1e-2
+
+
+def test_no_more_trials_than_asked_are_made_in_one_step() -> None:
+    net = classifier(seed=1)
+    path = walk(net.problem(), method=SQP(max_trials=1, first_step=5.0), rtol=1e-9)
+    assert path.outcome is Outcome.STALLED
+    assert len(path.points) >= 1
+
+
+@pytest.mark.parametrize(
+    ("given_settings", "words"),
+    [
+        ({"memory": 1}, ["memory=1 ", "SQP", "greater than or equal to 8"]),
+        ({"memory": 20.5}, ["memory=20.5 ", "SQP", "integer"]),
+        ({"first_step": 0}, ["first_step=0 ", "SQP", "greater than 0"]),
+        ({"first_step": math.nan}, ["first_step=nan ", "SQP", "finite"]),
+        ({"max_trials": 0}, ["max_trials=0 ", "SQP", "greater than 0"]),
+        ({"max_approach": -1}, ["max_approach=-1 ", "SQP", "greater than 0"]),
+        ({"memori": 20}, ["'memori'", "did you mean memory?"]),
+    ],
+)
+def test_a_bad_setting_is_answered_with_one_sentence(
+    refuses: Any, given_settings: dict[str, Any], words: list[str]
+) -> None:
+    with refuses(*words):
+        SQP(**given_settings)

@@ -1,0 +1,519 @@
+"""The parts of the default walk: its basis, its model and its subproblem, each against NumPy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import optimize
+from tests.problems import Vector, normal
+from torch import Tensor
+
+from isoloss.methods.sqp.basis import Basis, padded
+from isoloss.methods.sqp.model import Model, Slopes
+from isoloss.methods.sqp.subproblem import Trial, solve
+
+F64 = torch.float64
+TYPES = pytest.mark.parametrize("dtype", [torch.float32, F64])
+seeds = st.integers(0, 10**6)
+
+
+def stored(basis: Basis) -> Tensor:
+    return basis.rows.values[: basis.size].clone()
+
+
+def spanned(*vectors: Tensor, capacity: int = 12) -> Basis:
+    """The basis grown by these vectors in turn."""
+    basis = Basis.empty(capacity, vectors[0])
+    for vector in vectors:
+        basis = basis.coordinates(vector)[1]
+    return basis
+
+
+def assert_orthonormal(basis: Basis, atol: float = 1e-13) -> None:
+    rows = stored(basis)
+    unit = torch.eye(basis.size, dtype=rows.dtype)
+    torch.testing.assert_close(rows @ rows.T, unit, rtol=0, atol=atol)
+
+
+# ---------------------------------------------------------------- basis
+
+
+@TYPES
+def test_coordinates_give_the_vector_back(dtype: torch.dtype) -> None:
+    accuracy = 30 * torch.finfo(dtype).eps
+    vectors = normal(6, 40, seed=1).to(dtype)
+    basis = Basis.empty(8, vectors[0])
+    for k, vector in enumerate(vectors, 1):
+        found, basis = basis.coordinates(vector)
+        assert found.dtype == np.float64
+        assert (len(found), basis.size, basis.room) == (k, k, 8 - k)
+        assert stored(basis).dtype == dtype
+        torch.testing.assert_close(basis.combine(found), vector, rtol=0, atol=10 * accuracy)
+        assert_orthonormal(basis, accuracy)
+
+
+@TYPES
+@pytest.mark.parametrize("size", [1e-12, 1e12])
+def test_the_length_of_a_vector_is_no_reason_to_leave_it_out(
+    dtype: torch.dtype, size: float
+) -> None:
+    vectors = normal(3, 20, seed=2).to(dtype)
+    basis = spanned(vectors[0], size * vectors[1], vectors[2] / size)
+    assert basis.size == 3
+    assert_orthonormal(basis, 1e-5 if dtype == torch.float32 else 1e-13)
+
+
+@TYPES
+def test_a_vector_in_the_span_adds_no_row(dtype: torch.dtype) -> None:
+    vectors = normal(4, 30, seed=3).to(dtype)
+    basis = spanned(*vectors)
+    inside = vectors.T @ torch.tensor([2.0, -1.0, 0.5, 3.0], dtype=dtype)
+    found, same = basis.coordinates(inside)
+    assert (same.size, len(found)) == (4, 4)
+    torch.testing.assert_close(same.combine(found), inside, rtol=1e-4, atol=1e-4)
+
+
+@TYPES
+@pytest.mark.parametrize("share", [1e-1, 1e-3])
+def test_a_nearly_dependent_vector_adds_an_orthonormal_row(
+    dtype: torch.dtype, share: float
+) -> None:
+    vectors = normal(5, 30, seed=4).to(dtype)
+    near = vectors[:4].sum(0) + share * vectors[4]
+    basis = spanned(*vectors[:4], near)
+    assert basis.size == 5
+    assert_orthonormal(basis, 1e-3 * torch.finfo(dtype).eps ** 0.5 / share)
+
+
+@TYPES
+def test_rounding_adds_no_row(dtype: torch.dtype) -> None:
+    vectors = normal(4, 30, seed=5).to(dtype)
+    vectors /= vectors.norm(dim=1, keepdim=True)
+    noise = torch.finfo(dtype).eps * vectors[3]
+    assert spanned(vectors[0], vectors[1], vectors[0] + vectors[1] + noise).size == 2
+
+
+def test_the_zero_vector_adds_no_row() -> None:
+    zero = torch.zeros(7, dtype=F64)
+    found, basis = Basis.empty(4, zero).coordinates(zero)
+    assert (len(found), basis.size) == (0, 0)
+    found, basis = spanned(normal(7, seed=1)).coordinates(zero)
+    assert found.tolist() == [0.0]
+    assert basis.size == 1
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_there_are_no_more_rows_than_dimensions(n: int) -> None:
+    assert spanned(*normal(10, n, seed=n)).size == n
+
+
+def test_the_vector_is_not_changed() -> None:
+    basis, vector = spanned(normal(9, seed=1)), normal(9, seed=2)
+    before = vector.clone()
+    basis.coordinates(vector)
+    assert torch.equal(vector, before)
+
+
+def test_both_branches_of_an_older_basis_stay_valid() -> None:
+    vectors = normal(6, 20, seed=6)
+    trunk = spanned(vectors[0], vectors[1])
+    before = stored(trunk)
+    left_found, left = trunk.coordinates(vectors[2])
+    left_rows = stored(left)
+    right_found, right = trunk.coordinates(vectors[3])
+    left_more_found, left_more = left.coordinates(vectors[4])
+    right_more_found, right_more = right.coordinates(vectors[5])
+    assert torch.equal(stored(trunk), before)
+    assert torch.equal(stored(left), left_rows)
+    for basis, found, vector in [
+        (left, left_found, vectors[2]),
+        (right, right_found, vectors[3]),
+        (left_more, left_more_found, vectors[4]),
+        (right_more, right_more_found, vectors[5]),
+    ]:
+        assert_orthonormal(basis)
+        torch.testing.assert_close(basis.combine(found), vector)
+
+
+@TYPES
+@pytest.mark.parametrize("n", [20, 8192 + 5, 2 * 8192])
+def test_a_turned_basis_spans_the_combinations(dtype: torch.dtype, n: int) -> None:
+    basis = spanned(*normal(6, n, seed=7).to(dtype))
+    columns = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 4)))[0]
+    expected = torch.from_numpy(columns.T) @ stored(basis).double()
+    turned = basis.turned(columns)
+    assert turned.size == 4
+    assert turned.room == 8
+    torch.testing.assert_close(stored(turned).double(), expected, rtol=0, atol=1e-6)
+    found, grown = turned.coordinates(torch.ones(n, dtype=dtype))
+    assert grown.size == 5
+    assert_orthonormal(grown, 1e-5 if dtype == torch.float32 else 1e-13)
+    torch.testing.assert_close(grown.combine(found), torch.ones(n, dtype=dtype))
+
+
+def test_padding_adds_zeros_and_a_diagonal() -> None:
+    assert padded(np.array([1.0, 2.0]), 4).tolist() == [1, 2, 0, 0]
+    square = np.array([[1.0, 2.0], [3.0, 4.0]])
+    assert padded(square, 3, 7.0).tolist() == [[1, 2, 0], [3, 4, 0], [0, 0, 7]]
+    assert padded(square, 2, 7.0).tolist() == square.tolist()
+    assert padded(np.zeros((0, 0)), 2, 1.0).tolist() == np.eye(2).tolist()
+
+
+# ---------------------------------------------------------------- subproblem
+
+
+@dataclass(frozen=True)
+class Task:
+    """A subproblem with a feasible step of half the radius."""
+
+    r: Vector
+    a: Vector
+    b: Vector
+    kappa: float
+    phi: float
+    radius: float
+
+    def objective(self, p: Vector) -> float:
+        return float(self.r @ p + self.kappa * p @ p / 2)
+
+    def constraint(self, p: Vector) -> float:
+        return float(self.phi + self.a @ p + p @ (self.b * p) / 2)
+
+    def solve(self, multiplier: float = 1.0, gap: float = 1e-8) -> Trial:
+        settings = (self.kappa, self.phi, self.radius, multiplier, gap)
+        return solve(self.r, self.a, self.b, *settings)
+
+    def by_scipy(self, radius: float, begin: Vector) -> Vector | None:
+        """SciPy's local minimiser within a radius, where it finds one."""
+        found = optimize.minimize(
+            self.objective,
+            begin,
+            jac=lambda p: self.r + self.kappa * p,
+            method="SLSQP",
+            constraints=[
+                {"type": "eq", "fun": self.constraint, "jac": lambda p: self.a + self.b * p},
+                {"type": "ineq", "fun": lambda p: radius**2 - p @ p, "jac": lambda p: -2 * p},
+            ],
+            options={"maxiter": 200, "ftol": 1e-12},
+        )
+        inside = np.linalg.norm(found.x) <= radius * (1 + 1e-6)
+        return found.x if inside and abs(self.constraint(found.x)) < 1e-8 else None
+
+
+@st.composite
+def tasks(draw: Any) -> tuple[Task, Vector]:
+    """A random subproblem, and the feasible step that it was built about."""
+    source = np.random.default_rng(draw(seeds))
+    k = draw(st.integers(1, 6))
+    r, a, inside = source.normal(size=(3, k))
+    b = source.normal(size=k) * 10.0 ** draw(st.integers(-2, 2))
+    sign = draw(st.sampled_from(["mixed", "positive", "negative", "some zero"]))
+    b = {"mixed": b, "positive": abs(b), "negative": -abs(b)}.get(sign, b * (b > 0))
+    r = r * 10.0 ** draw(st.integers(-2, 1))
+    radius = 10.0 ** draw(st.integers(-2, 1))
+    inside *= 0.5 * radius / np.linalg.norm(inside)
+    phi = -float(a @ inside + inside @ (b * inside) / 2)
+    return Task(r, a, b, 10.0 ** draw(st.integers(-1, 1)), phi, radius), inside
+
+
+@given(tasks(), st.floats(-100, 100))
+def test_a_trial_meets_the_constraint_within_the_radius(
+    drawn: tuple[Task, Vector], multiplier: float
+) -> None:
+    task = drawn[0]
+    found = task.solve(multiplier)
+    assert abs(task.constraint(found.step)) <= 1e-8 + 1e-12
+    assert found.length <= 1.1 * task.radius * (1 + 1e-12)
+    assert found.length == pytest.approx(np.linalg.norm(found.step))
+
+
+@given(tasks())
+def test_no_step_that_scipy_finds_within_nine_tenths_of_the_radius_is_better(
+    drawn: tuple[Task, Vector],
+) -> None:
+    task, inside = drawn
+    found = task.solve()
+    others = [task.by_scipy(0.9 * task.radius, begin) for begin in (inside, found.step)]
+    values = [task.objective(other) for other in others if other is not None]
+    for value in values:
+        size = 1 + abs(found.multiplier) + np.linalg.norm(task.r) * task.radius
+        assert task.objective(found.step) <= value + 1e-6 * size
+
+
+@given(tasks())
+def test_a_trial_is_stationary_with_its_multiplier(drawn: tuple[Task, Vector]) -> None:
+    task = drawn[0]
+    found = task.solve()
+    p = found.step
+    left = task.r + task.kappa * p + found.multiplier * (task.a + task.b * p)
+    mu = -(left @ p) / (p @ p)
+    size = np.linalg.norm(task.r) + abs(found.multiplier) * (1 + np.linalg.norm(task.b * p))
+    assert mu >= -1e-6 * size / found.length
+    assert np.linalg.norm(left + mu * p) <= 1e-6 * size
+
+
+def test_without_bend_and_with_room_the_trial_is_the_projection() -> None:
+    r, a = np.array([1.0, -2.0, 0.5]), np.array([0.5, 1.0, 2.0])
+    found = solve(r, a, np.zeros(3), 2.0, 0.3, 100.0, 1.0, 1e-12)
+    system = np.block([[2 * np.eye(3), a[:, None]], [a[None], np.zeros((1, 1))]])
+    expected = np.linalg.solve(system, np.append(-r, -0.3))
+    np.testing.assert_allclose(found.step, expected[:3], atol=1e-10)
+    assert found.multiplier == pytest.approx(expected[3])
+
+
+def test_the_end_has_a_trial_of_no_length() -> None:
+    a = np.array([0.5, 1.0, 2.0])
+    found = solve(-0.7 * a, a, np.array([1.0, -1.0, 0.3]), 2.0, 0.0, 1.0, 0.5, 1e-14)
+    assert found.length < 1e-12
+    assert found.multiplier == pytest.approx(0.7)
+
+
+E = np.array([0.6, -0.8, 0.0])
+DEGENERATE: dict[str, Any] = {
+    "no bend": (E, np.array([0.0, 1.0, 1.0]), np.zeros(3), 0.1),
+    "no bend, on the level": (E, np.array([0.0, 1.0, 1.0]), np.zeros(3), 0.0),
+    "parallel": (2 * E, E, np.array([1.0, -1.0, 0.0]), 0.0),
+    "antiparallel": (-2 * E, E, np.array([1.0, -1.0, 0.0]), 0.0),
+    "parallel without bend": (2 * E, E, np.zeros(3), 0.01),
+    "no regulariser": (0 * E, E, np.array([1.0, -1.0, 0.0]), 0.0),
+    "equal bends": (E, np.array([1.0, 1.0, 1.0]), np.ones(3), 0.0),
+    "no slope where it bends": (E, np.array([0.0, 0.0, 1.0]), np.array([5.0, -5.0, 0.0]), 0.01),
+    "hard case": (np.array([0.0, 1.0, 0.0]), np.array([0.0, 1.0, 0.0]), np.array([9, 0, 0.0]), -1),
+    "not feasible": (E, np.array([0.1, 0.1, 0.1]), np.ones(3), 5.0),
+    "too far": (E, np.array([0.1, 0.1, 0.1]), np.zeros(3), 50.0),
+    "one direction": (np.array([1.0]), np.array([-2.0]), np.array([3.0]), 0.01),
+}
+
+
+@pytest.mark.parametrize("multiplier", [-1.0, 1e-300, 1.0, 1e12])
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_a_degenerate_subproblem_has_a_finite_trial(name: str, multiplier: float) -> None:
+    r, a, b, phi = DEGENERATE[name]
+    found = solve(r, a, b, 2.0, phi, 0.1, multiplier, 1e-9)
+    assert np.isfinite(found.step).all()
+    assert math.isfinite(found.multiplier)
+    assert math.isfinite(found.length)
+
+
+# ---------------------------------------------------------------- model
+
+
+def random_symmetric(n: int, seed: int) -> Vector:
+    square = np.random.default_rng(seed).normal(size=(n, n))
+    return square + square.T
+
+
+def taught(hessian: Vector, curvature: Vector | None, trials: int, seed: int) -> Model:
+    """A model after trials on quadratics with these Hessians, in any direction."""
+    n = len(hessian)
+    basis = spanned(normal(n, seed=seed), capacity=2 * n)
+    learnt = None if curvature is None else np.eye(1)
+    model = Model(basis, np.zeros((1, 1)), learnt, 1.0)
+    source = np.random.default_rng(seed)
+    for _ in range(trials):
+        direction = torch.from_numpy(source.normal(size=n))
+        step, basis = model.basis.coordinates(direction)
+        change_a, basis = basis.coordinates(torch.from_numpy(hessian @ direction.numpy()))
+        change_r = step
+        if curvature is not None:
+            bent = torch.from_numpy(curvature @ direction.numpy())
+            change_r, basis = basis.coordinates(bent)
+        model = model.learn(basis, step, change_r, change_a)
+    return model
+
+
+def unfolded(model: Model, matrix: Vector) -> Vector:
+    """A matrix in the basis, as one in all directions."""
+    rows = stored(model.basis).numpy()
+    return rows.T @ matrix @ rows
+
+
+@given(seeds)
+def test_the_bend_of_a_quadratic_is_learnt_exactly(seed: int) -> None:
+    hessian = random_symmetric(5, seed)
+    model = taught(hessian, None, 11, seed)
+    np.testing.assert_allclose(unfolded(model, model.bend), hessian, atol=1e-5)
+
+
+@given(seeds)
+def test_the_last_trial_is_reproduced(seed: int) -> None:
+    source = np.random.default_rng(seed)
+    model = taught(random_symmetric(6, seed), np.eye(6), 3, seed)
+    size = model.basis.size
+    step, change_r, change_a = source.normal(size=(3, size))
+    change_r = change_r if change_r @ step > 0.3 * step @ step else step + 0.1 * change_r
+    learnt = model.learn(model.basis, step, change_r, change_a)
+    np.testing.assert_allclose(learnt.bend @ step, change_a, atol=1e-6)
+    assert learnt.curvature is not None
+    np.testing.assert_allclose(learnt.bend, learnt.bend.T, atol=1e-6 * abs(learnt.bend).max())
+
+
+@given(seeds)
+def test_the_curvature_stays_positive_definite_whatever_is_seen(seed: int) -> None:
+    model = taught(random_symmetric(6, seed), random_symmetric(6, seed + 1), 15, seed)
+    assert model.curvature is not None
+    np.testing.assert_allclose(model.curvature, model.curvature.T, atol=1e-9)
+    assert np.linalg.eigvalsh(model.curvature).min() > 0
+
+
+@given(seeds)
+def test_a_positive_curvature_is_reproduced_along_the_last_step(seed: int) -> None:
+    root = random_symmetric(5, seed) + 8 * np.eye(5)
+    curvature = root @ root.T / 40
+    model = taught(np.eye(5), curvature, 6, seed)
+    step = np.random.default_rng(seed + 1).normal(size=5)
+    rows = stored(model.basis).numpy()
+    bent = rows @ curvature @ rows.T @ step
+    assert model.curvature is not None
+    if step @ bent < 0.2 * step @ model.curvature @ step:
+        return  # damped
+    learnt = model.learn(model.basis, step, bent, step)
+    assert learnt.curvature is not None
+    np.testing.assert_allclose(learnt.curvature @ step, bent, rtol=1e-8, atol=1e-8)
+
+
+def test_a_model_is_not_changed_by_what_is_learnt() -> None:
+    model = taught(random_symmetric(6, 1), np.eye(6), 3, 1)
+    assert model.curvature is not None
+    before = (model.bend.copy(), model.curvature.copy(), stored(model.basis))
+    _, basis = model.basis.coordinates(normal(6, seed=9))
+    size = basis.size
+    model.learn(basis, np.ones(model.basis.size), np.ones(size), np.ones(size))
+    np.testing.assert_array_equal(model.bend, before[0])
+    np.testing.assert_array_equal(model.curvature, before[1])
+    assert torch.equal(stored(model.basis), before[2])
+
+
+def test_the_multiplier_is_that_of_least_squares() -> None:
+    r, a = np.array([1.0, -2.0, 0.5]), np.array([-0.5, 1.0, 2.0])
+    expected = np.linalg.lstsq(a[:, None], -r, rcond=None)[0][0]
+    assert Slopes(r, a).multiplier == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("learnt", [False, True])
+def test_the_modelled_fall_is_that_of_a_quadratic(learnt: bool) -> None:
+    curvature = np.diag([1.0, 3.0, 5.0]) if learnt else 2 * np.eye(3)
+    basis = spanned(*normal(3, 3, seed=1))
+    model = Model(basis, np.zeros((3, 3)), curvature if learnt else None, 2.0)
+    r, step = np.array([1.0, -1.0, 2.0]), np.array([-0.3, 0.2, 0.1])
+    fall = model.fall(Slopes(r, r), step)
+    assert fall == pytest.approx(-(r @ step + step @ curvature @ step / 2))
+
+
+@given(seeds, st.booleans())
+def test_a_trial_of_the_model_is_scipys_on_the_modelled_problem(seed: int, learnt: bool) -> None:
+    source = np.random.default_rng(seed)
+    n = 4
+    root = source.normal(size=(n, n))
+    curvature = root @ root.T + np.eye(n) if learnt else 2 * np.eye(n)
+    bend = source.normal(size=(n, n))
+    bend = bend @ bend.T / n  # convex, so that no curvature is raised
+    r, a = source.normal(size=(2, n))
+    a *= -math.copysign(1.0, r @ a)  # R falls where the loss rises
+    model = Model(spanned(*normal(n, n, seed=seed)), bend, curvature if learnt else None, 2.0)
+    found = model.trial(Slopes(r, a), 0.05, 1e3, 1.0, 1e-10)
+
+    def constraint(p: Vector) -> float:
+        return float(0.05 + a @ p + p @ bend @ p / 2)
+
+    def objective(p: Vector) -> float:
+        return float(r @ p + p @ curvature @ p / 2)
+
+    expected = optimize.minimize(
+        objective,
+        np.zeros(n),
+        jac=lambda p: r + curvature @ p,
+        method="SLSQP",
+        constraints=[{"type": "eq", "fun": constraint, "jac": lambda p: a + bend @ p}],
+        options={"maxiter": 200, "ftol": 1e-13},
+    ).x
+    if abs(constraint(expected)) > 1e-9:
+        return  # no step meets the constraint
+    assert abs(constraint(found.step)) < 1e-8
+    assert objective(found.step) <= objective(expected) + 1e-6
+
+
+@pytest.mark.parametrize("radius", [1e-3, 1e-1])
+def test_a_trial_of_the_model_keeps_the_radius(radius: float) -> None:
+    n = 5
+    model = Model(spanned(*normal(n, n, seed=3)), random_symmetric(n, 3), None, 2.0)
+    r, a = np.random.default_rng(3).normal(size=(2, n))
+    found = model.trial(Slopes(r, a), 0.0, radius, 1.0, 1e-9)
+    assert 0.8 * radius < np.linalg.norm(found.step) <= 1.1 * radius * (1 + 1e-9)
+
+
+# ---------------------------------------------------------------- a smaller model
+
+
+def large_model(seed: int, learnt: bool = False) -> Model:
+    model = taught(random_symmetric(16, seed), np.eye(16) if learnt else None, 14, seed)
+    assert model.basis.size == 16
+    return model
+
+
+def ambient(model: Model, slopes: Slopes) -> tuple[Tensor, Tensor]:
+    return model.basis.combine(slopes.r), model.basis.combine(slopes.a)
+
+
+@pytest.mark.parametrize("learnt", [False, True])
+def test_a_smaller_model_keeps_the_gradients_held(learnt: bool) -> None:
+    model = large_model(1, learnt)
+    source = np.random.default_rng(1)
+    held = [Slopes(*source.normal(size=(2, 16))) for _ in range(2)]
+    before = [ambient(model, one) for one in held]
+    smaller, kept = model.compressed(8, held)
+    assert smaller.basis.size == 8
+    assert_orthonormal(smaller.basis, 1e-12)
+    for one, expected in zip(kept, before, strict=True):
+        for now, then in zip(ambient(smaller, one), expected, strict=True):
+            torch.testing.assert_close(now, then, rtol=0, atol=1e-12)
+
+
+def test_a_smaller_model_keeps_where_phi_bends_most() -> None:
+    n = 16
+    basis = spanned(*normal(n, n, seed=2), capacity=n)
+    bends = np.array([100.0, -80.0, 60.0, *np.linspace(-1, 1, n - 3)])
+    turn = np.linalg.qr(random_symmetric(n, 5))[0]
+    bend = (turn * bends) @ turn.T
+    model = Model(basis, bend, None, 2.0, steepest=100.0)
+    strongest = [basis.combine(turn[:, k]).numpy() for k in range(3)]
+    held = [Slopes(*np.random.default_rng(2).normal(size=(2, n)))]
+    smaller, _ = model.compressed(8, held)
+    whole = unfolded(smaller, smaller.bend)
+    for value, direction in zip(bends[:3], strongest, strict=True):
+        assert direction @ whole @ direction == pytest.approx(value, rel=1e-9)
+
+
+@pytest.mark.parametrize("learnt", [False, True])
+def test_a_smaller_model_is_the_larger_one_on_its_span(learnt: bool) -> None:
+    model = large_model(3, learnt)
+    model = Model(model.basis, model.bend, model.curvature, model.outside, steepest=1e9)
+    bend = unfolded(model, model.bend)
+    curvature = None if model.curvature is None else unfolded(model, model.curvature)
+    held = [Slopes(*np.random.default_rng(3).normal(size=(2, 16)))]
+    smaller, _ = model.compressed(8, held)
+    rows = stored(smaller.basis).numpy()
+    np.testing.assert_allclose(smaller.bend, rows @ bend @ rows.T, atol=1e-9)
+    assert (smaller.curvature is None) == (curvature is None)
+    if curvature is not None:
+        np.testing.assert_allclose(smaller.curvature, rows @ curvature @ rows.T, atol=1e-9)
+
+
+def test_gradients_held_twice_or_parallel_need_no_more_room() -> None:
+    model = large_model(4)
+    r = np.random.default_rng(4).normal(size=16)
+    held = [Slopes(r, -2 * r), Slopes(r, -2 * r)]
+    before = ambient(model, held[0])
+    smaller, kept = model.compressed(8, held)
+    assert smaller.basis.size == 8
+    assert_orthonormal(smaller.basis, 1e-12)
+    for one in kept:
+        for now, then in zip(ambient(smaller, one), before, strict=True):
+            torch.testing.assert_close(now, then, rtol=0, atol=1e-12)
