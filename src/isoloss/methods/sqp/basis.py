@@ -12,9 +12,6 @@ from torch import Tensor
 
 Array = NDArray[np.float64]
 
-BLOCK = 8192
-"""Columns turned at a time, so that turning the basis needs no second one."""
-
 
 @dataclass
 class Rows:
@@ -91,16 +88,14 @@ class Basis:
     def turned(self, columns: Array) -> Basis:
         """The basis of the combinations given by orthonormal columns, shape (size, fewer).
 
-        Takes the storage over: older bases on it are lost, which a walk no longer needs.
+        In storage of its own, so that this basis stays as it is.
         """
         q = self.rows.values
         turn = torch.as_tensor(columns.T.copy(), dtype=q.dtype, device=q.device)
         kept = len(turn)
-        for begin in range(0, q.shape[1], BLOCK):
-            block = slice(begin, begin + BLOCK)
-            q[:kept, block] = turn @ q[: self.size, block]
-        self.rows.used = kept
-        return Basis(self.rows, kept)
+        rows = Rows(torch.empty_like(q), kept)
+        torch.mm(turn, q[: self.size], out=rows.values[:kept])
+        return Basis(rows, kept)
 
 
 def padded(array: Array, size: int, diagonal: float = 0.0) -> Array:

@@ -13,6 +13,10 @@ from isoloss.methods.sqp.subproblem import Trial, solve
 
 CAP = 3.0
 """Learnt curvature is believed up to this many times the largest that was seen of late."""
+FLAT = 1e-2
+"""Least curvature of R in the changed variables, as a share of that outside the basis."""
+TINY = 1e-200
+"""Curvature below which there is none."""
 CLIP = 0.3
 """Smallest curvature of the Lagrangian, as a share of the regulariser's, that a trial is given."""
 
@@ -78,11 +82,15 @@ class Model:
         if turn is not None:
             r, a, bend = turn @ r, turn @ a, turn @ bend @ turn
         values, vectors = eigh(bend)
-        reference = max(multiplier, slopes.multiplier)
+        # the Lagrangian's curvature, outside + multiplier * values, is kept positive
+        start = multiplier if multiplier * slopes.multiplier > 0 else slopes.multiplier
+        reference = max(start, slopes.multiplier, key=abs)
         if reference > 0:
             values = np.maximum(values, -self.outside * (1 - CLIP) / reference)
-        start = multiplier if multiplier > 0 else max(slopes.multiplier, 1e-300)
-        found = solve(vectors.T @ r, vectors.T @ a, values, self.outside, phi, radius, start, gap)
+        elif reference < 0:
+            values = np.minimum(values, -self.outside * (1 - CLIP) / reference)
+        r, a = vectors.T @ r, vectors.T @ a
+        found = solve(r, a, values, self.outside, phi, radius, start, gap)
         step = vectors @ found.step
         return replace(found, step=step if turn is None else turn @ step)
 
@@ -155,6 +163,8 @@ def _bfgs(matrix: Array, step: Array, change: Array) -> Array:
     """BFGS with Powell's damping, which keeps it positive definite (there, procedure 18.2)."""
     image = matrix @ step
     curved, along = step @ image, step @ change
+    if not curved > TINY:
+        return matrix
     if along < 0.2 * curved:
         share = 0.8 * curved / (curved - along)
         change = share * change + (1 - share) * image
@@ -164,4 +174,4 @@ def _bfgs(matrix: Array, step: Array, change: Array) -> Array:
 
 def _inverse_root(matrix: Array, scale: float) -> Array:
     values, vectors = eigh(matrix)
-    return (vectors * np.sqrt(scale / np.maximum(values, 1e-8 * values[-1]))) @ vectors.T
+    return (vectors * np.sqrt(scale / np.maximum(values, FLAT * scale))) @ vectors.T

@@ -24,6 +24,8 @@ LANDING = 0.3
 ROUGH = 6
 """Rejections after which a step begins anew from the last point, with a tenth of the radius; after
 as many again, what was learnt of the bend is forgotten too."""
+MOST_IDLE = 50
+"""Steps without gain after which the walk has stalled."""
 MOST_NEWTON = 1.0
 """Largest change of log L that one step towards another level asks for."""
 
@@ -35,7 +37,7 @@ class SQPState:
     Attributes:
         point: The current point.
         level: The loss held.
-        rtol: Largest |log(L / c)| of a point on the level set.
+        rtol: Largest |log(L / c)| of a point on the level set, log(1 + the tolerance asked for).
         on_level: Whether the point is on it.
         slopes: Gradients of R and phi at the point, in the model's basis; None off the level set.
         model: What is known of R and phi; None before the level set is reached.
@@ -45,6 +47,8 @@ class SQPState:
         step_length: Length of the last step.
         reached: Steps taken towards another level.
         renewed_below: R below which a stall leads to a fresh model instead of the end.
+        idle: Steps in a row that gained next to nothing.
+        nearest: Smallest KKT residual up to the last step that gained.
         ending: Why the walk can go no further.
     """
 
@@ -60,6 +64,8 @@ class SQPState:
     step_length: float = 0.0
     reached: int = 0
     renewed_below: float = math.inf
+    idle: int = 0
+    nearest: float = math.inf
     ending: Ending | None = None
 
 
@@ -77,12 +83,13 @@ class SQP(Settings):
 
     A step is one trial that may leave the level set by a little and a second one that lands in the
     band, some two evaluations, however tight the band. Beside the points it holds `2 memory`
-    vectors of the size of theta.
+    vectors of the size of theta, and for a moment twice as many whenever these are full.
 
     Attributes:
         memory: Half the largest number of directions in which curvature is known.
         first_step: Longest first step, as a share of |theta|.
-        max_trials: Evaluations in one step after which the walk has stalled.
+        max_trials: Evaluations in one step after which the walk has stalled; a stall is tried once
+            more with a fresh model where R has fallen since the last.
         max_approach: Steps towards another level after which it counts as not reachable.
     """
 
@@ -118,16 +125,17 @@ class SQP(Settings):
             objective: Evaluates points.
             theta: The start, shape (n,).
             level: The loss to hold; None holds the start's.
-            rtol: Largest |log(L / c)| of a point on the level set.
+            rtol: Relative tolerance of the level.
 
         Returns:
             The state at the start.
         """
         point = objective.evaluate(theta)
         held = point.loss if level is None else level
+        state = SQPState(point, held, math.log1p(rtol), False)
         if not (point.finite and point.loss > 0):
-            return SQPState(point, held, rtol, False, ending=Ending(Outcome.NON_FINITE))
-        return self._settled(objective, SQPState(point, held, rtol, False))
+            return replace(state, ending=Ending(Outcome.NON_FINITE))
+        return self._settled(objective, state)
 
     def step(self, objective: Objective, state: SQPState) -> SQPState:
         """One step along the level set, or one towards it.
@@ -215,7 +223,11 @@ class SQP(Settings):
         rtol, radius, multiplier = state.rtol, state.radius, state.multiplier
         loose = max(LOOSE, 2 * rtol)
         home = here = _Centre(state.point, math.log(state.point.loss / state.level), slopes)
-        price = max(slopes.multiplier, 0.0)  # of phi in units of R
+        if state.idle >= MOST_IDLE:
+            return replace(state, ending=_stalled(True, f"{MOST_IDLE} steps without gain"))
+        if not np.any(slopes.a):
+            return replace(state, ending=Ending(Outcome.GRADIENT_VANISHED))
+        price = slopes.multiplier  # of phi in units of R
         landing, rejected, finite = math.inf, 0, True
         eps = torch.finfo(state.point.theta.dtype).eps
 
@@ -255,10 +267,18 @@ class SQP(Settings):
             nearer = landing < math.inf and abs(phi) < 0.5 * abs(here.phi)
             if abs(phi) <= max(loose, 0.5 * abs(here.phi)) and (lower or nearer):
                 here = _Centre(there, phi, new)
-                rise = there.regularizer - home.point.regularizer + price * (phi - home.phi)
-                if abs(phi) <= rtol and rise <= noise:
+                risen = there.regularizer - home.point.regularizer
+                gone = phi - home.phi
+                # nearer to the level itself, the price there counts as well
+                nearer = abs(phi) < 0.5 * abs(home.phi) and risen + new.multiplier * gone <= noise
+                if abs(phi) <= rtol and (risen + price * gone <= noise or nearer):
+                    worth = max(noise, 1e-8 * (abs(there.regularizer) + abs(multiplier)))
+                    nearest = min(state.nearest, there.kkt_residual)
+                    idle = risen + price * gone > -worth and nearest > 0.9 * state.nearest
                     return replace(
                         state,
+                        idle=state.idle + 1 if idle else 0,
+                        nearest=nearest if not idle else state.nearest,
                         point=there,
                         slopes=new,
                         model=model,

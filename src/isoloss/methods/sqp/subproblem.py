@@ -20,7 +20,7 @@ class Trial:
     Attributes:
         step: In coordinates.
         multiplier: Lambda of the constraint.
-        length: Its norm.
+        length: Its norm, in the variables in which the regulariser's Hessian is a multiple of I.
     """
 
     step: Array
