@@ -541,3 +541,32 @@ def test_a_per_example_loss_of_torch_is_taken() -> None:
     theta = normal(own.size, seed=0)
     expected = cross_entropy(X.double() @ theta[:6].view(2, 3).T + theta[6:], Y).mean()
     assert own.loss(theta).item() == pytest.approx(expected.item(), rel=1e-14)
+
+
+# ---------------------------------------------------------------- chunks
+
+
+def images(count: int) -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten())
+    model.append(nn.Linear(3 * 3 * 3, 4))
+    return model.double(), torch.randn(count, 2, 8, 8).double(), torch.arange(count) % 4
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 7, 50, 120, 1000])
+def test_images_in_chunks_give_the_loss_and_gradient_of_plain_torch(chunk_size) -> None:
+    model, x, y = images(120)
+    problem = Problem(model, data=(x, y), chunk_size=chunk_size)
+    loss, grad = problem.loss_and_grad(problem.current())
+    plain = nn.functional.cross_entropy(model(x), y)
+    wanted = torch.cat([g.flatten() for g in torch.autograd.grad(plain, list(model.parameters()))])
+    torch.testing.assert_close(loss, plain.detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(grad, wanted, rtol=1e-9, atol=1e-12)
+    assert problem.loss(problem.current()).item() == pytest.approx(plain.item(), rel=1e-12)
+    assert problem.examples == 120
+
+
+def test_a_chunk_size_that_holds_nothing_is_refused(refuses) -> None:
+    model, x, y = images(8)
+    with refuses("chunk_size=0", "at least 1"):
+        Problem(model, data=(x, y), chunk_size=0)

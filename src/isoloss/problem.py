@@ -14,6 +14,7 @@ from isoloss.errors import InputError
 from isoloss.flat import FlatNetwork, Model, flatten, trainable
 from isoloss.losses import Loss, get_loss, get_metric
 
+IMAGES_AT_ONCE = 50
 DTYPES = (torch.float32, torch.float64)
 DROPOUT = (
     nn.Dropout,
@@ -43,6 +44,8 @@ class Problem:
         parameters: For a model that is a function: its tensors by name, the start of a walk.
         dtype: `torch.float32` or `torch.float64`; None takes the type of the parameters.
         device: None takes where the parameters are.
+        chunk_size: Examples evaluated at once, summed in order. None takes each pair whole, but
+            images (inputs of four dimensions) on a CPU by 50: faster, and bounded in memory.
 
     Attributes:
         size: Number of parameters.
@@ -65,7 +68,10 @@ class Problem:
         parameters: Mapping[str, Tensor] | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        chunk_size: int | None = None,
     ) -> None:
+        if chunk_size is not None and chunk_size < 1:
+            raise InputError(f"chunk_size={chunk_size} is not possible; give at least 1")
         if dtype not in (None, *DTYPES):
             raise InputError(f"dtype={dtype} is not possible; use torch.float32 or torch.float64")
         self._model = model
@@ -82,7 +88,10 @@ class Problem:
         self.size = self._network.size
         self.dtype = self._network.dtype
         self.device = self._network.device
-        self._chunks = [(self._place(x), self._place(y)) for x, y in self._pairs]
+        self._chunk_size = chunk_size
+        self._chunks = [
+            chunk for x, y in self._pairs for chunk in self._cut(self._place(x), self._place(y))
+        ]
         self.examples = sum(len(y) for _, y in self._chunks)
         if self.examples == 0:
             raise InputError("data holds no example; give a pair of tensors (inputs, targets)")
@@ -188,6 +197,7 @@ class Problem:
             parameters=self._parameters,
             dtype=dtype,
             device=self.device,
+            chunk_size=self._chunk_size,
         )
         other._model = self._model
         other._metric = self._metric
@@ -246,6 +256,18 @@ class Problem:
         with torch.enable_grad():
             total = self._total(self._network(inputs), targets)
         return total.detach(), self._network.gradients(total, self._scale)
+
+    def _cut(self, inputs: Any, targets: Tensor) -> list[tuple[Any, Tensor]]:
+        if not isinstance(inputs, Tensor):
+            return [(inputs, targets)]
+        images = inputs.ndim == 4
+        size = self._chunk_size
+        if size is None:
+            size = IMAGES_AT_ONCE if images and self.device.type == "cpu" else len(targets)
+        if images:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        size = max(size, 1)
+        return list(zip(inputs.split(size), targets.split(size), strict=True))
 
     def _place(self, data: Any) -> Any:
         if not isinstance(data, Tensor):
