@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from isoloss.path import Row
 
@@ -16,20 +16,19 @@ SECONDS_BETWEEN = 0.1
 
 
 def walk_columns() -> Progress:
-    """The columns that a walk shows: steps, regulariser, angle, time spent and left.
+    """The columns that a walk shows: steps, regulariser, angle, time left.
 
     Returns:
         A rich progress display on standard error; its tasks need the fields `R` and `angle`.
     """
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=12),
         TextColumn("{task.completed:>6.0f} steps"),
         TextColumn("{task.fields[R]}"),
         TextColumn("{task.fields[angle]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("left"),
         console=Console(stderr=True),
     )
 

@@ -32,13 +32,15 @@ class Display:
         self._tasks: dict[int, TaskID] = {}
         self._last: dict[int, News] = {}
         for one in runs:
-            label = f"{title} {one.folder.name}  waiting "
+            label = f"{one.folder.name} waiting  "
             self._tasks[one.index] = self._live.add_task(
                 label, total=steps, start=False, R="", angle=""
             )
 
     def __enter__(self) -> Display:
         """Begin to show."""
+        if self._terminal:
+            self._live.console.print(self._title)
         self._live.start()
         return self
 
@@ -67,12 +69,14 @@ class Display:
         fields: dict[str, Any] = describe(news.row) if news.row else {}
         word = news.ending if news.phase == "done" and not news.failed else news.phase
         word = "failed" if news.failed else word
-        label = f"{self._title} {self._runs[news.index].folder.name}  {word:<8}"
+        label = f"{self._runs[news.index].folder.name} {word:<9}"
         self._live.update(task, description=label, completed=news.done, **fields)
         if news.phase == "done":
             self._live.stop_task(task)
             if not self._terminal:
-                self._live.console.print(f"{label.rstrip()}: {_line(news)}", soft_wrap=True)
+                self._live.console.print(
+                    f"{self._title} {label.rstrip()}: {_line(news)}", soft_wrap=True
+                )
 
     def summary(self) -> Table:
         """A table with a line per run: where it started, where it ended, and why."""
