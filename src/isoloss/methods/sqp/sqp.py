@@ -24,7 +24,7 @@ LANDING = 0.3
 ROUGH = 6
 """Rejections after which a step begins anew from the last point, with a tenth of the radius; after
 as many again, what was learnt of the bend is forgotten too."""
-MOST_IDLE = 50
+MOST_IDLE = 100
 """Steps without gain after which the walk has stalled."""
 MOST_NEWTON = 1.0
 """Largest change of log L that one step towards another level asks for."""
@@ -160,6 +160,8 @@ class SQP(Settings):
             fresh,
             radius=max(state.radius, 1e-3 * fresh.radius),
             renewed_below=state.point.regularizer - worth,
+            idle=0,
+            nearest=math.inf,
         )
         return self.step(objective, fresh)
 
