@@ -27,7 +27,9 @@ def test_iris_is_standardised_by_the_training_rows():
     assert data.test_inputs.shape == (30, 4)
     torch.testing.assert_close(data.inputs.mean(0), torch.zeros(4), rtol=0, atol=1e-6)
     torch.testing.assert_close(data.inputs.std(0), torch.ones(4), rtol=1e-6, atol=0)
-    assert data.targets.bincount().tolist() == [42, 42, 36] or data.targets.bincount().sum() == 120
+    # 50 flowers of each class, 30 of the 150 in the test file: 8, 14 and 8 of them
+    assert data.targets.bincount().tolist() == [42, 36, 42]
+    assert data.test_targets.bincount().tolist() == [8, 14, 8]
     assert torch.equal(data.indices, torch.arange(120))
 
 

@@ -272,8 +272,8 @@ class SQP(Settings):
                 risen = there.regularizer - home.point.regularizer
                 gone = phi - home.phi
                 # nearer to the level itself, the price there counts as well
-                nearer = abs(phi) < 0.5 * abs(home.phi) and risen + new.multiplier * gone <= noise
-                if abs(phi) <= rtol and (risen + price * gone <= noise or nearer):
+                closer = abs(phi) < 0.5 * abs(home.phi) and risen + new.multiplier * gone <= noise
+                if abs(phi) <= rtol and (risen + price * gone <= noise or closer):
                     worth = max(noise, 1e-8 * (abs(there.regularizer) + abs(multiplier)))
                     nearest = min(state.nearest, there.kkt_residual)
                     idle = risen + price * gone > -worth and nearest > 0.9 * state.nearest
