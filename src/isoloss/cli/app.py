@@ -1,0 +1,64 @@
+"""All commands together, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from isoloss._version import __version__
+from isoloss.cli import data, reports, walks
+from isoloss.cli.output import console
+from isoloss.errors import InputError, IsolossError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Walk the level sets of a neural network's training loss.",
+)
+app.command("experiments")(data.list_experiments)
+app.add_typer(data.data, name="data")
+app.command("traverse")(walks.traverse)
+app.command("report")(reports.report)
+app.command("reproduce")(reports.reproduce)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"isoloss {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Walk the level sets of a neural network's training loss."""
+    del version
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; a user's error is one sentence on standard error.
+
+    Exit codes: 0 done, 1 a run failed or files cannot be read, 2 a wrong argument, 130 Ctrl-C.
+
+    Args:
+        arguments: As after the command's name; None takes those of the process.
+    """
+    try:
+        app(arguments, standalone_mode=True)
+    except IsolossError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"[red]isoloss:[/red] {escape(str(error))}"
+        )
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)

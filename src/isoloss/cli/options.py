@@ -1,0 +1,96 @@
+"""What the commands take, and the checks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path as FilePath
+from typing import Annotated
+
+import torch
+import typer
+
+from isoloss import experiments
+from isoloss.errors import InputError
+from isoloss.results import check_out_folder
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a whole number; give one, as in 5") from None
+
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Experiment, for example IRIS_FF.")]
+Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Experiments, or 'all'.")]
+DataNames = Annotated[
+    list[str] | None, typer.Argument(metavar="[NAME...]", help="Data sets; all by default.")
+]
+Out = Annotated[FilePath, typer.Option("--out", help="Folder for everything that is written.")]
+Runs = Annotated[
+    int | None,
+    typer.Option(
+        "--runs",
+        parser=_whole,
+        metavar="N",
+        help="Random starts; the experiment's number by default.",
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        "--seed", parser=_whole, metavar="SEED", help="Seed of the first run; run k has SEED + k."
+    ),
+]
+MethodName = Annotated[str, typer.Option("--method", help="How to step: sqp or paper.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+Pairs = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting, as in --set steps=500; repeat it."),
+]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="A few runs and steps, to see that all works.")
+]
+
+
+def chosen(names: Sequence[str]) -> list[str]:
+    """Names of the experiments meant, all of them for `all`."""
+    if "all" in names:
+        return experiments.names()
+    return [experiments.get(one).name for one in names]
+
+
+def count(given: int | None, default: int) -> int:
+    """The number of runs."""
+    runs = default if given is None else given
+    if runs < 1:
+        raise InputError(f"--runs {runs} is not possible; give a whole number of at least 1")
+    return runs
+
+
+def first_seed(given: int) -> int:
+    """The seed of the first run."""
+    if given < 0:
+        raise InputError(f"--seed {given} is not possible; give a whole number from 0")
+    return given
+
+
+def out_folder(folder: FilePath) -> FilePath:
+    """The folder for everything that is written, if it can be written to."""
+    check_out_folder(folder)
+    return folder
+
+
+def device(given: str) -> str:
+    """The device meant; `auto` is CUDA where there is one."""
+    if given == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(given)
+    except RuntimeError:
+        raise InputError(
+            f"--device {given} is not possible; give auto, cpu, cuda or cuda:N"
+        ) from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device {given} is not possible: torch finds no CUDA here; give cpu")
+    return given

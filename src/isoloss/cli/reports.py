@@ -1,0 +1,58 @@
+"""`isoloss report`, `isoloss reproduce`."""
+
+from __future__ import annotations
+
+from pathlib import Path as FilePath
+
+from isoloss import experiments
+from isoloss.cli import options
+from isoloss.cli.options import Device, Names, Out, Quick, Runs, Seed
+from isoloss.cli.output import console
+from isoloss.cli.walks import walk_all
+from isoloss.figures import report as write_report
+from isoloss.results import open_results
+from isoloss.runs.settings import walk_settings
+
+QUICK_RUNS = 2
+QUICK_STEPS = {"paper": 2_000}
+METHODS = ("sqp", "paper")
+
+
+def report(name: Names, out: Out = FilePath("results")) -> None:
+    """Figures and tables of what is in the results folder."""
+    for experiment in options.chosen(name):
+        _report(experiment, out)
+
+
+def reproduce(
+    name: Names,
+    runs: Runs = None,
+    seed: Seed = 0,
+    out: Out = FilePath("results"),
+    device: Device = "auto",
+    quick: Quick = False,
+) -> None:
+    """Walks and report of experiments, in turn."""
+    chosen = [experiments.get(one) for one in options.chosen(name)]
+    folder, first = options.out_folder(out), options.first_seed(seed)
+    target = options.device(device)
+    for experiment in chosen:
+        options.count(runs, experiment.runs)
+    for experiment in chosen:
+        default = QUICK_RUNS if quick else experiment.runs
+        for method in METHODS:
+            pairs = [f"steps={QUICK_STEPS[method]}"] if quick and method in QUICK_STEPS else []
+            walk = walk_settings(experiment, method, pairs, target)
+            walk_all(walk, options.count(runs, default), first, folder)
+        _report(experiment.name, folder)
+
+
+def _report(experiment: str, out: FilePath) -> None:
+    written = write_report(open_results(out), experiment)
+    console.print(f"\n{experiment}: mean ± standard deviation over the runs\n")
+    console.print(written.table)
+    for sentence in written.missing:
+        console.print(f"not included: {sentence}")
+    for kind, files in (("figure", written.figures), ("table", written.tables)):
+        for file in files:
+            console.print(f"{kind}  {file}", soft_wrap=True)
