@@ -8,11 +8,22 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from isoloss.path import Row
 
 SECONDS_BETWEEN = 0.1
+
+
+class TimeLeft(TimeRemainingColumn):
+    """The time left of what is still going on and has a known end; nothing of the rest."""
+
+    def render(self, task: Task) -> Text:
+        """The column of one task."""
+        if task.finished or task.stop_time is not None or not task.started or task.total is None:
+            return Text("")
+        return super().render(task).append(" left")
 
 
 def walk_columns() -> Progress:
@@ -27,8 +38,7 @@ def walk_columns() -> Progress:
         TextColumn("{task.completed:>6.0f} steps"),
         TextColumn("{task.fields[R]}"),
         TextColumn("{task.fields[angle]}"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
+        TimeLeft(),
         console=Console(stderr=True),
     )
 

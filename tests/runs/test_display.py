@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pytest
 from rich.console import Console
+from rich.progress import Progress
 
 from isoloss import experiments
+from isoloss.progress import TimeLeft
 from isoloss.runs.display import Display
 from isoloss.runs.settings import walk_settings
 from isoloss.runs.walk import News, WalkRun
@@ -43,3 +46,21 @@ def test_failures_are_named_with_their_reason():
     display, text = shown(News(1, "done", ending="no memory", failed=True))
     assert display.failures == ["run-001: no memory"]
     assert "failed" in text
+
+
+@pytest.mark.parametrize(
+    ("total", "begun", "over", "says"),
+    [
+        (100, True, False, True),
+        (100, True, True, False),
+        (None, True, False, False),
+        (9, False, False, False),
+    ],
+)
+def test_the_time_left_is_shown_only_of_what_goes_on_to_a_known_end(total, begun, over, says):
+    progress = Progress(TimeLeft())
+    task = progress.add_task("", total=total, start=begun)
+    progress.update(task, completed=4)
+    if over:
+        progress.stop_task(task)
+    assert TimeLeft().render(progress.tasks[0]).plain.endswith("left") is says
