@@ -18,6 +18,9 @@ from isoloss.path import Record, Stop
 from isoloss.problem import Problem
 from isoloss.training import train
 
+PENALTIES = (0.0, *(float(f"1e{power}") for power in range(-6, 7)))
+"""Weights of the squared norm in the paper's weight decay."""
+
 
 @dataclass(frozen=True)
 class Data:
@@ -71,6 +74,8 @@ class Experiment:
         paper: The paper's method with this experiment's step lengths.
         decay_epochs: Epochs of training with weight decay in the paper.
         epochs: Epochs of phase 1.
+        decay_runs: Runs of weight decay in the paper.
+        penalties: Penalties of weight decay in the paper.
     """
 
     name: str
@@ -84,6 +89,8 @@ class Experiment:
     paper: Paper
     decay_epochs: int
     epochs: int = 100
+    decay_runs: int = 15
+    penalties: tuple[float, ...] = PENALTIES
 
     @property
     def parameters(self) -> int:

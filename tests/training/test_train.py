@@ -33,7 +33,7 @@ def keras_adam(gradients, start):
 def test_adam_makes_keras_steps():
     gradients = np.random.default_rng(0).normal(size=(50, 6)) * np.array([1, 1e-6, 1e3, 1e-7, 0, 1])
     theta = torch.zeros(6, dtype=torch.float64)
-    adam = Adam(theta)
+    adam = Adam.at(theta)
     for gradient in gradients:
         adam.step(torch.from_numpy(gradient))
     np.testing.assert_allclose(theta, keras_adam(gradients, np.zeros(6)), rtol=1e-12)
