@@ -26,26 +26,29 @@ class TimeLeft(TimeRemainingColumn):
         return super().render(task).append(" left")
 
 
-def walk_columns() -> Progress:
-    """The columns that a walk shows: steps, regulariser, angle, time left.
+def columns(unit: str = "steps") -> Progress:
+    """The columns that something long shows: how far it is, two figures, time left.
+
+    Args:
+        unit: What is counted.
 
     Returns:
-        A rich progress display on standard error; its tasks need the fields `R` and `angle`.
+        A rich progress display on standard error; its tasks need the fields `first` and `second`.
     """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=12),
-        TextColumn("{task.completed:>6.0f} steps"),
-        TextColumn("{task.fields[R]}"),
-        TextColumn("{task.fields[angle]}"),
+        TextColumn("{task.completed:>6.0f} " + unit),
+        TextColumn("{task.fields[first]}"),
+        TextColumn("{task.fields[second]}"),
         TimeLeft(),
         console=Console(stderr=True),
     )
 
 
 def describe(row: Row) -> dict[str, str]:
-    """The fields `R` and `angle` of a row."""
-    return {"R": f"R {row['regularizer']:.4g}", "angle": f"{row['angle_degrees']:.2f} deg"}
+    """The two figures of a row of a walk: regulariser and angle."""
+    return {"first": f"R {row['regularizer']:.4g}", "second": f"{row['angle_degrees']:.2f} deg"}
 
 
 def _hide(row: Row, done: int) -> None:
@@ -66,8 +69,8 @@ def walk_progress(*, enabled: bool, steps: int) -> Generator[Callable[[Row, int]
     if not enabled or not Console(stderr=True).is_terminal:
         yield _hide
         return
-    with walk_columns() as display:
-        task = display.add_task("walk", total=steps, R="", angle="")
+    with columns() as display:
+        task = display.add_task("walk", total=steps, first="", second="")
         shown = 0.0
 
         def show(row: Row, done: int) -> None:

@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.progress import TaskID
 from rich.table import Table
 
-from isoloss.progress import describe, walk_columns
-from isoloss.runs.walk import News, WalkRun
+from isoloss.progress import columns
+from isoloss.runs.run import Run
+from isoloss.runs.walk import News
 
 
 class Display:
@@ -19,14 +20,13 @@ class Display:
     Args:
         title: What is going on.
         runs: The runs that will report.
-        steps: Steps that a walk takes; None where it ends when it has converged.
-
+        steps: Steps that a run takes; None where it ends when it has converged.
     """
 
-    def __init__(self, title: str, runs: Sequence[WalkRun], steps: int | None) -> None:
+    def __init__(self, title: str, runs: Sequence[Run], steps: int | None) -> None:
         self._title = title
         self._runs = {one.index: one for one in runs}
-        self._live = walk_columns()
+        self._live = columns(runs[0].unit if runs else "steps")
         self._terminal = Console(stderr=True).is_terminal
         self._live.disable = not self._terminal
         self._tasks: dict[int, TaskID] = {}
@@ -34,7 +34,7 @@ class Display:
         for one in runs:
             label = f"{one.folder.name} waiting  "
             self._tasks[one.index] = self._live.add_task(
-                label, total=steps, start=False, R="", angle=""
+                label, total=steps, start=False, first="", second=""
             )
 
     def __enter__(self) -> Display:
@@ -66,38 +66,30 @@ class Display:
         task = self._tasks[news.index]
         if news.phase == "walking" and not self._live.tasks[task].started:
             self._live.start_task(task)
-        fields: dict[str, Any] = describe(news.row) if news.row else {}
+        one = self._runs[news.index]
+        fields: dict[str, Any] = one.describe(news.row) if news.row else {}
         word = news.ending if news.phase == "done" and not news.failed else news.phase
         word = "failed" if news.failed else word
-        label = f"{self._runs[news.index].folder.name} {word:<9}"
+        label = f"{one.folder.name} {word:<9}"
         self._live.update(task, description=label, completed=news.done, **fields)
         if news.phase == "done":
             self._live.stop_task(task)
             if not self._terminal:
                 self._live.console.print(
-                    f"{self._title} {label.rstrip()}: {_line(news)}", soft_wrap=True
+                    f"{self._title} {label.rstrip()}: {_line(one, news)}", soft_wrap=True
                 )
 
     def summary(self) -> Table:
         """A table with a line per run: where it started, where it ended, and why."""
         table = Table(box=None, pad_edge=False, title_justify="left")
-        for heading in ("run", "seed", "steps", "evaluations", "R", "angle", "test loss"):
+        headings: tuple[str, ...] = next((one.headings for one in self._runs.values()), ())
+        for heading in ("run", "seed", *headings):
             table.add_column(heading, justify="right" if heading != "run" else "left")
         table.add_column("outcome")
         for index, one in sorted(self._runs.items()):
             news = self._last.get(index)
             row = news.row if news and not news.failed else None
-            numbers = (
-                (
-                    f"{news.done:,}",
-                    f"{row['evaluations']:,}",
-                    f"{row['regularizer']:.4g}",
-                    f"{row['angle_degrees']:.2f}",
-                    f"{row['test_loss']:.4g}",
-                )
-                if news and row
-                else ("",) * 5
-            )
+            numbers = one.numbers(news.done, row) if news and row else ("",) * len(headings)
             ending = "not started"
             if news is not None:
                 ending = "failed" if news.failed else news.ending or news.phase
@@ -105,8 +97,7 @@ class Display:
         return table
 
 
-def _line(news: News) -> str:
+def _line(one: Run, news: News) -> str:
     if news.row is None:
         return news.ending
-    fields = describe(news.row)
-    return f"{news.done:,} steps, {fields['R']}, angle {fields['angle']}"
+    return ", ".join([f"{news.done:,} {one.unit}", *one.describe(news.row).values()])

@@ -15,13 +15,14 @@ from threadpoolctl import threadpool_limits
 
 from isoloss.errors import IsolossError
 from isoloss.results import run
-from isoloss.runs.walk import THREADS, News, WalkRun
+from isoloss.runs.run import Run
+from isoloss.runs.walk import THREADS, News
 
 _channel: Any = None  # of a worker process: where news goes
 _cancel: Any = None  # of a worker process: set when the user interrupts
 
 
-def run_all(runs: Sequence[WalkRun], show: Callable[[News], None]) -> bool:
+def run_all(runs: Sequence[Run], show: Callable[[News], None]) -> bool:
     """Execute runs in parallel; one that fails does not stop the others.
 
     Args:
@@ -67,11 +68,11 @@ def _initialise(channel: Any, cancel: Any) -> None:
     threadpool_limits(THREADS)  # NumPy's linear algebra too
 
 
-def _execute(one: WalkRun) -> News:
+def _execute(one: Run) -> News:
     return one.execute(_channel.put, _cancel.is_set)
 
 
-def _settle(future: Future[News], one: WalkRun, show: Callable[[News], None]) -> None:
+def _settle(future: Future[News], one: Run, show: Callable[[News], None]) -> None:
     error = future.exception()
     if error is None:
         show(future.result())

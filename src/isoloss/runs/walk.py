@@ -13,6 +13,7 @@ import torch
 
 from isoloss._version import __version__
 from isoloss.path import Row
+from isoloss.progress import describe
 from isoloss.results import run
 from isoloss.runs.settings import DTYPES, WalkSettings
 from isoloss.walk import traverse
@@ -58,6 +59,30 @@ class WalkRun:
     seed: int
     folder: FilePath
     settings: WalkSettings
+
+    @property
+    def unit(self) -> str:
+        """What progress is counted in."""
+        return "steps"
+
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """What `numbers` are."""
+        return ("steps", "evaluations", "R", "angle", "test loss")
+
+    def numbers(self, done: int, row: Row) -> tuple[str, ...]:
+        """A line of the summary."""
+        return (
+            f"{done:,}",
+            f"{row['evaluations']:,}",
+            f"{row['regularizer']:.4g}",
+            f"{row['angle_degrees']:.2f}",
+            f"{row['test_loss']:.4g}",
+        )
+
+    def describe(self, row: Row) -> dict[str, str]:
+        """Regulariser and angle for the progress line."""
+        return describe(row)
 
     def begin(self) -> bool:
         """Lay claim to the folder; False where the run is finished already.
