@@ -23,7 +23,7 @@ from tests.problems import (
 from torch import Tensor
 
 from isoloss.point import Objective, Point
-from isoloss.regularizers import SquaredNorm, get_regularizer
+from isoloss.regularizers import SquaredNorm
 
 
 def at(theta: Tensor, regularizer_slope: Tensor, loss_slope: Tensor) -> Point:
@@ -101,7 +101,7 @@ def test_the_penalty_is_positive_where_the_gradients_oppose() -> None:
 @pytest.mark.parametrize("make", KNOWN.values(), ids=KNOWN)
 def test_the_known_ends_are_stationary_on_the_level(make: Any) -> None:
     known: Known = make()
-    objective = Objective(known.problem, get_regularizer(known.regularizer))
+    objective = Objective(known.problem, known.regularizer)
     point = objective.evaluate(known.end)
     assert point.loss == pytest.approx(known.level, rel=1e-12)
     assert point.regularizer == pytest.approx(known.value, rel=1e-10)
@@ -113,7 +113,7 @@ def test_the_known_ends_are_stationary_on_the_level(make: Any) -> None:
 @pytest.mark.parametrize("make", KNOWN.values(), ids=KNOWN)
 def test_an_end_is_stationary_under_decay_of_the_equivalent_penalty(make: Any) -> None:
     known: Known = make()
-    objective = Objective(known.problem, get_regularizer(known.regularizer))
+    objective = Objective(known.problem, known.regularizer)
     point = objective.evaluate(known.end)
     slope = point.grad + point.equivalent_penalty * point.regularizer_grad
     assert slope.norm().item() < 1e-8 * point.grad_norm
@@ -122,7 +122,7 @@ def test_an_end_is_stationary_under_decay_of_the_equivalent_penalty(make: Any) -
 @pytest.mark.parametrize("make", KNOWN.values(), ids=KNOWN)
 def test_the_known_starts_are_on_the_level_and_not_at_the_end(make: Any) -> None:
     known: Known = make()
-    objective = Objective(known.problem, get_regularizer(known.regularizer))
+    objective = Objective(known.problem, known.regularizer)
     point = objective.evaluate(known.start)
     assert point.loss == pytest.approx(known.level, rel=1e-12)
     assert point.regularizer > known.value

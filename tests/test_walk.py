@@ -509,7 +509,7 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "method class": ({"method": Paper}, ["Paper()"]),
     "regularizer": (
         {"regularizer": "squared norm"},
-        ["regularizer 'squared norm'", "did you mean squared_norm?"],
+        ["regularizer 'squared norm'", "did you mean squared_norm or"],
     ),
     "probe size": (
         {"probes": {"test": classifier(sizes=(3, 4, 4)).problem()}},

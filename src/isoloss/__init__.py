@@ -7,23 +7,39 @@ from isoloss.methods import SQP, Paper
 from isoloss.outcome import Outcome
 from isoloss.path import Path, Record, Stop
 from isoloss.problem import Problem
+from isoloss.regularizers import (
+    L1,
+    GroupLasso,
+    NuclearNorm,
+    PathNorm,
+    SquaredNorm,
+    maximize,
+    weighted_sum,
+)
 from isoloss.results import Results, ResultsError, open_results
 from isoloss.walk import traverse
 
 __all__ = [
+    "L1",
     "SQP",
+    "GroupLasso",
     "InputError",
     "IsolossError",
+    "NuclearNorm",
     "Outcome",
     "Paper",
     "Path",
+    "PathNorm",
     "Problem",
     "Record",
     "Results",
     "ResultsError",
+    "SquaredNorm",
     "Stop",
     "__version__",
     "experiments",
+    "maximize",
     "open_results",
     "traverse",
+    "weighted_sum",
 ]

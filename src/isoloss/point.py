@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from isoloss.problem import Problem
-from isoloss.regularizers import Regularizer
+from isoloss.regularizers import AnyRegularizer, get_regularizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +58,15 @@ class Objective:
 
     Args:
         problem: Gives L and its gradient.
-        regularizer: Gives R and its gradient.
+        regularizer: Gives R and its gradient; whatever `traverse` takes as one.
 
     Attributes:
         evaluations: Evaluations of the loss and its gradient made through this object.
     """
 
-    def __init__(self, problem: Problem, regularizer: Regularizer) -> None:
+    def __init__(self, problem: Problem, regularizer: AnyRegularizer) -> None:
         self.problem = problem
-        self.regularizer = regularizer
+        self.regularizer = get_regularizer(regularizer, problem)
         self.evaluations = 0
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -233,6 +233,16 @@ class Problem:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the parameters that make up theta, by name, in order."""
         return dict(self._network.shapes)
+
+    @property
+    def network(self) -> FlatNetwork:
+        """The private copy of the model, at the point last loaded."""
+        return self._network
+
+    @property
+    def chunks(self) -> Sequence[tuple[Any, Tensor]]:
+        """The data in the pieces that are evaluated one after another."""
+        return self._chunks
 
     def _in_training(self, kinds: tuple[type[nn.Module], ...]) -> str:
         model = self._network.model

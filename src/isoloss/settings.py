@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import pydantic
@@ -35,4 +36,5 @@ def _sentence(owner: str, error: pydantic.ValidationError) -> str:
     if not first["loc"]:  # a rule between fields, which names its values itself
         return f"{owner}: {reason}."
     name = ".".join(str(part) for part in first["loc"])
-    return f"{name}={first['input']} is not possible for {owner}: it {reason}."
+    given = textwrap.shorten(str(first["input"]), 80, placeholder=" ...")
+    return f"{name}={given} is not possible for {owner}: it {reason}."

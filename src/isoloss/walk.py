@@ -18,7 +18,7 @@ from isoloss.point import Objective
 from isoloss.problem import Problem
 from isoloss.progress import walk_progress
 from isoloss.recorder import Recorder
-from isoloss.regularizers import Regularizer, get_regularizer
+from isoloss.regularizers import AnyRegularizer
 
 
 def traverse(
@@ -26,7 +26,7 @@ def traverse(
     *,
     start: Tensor | None = None,
     level: float | None = None,
-    regularizer: str | Regularizer = "squared_norm",
+    regularizer: AnyRegularizer = "squared_norm",
     method: str | Method = "sqp",
     rtol: float = 1e-3,
     stop: Stop | None = None,
@@ -41,7 +41,9 @@ def traverse(
         problem: The training loss.
         start: Where to start, shape (problem.size,); None starts at the model's present weights.
         level: The loss to hold, positive, in the loss's unit; None holds the start's.
-        regularizer: `"squared_norm"`, or an object with `name` and `value_and_grad`.
+        regularizer: What is made small: a name (`"squared_norm"`, `"l1"`, ...), an object such as
+            `isoloss.SquaredNorm(without_biases=True)` or `isoloss.maximize("squared_norm")`, or a
+            function of the parameters by name that returns a tensor of shape ().
         method: `"sqp"`, `"paper"`, or an object with settings such as `isoloss.SQP(memory=20)`.
         rtol: Relative tolerance of the level, in (0, 1); `"paper"` has an absolute one of its own.
         stop: When to end; `Stop()` by default.
@@ -66,7 +68,7 @@ def traverse(
         _check_probe(name, (probes or {})[name], problem)
     stop, record = stop or Stop(), record or Record()
     walker = get_method(method)
-    objective = Objective(problem, get_regularizer(regularizer))
+    objective = Objective(problem, regularizer)
     problem.check_deterministic(theta)
 
     state = walker.init(objective, theta, level, rtol)

@@ -491,6 +491,24 @@ def test_a_smaller_model_keeps_where_phi_bends_most() -> None:
         assert direction @ whole @ direction == pytest.approx(value, rel=1e-9)
 
 
+def test_a_smaller_model_keeps_where_a_learnt_regulariser_bends_most() -> None:
+    n = 16
+    basis = spanned(*normal(n, n, seed=2), capacity=n)
+    turn = np.linalg.qr(random_symmetric(n, 5))[0]
+    bends = np.array([0.0] * 3 + [50.0, *np.linspace(-1, 1, n - 4)])
+    curves = np.array([90.0, 70.0, 1e-3] + [2.0] * (n - 3))
+    bend, curvature = ((turn * values) @ turn.T for values in (bends, curves))
+    model = Model(basis, bend, curvature, 2.0, steepest=100.0)
+    held = [Slopes(*np.random.default_rng(2).normal(size=(2, n)))]
+    smaller, _ = model.compressed(8, held)
+    kept = unfolded(smaller, smaller.curvature)
+    for k in (0, 1):
+        direction = basis.combine(turn[:, k]).numpy()
+        assert direction @ kept @ direction == pytest.approx(curves[k], rel=1e-9)
+    steepest = basis.combine(turn[:, 3]).numpy()
+    assert steepest @ unfolded(smaller, smaller.bend) @ steepest == pytest.approx(50, rel=1e-9)
+
+
 @pytest.mark.parametrize("learnt", [False, True])
 def test_a_smaller_model_is_the_larger_one_on_its_span(learnt: bool) -> None:
     model = large_model(3, learnt)

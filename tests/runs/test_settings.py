@@ -28,6 +28,10 @@ def test_pairs_reach_the_part_they_belong_to():
     assert chosen.record.points_at_most == 9
     assert chosen.level.rtol == 1e-2
     assert chosen.level.dtype == "float64"
+    assert walk_settings(IRIS, "sqp", ["regularizer=l1"]).level.regularizer == "l1"
+    assert walk_settings(IRIS, "sqp", ["regularizer=l1"]).stop.regularizer is None
+    assert walk_settings(IRIS, "sqp", ["regularizer=20"]).stop.regularizer == 20
+    assert walk_settings(IRIS, "sqp", ["regularizer=20"]).level.regularizer == "squared_norm"
     assert walk_settings(IRIS, "paper", ["points_at_most=none"]).record.points_at_most is None
 
 
@@ -36,6 +40,7 @@ def test_pairs_reach_the_part_they_belong_to():
     [
         ("stepz=5", ["stepz", "did you mean steps"]),
         ("steps", ["KEY=VALUE"]),
+        ("regularizer=l11", ["'l11'", "did you mean l1"]),
         ("=5", ["KEY=VALUE"]),
         ("steps=0", ["steps=0", "greater than 0"]),
         ("steps=-5", ["steps=-5", "greater than 0"]),

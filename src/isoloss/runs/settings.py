@@ -13,6 +13,7 @@ from isoloss.errors import InputError, unknown
 from isoloss.experiments.catalogue import Experiment
 from isoloss.methods import METHODS, Method
 from isoloss.path import Record, Stop
+from isoloss.regularizers import REGULARIZERS
 from isoloss.settings import Settings
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
@@ -22,13 +23,15 @@ NO_FILE = {"when"}  # settings that only Python can give
 
 
 class Level(Settings):
-    """What is held and how it is computed.
+    """What is held, what is made small, and how both are computed.
 
     Attributes:
+        regularizer: Name of a regulariser with its default settings, such as `l1`.
         rtol: Relative tolerance of the level, below 1.
         dtype: `float32` or `float64`.
     """
 
+    regularizer: str = "squared_norm"
     rtol: float = Field(default=1e-3, gt=0, lt=1)
     dtype: Literal["float32", "float64"] = "float32"
 
@@ -75,8 +78,9 @@ def walk_settings(
     Args:
         experiment: The experiment.
         method: Name of the method.
-        pairs: `KEY=VALUE`, where KEY is a setting of the method, of `Stop`, of `Record`, `rtol` or
-            `dtype`; VALUE `none` stands for None.
+        pairs: `KEY=VALUE`, where KEY is a setting of the method, of `Stop`, of `Record`, `rtol`,
+            `dtype` or `regularizer` (a name chooses it, a number is that of `Stop`); VALUE `none`
+            stands for None.
         device: Where to compute.
 
     Returns:
@@ -95,12 +99,20 @@ def walk_settings(
     for key in given:
         if key not in known:
             raise unknown("setting", key, known)
+    chosen = level.regularizer
+    # a number is where to stop (`Stop.regularizer`), a name says which regulariser
+    name = given.get("regularizer")
+    if name is not None and not _is_number(name):
+        if name not in REGULARIZERS:
+            raise unknown("regularizer", name, REGULARIZERS)
+        del given["regularizer"]
+        chosen = name
     return WalkSettings(
         experiment=experiment,
         method=cast("Method", _override(start, given)),
         stop=_override(stop, given),
         record=_override(record, given),
-        level=_override(level, given),
+        level=_override(level, {**given, "regularizer": chosen}),
         device=device,
     )
 
@@ -115,6 +127,14 @@ def _parse(pairs: Sequence[str]) -> dict[str, str | None]:
             raise InputError(f"--set {key} was given twice; give it once")
         given[key] = None if value.lower() == "none" else value
     return given
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _override(part: AnySettings, given: Mapping[str, str | None]) -> AnySettings:

@@ -122,6 +122,7 @@ class WalkRun:
 
         path = traverse(
             start.problem,
+            regularizer=settings.level.regularizer,
             method=settings.method,
             rtol=settings.level.rtol,
             stop=settings.stop,

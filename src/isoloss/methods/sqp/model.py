@@ -122,7 +122,7 @@ class Model:
         return Model(basis, bend, curvature, self.outside, max(0.97 * self.steepest, seen))
 
     def compressed(self, keep: int, held: Sequence[Slopes]) -> tuple[Model, list[Slopes]]:
-        """A smaller model: what is needed exactly, and where phi bends most.
+        """A smaller model: what is needed exactly, and where phi and R bend most.
 
         Args:
             keep: Size of the basis to be left.
@@ -137,8 +137,12 @@ class Model:
         exact = np.column_stack([v for one in held for v in (one.r, one.a)])
         span, weights, _ = np.linalg.svd(exact, full_matrices=False)
         span = span[:, weights > 1e-9 * weights[0]]
-        order = np.argsort(-np.abs(values))[: keep - span.shape[1]]
-        columns = np.linalg.qr(np.column_stack([span, vectors[:, order]]))[0]
+        most = vectors[:, np.argsort(-np.abs(values))]
+        if self.curvature is not None:  # what the Lagrangian loses without a direction
+            off = padded(self.curvature, size, self.outside) - self.outside * np.eye(size)
+            bent = held[0].multiplier ** 2 * (vectors * values**2) @ vectors.T
+            most = eigh(bent + off @ off)[1][:, ::-1]
+        columns = np.linalg.qr(np.column_stack([span, most[:, : keep - span.shape[1]]]))[0]
         rotated = columns.T @ vectors
         smaller = Model(
             self.basis.turned(columns),

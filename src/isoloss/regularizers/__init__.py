@@ -1,0 +1,23 @@
+"""Regularisers R(theta): what a walk makes small on the level set."""
+
+from isoloss.regularizers.combined import maximize, weighted_sum
+from isoloss.regularizers.names import REGULARIZERS, AnyRegularizer, get_regularizer
+from isoloss.regularizers.nuclear_norm import NuclearNorm
+from isoloss.regularizers.path_norm import PathNorm
+from isoloss.regularizers.regularizer import Regularizer
+from isoloss.regularizers.sparsity import L1, GroupLasso
+from isoloss.regularizers.squared_norm import SquaredNorm
+
+__all__ = [
+    "L1",
+    "REGULARIZERS",
+    "AnyRegularizer",
+    "GroupLasso",
+    "NuclearNorm",
+    "PathNorm",
+    "Regularizer",
+    "SquaredNorm",
+    "get_regularizer",
+    "maximize",
+    "weighted_sum",
+]

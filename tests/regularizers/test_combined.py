@@ -1,0 +1,194 @@
+"""Functions, sums, `maximize`, and everything else that may be given as a regulariser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tests.problems import LinearRegularizer, classifier, normal, sphere
+from tests.regularizers.checks import assert_gradient_is_the_slope, grad_at, value_at
+
+from isoloss import L1, Outcome, SquaredNorm, Stop, maximize, traverse, weighted_sum
+from isoloss.regularizers import get_regularizer
+
+
+def quartic(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+    return sum((p**4).sum() for p in parameters.values())
+
+
+def test_a_function_gets_the_parameters_by_name_in_their_shapes() -> None:
+    net = classifier()
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def last(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+        seen.append(parameters)
+        return parameters["2.weight"].square().sum()
+
+    value = value_at(last, net.problem())
+    assert value == pytest.approx(net.model[2].weight.square().sum().item(), rel=1e-14)
+    assert {k: v.shape for k, v in seen[0].items()} == {
+        k: v.shape for k, v in net.model.named_parameters()
+    }
+    for name, parameter in net.model.named_parameters():
+        assert torch.equal(seen[0][name], parameter)
+
+
+def test_a_functions_gradient_is_its_slope_and_its_name_its_own() -> None:
+    problem = classifier().problem()
+    assert_gradient_is_the_slope(quartic, problem)
+    assert get_regularizer(quartic, problem).name == "quartic"
+    assert get_regularizer(lambda p: p["0.bias"].sum(), problem).name == "function"
+
+
+def test_a_walk_with_a_function_ends_where_the_closed_form_does() -> None:
+    known = sphere()
+    slope = known.regularizer.slope
+    path = traverse(
+        known.problem,
+        start=known.start,
+        regularizer=lambda parameters: parameters["theta"] @ slope,
+        stop=Stop(kkt_residual=1e-6),
+    )
+    assert path.outcome is Outcome.CONVERGED
+    assert known.gap(path.points[-1]) < 2e-3
+
+
+BAD: dict[str, tuple[Callable[..., Any], list[str]]] = {
+    "a vector": (lambda p: p["0.bias"].square(), ["shape (5,)", ".sum()"]),
+    "one number in brackets": (lambda p: p["0.bias"].sum().reshape(1), ["shape (1,)"]),
+    "integers": (lambda p: (p["0.bias"] > 0).sum(), ["int64"]),
+    "a number": (lambda p: 3.0, ["returned a float"]),
+    "nothing": (lambda p: None, ["returned a NoneType"]),
+    "a constant": (lambda p: torch.tensor(3.0), ["does not depend on the parameters"]),
+    "detached": (lambda p: p["0.bias"].detach().sum(), ["does not depend on the parameters"]),
+    "of something else": (
+        lambda p: torch.ones(2, requires_grad=True).sum(),
+        ["does not depend on the parameters"],
+    ),
+    "random": (lambda p: p["0.bias"].sum() * torch.rand(()), ["not a function", "two calls"]),
+}
+
+
+@pytest.mark.parametrize(("function", "words"), BAD.values(), ids=BAD)
+def test_a_function_that_is_no_regulariser_is_refused(function, words, refuses) -> None:
+    problem = classifier().problem()
+    with refuses("regulariser", *words):
+        traverse(problem, regularizer=function)
+    assert problem.evaluations == 0
+
+
+def test_a_regulariser_that_is_nan_at_the_start_is_refused(refuses) -> None:
+    with refuses("regulariser at the start is nan"):
+        traverse(classifier().problem(), regularizer=lambda p: (p["0.bias"] - 10).log().sum())
+
+
+def test_a_regulariser_that_becomes_nan_ends_the_walk_with_the_last_good_point() -> None:
+    def blind(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+        square = torch.stack([p.square().sum() for p in parameters.values()]).sum()
+        return square * math.nan if square < wall else square
+
+    problem = classifier().problem()
+    start = problem.current()
+    wall = 0.8 * start.dot(start)
+    path = traverse(problem, regularizer=blind, stop=Stop(evaluations=200))
+    assert path.points[-1].square().sum() >= wall
+    assert path.steps["regularizer"].notna().all()
+
+
+NOT_REGULARIZERS = {
+    "name": ("squared norm", ["'squared norm'", "did you mean squared_norm or"]),
+    "class": (L1, ["class L1", "give L1()"]),
+    "number": (3, ["a int", "give a name such as 'squared_norm'"]),
+    "none": (None, ["NoneType"]),
+}
+
+
+@pytest.mark.parametrize(("given_", "words"), NOT_REGULARIZERS.values(), ids=NOT_REGULARIZERS)
+def test_what_is_no_regulariser_is_refused(given_, words, refuses) -> None:
+    with refuses(*words):
+        get_regularizer(given_, classifier().problem())
+
+
+def test_an_object_with_value_and_grad_is_taken_as_it_is() -> None:
+    own = LinearRegularizer(torch.ones(3))
+    assert get_regularizer(own, classifier().problem()) is own
+
+
+# ---------------------------------------------------------------- sums
+
+
+def test_a_weighted_sum_is_the_sum_of_its_parts() -> None:
+    problem = classifier().problem()
+    both = weighted_sum((2.0, "squared_norm"), (0.1, L1(smoothing=0.5)), (-1.0, quartic))
+    parts = [(2.0, "squared_norm"), (0.1, L1(smoothing=0.5)), (-1.0, quartic)]
+    expected = sum(weight * value_at(part, problem) for weight, part in parts)
+    assert value_at(both, problem) == pytest.approx(expected, rel=1e-13)
+    assert_gradient_is_the_slope(both, problem)
+    name = get_regularizer(both, problem).name
+    assert name == "2 squared_norm + 0.1 l1 - quartic"
+
+
+def test_a_weighted_sum_of_squared_norms_says_its_curvature() -> None:
+    problem = classifier().problem()
+    squares = weighted_sum((0.5, "squared_norm"), (2.0, SquaredNorm(center=problem.current())))
+    assert get_regularizer(squares, problem).curvature == 5.0
+    mixed = weighted_sum((0.5, "squared_norm"), (2.0, "l1"))
+    assert get_regularizer(mixed, problem).curvature is None
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ((), ["of nothing"]),
+        (("squared_norm",), ["'squared_norm'", "pairs"]),
+        (((math.nan, "l1"),), ["nan", "finite"]),
+        ((("l1", 1.0),), ["'l1'", "finite number"]),
+    ],
+    ids=["empty", "no pair", "NaN", "swapped"],
+)
+def test_what_is_no_weighted_sum_is_refused(parts, words, refuses) -> None:
+    with refuses(*words):
+        weighted_sum(*parts)
+
+
+# ---------------------------------------------------------------- maximize
+
+
+def test_maximize_is_the_negative() -> None:
+    problem = classifier().problem()
+    worst = maximize("l1")
+    assert value_at(worst, problem) == -value_at("l1", problem)
+    assert torch.equal(grad_at(worst, problem), -grad_at("l1", problem))
+    assert get_regularizer(worst, problem).name == "-l1"
+    assert getattr(get_regularizer(maximize("squared_norm"), problem), "curvature", None) is None
+
+
+def test_maximize_walks_to_the_opposite_end_of_the_sphere() -> None:
+    known = sphere()
+    path = traverse(
+        known.problem,
+        start=known.start,
+        regularizer=maximize(known.regularizer),
+        stop=Stop(kkt_residual=1e-6),
+    )
+    assert path.outcome is Outcome.CONVERGED
+    assert known.gap(-path.points[-1]) < 2e-3
+
+
+def test_the_loss_of_another_problem_can_be_maximized() -> None:
+    net = classifier()
+    other = type(net)(net.model, net.loss, (normal(12, 3, seed=7), net.data[1]), net.sizes)
+    problem, held_out = net.problem(), other.problem()
+    path = traverse(problem, regularizer=maximize(held_out), stop=Stop(evaluations=60))
+    start, end = (other.loss_and_grad(path.points[k].numpy())[0] for k in (0, -1))
+    assert end > 1.2 * start
+    assert path.steps["regularizer"].iloc[-1] == pytest.approx(-end, rel=1e-10)
+    assert net.loss_and_grad(path.points[-1].numpy())[0] == pytest.approx(path.level, rel=1.001e-3)
+
+
+def test_a_problem_of_another_model_is_no_regulariser(refuses) -> None:
+    with refuses("other parameters"):
+        get_regularizer(classifier(sizes=(3, 4, 4)).problem(), classifier().problem())
