@@ -34,10 +34,26 @@ def walked(tmp_path_factory):
     for command in (
         ("traverse", "IRIS_FF", *TWO, *BY_PAPER),
         ("traverse", "IRIS_FF", *TWO, "--set", "steps=30"),
+        ("decay", "IRIS_FF", *TWO, "--epochs", "4", "--penalties", "0,1e-3,1e6"),
         ("report", "IRIS_FF"),
     ):
         assert isoloss(*command, "--out", str(out)) == 0
     return out
+
+
+def test_weight_decay_is_read_back_with_its_seeds(walked):
+    table = open_results(walked).decay("IRIS_FF")
+    assert table["seed"].tolist() == [5, 5, 5, 6, 6, 6]
+    assert table["penalty"].tolist() == [0, 1e-3, 1e6] * 2
+    assert (table["epoch"] == 4).all()
+
+
+def test_finished_weight_decay_is_not_done_again_and_other_settings_are_refused(walked, capsys):
+    command = ("decay", "IRIS_FF", *TWO, "--epochs", "4", "--out", str(walked))
+    assert isoloss(*command, "--penalties", "1e6,0,1e-3") == 0
+    assert "2 of 2 runs are finished" in capsys.readouterr().out
+    assert isoloss(*command, "--penalties", "0") == 2
+    assert "penalties was [0.0, 0.001, 1000000.0], now [0.0]" in capsys.readouterr().err
 
 
 def test_runs_are_read_back_with_their_seeds(walked):
@@ -111,7 +127,7 @@ def test_changed_settings_are_refused_with_the_difference(walked, capsys):
 def test_version_and_help(capsys):
     assert isoloss("--version") == 0
     assert capsys.readouterr().out == f"isoloss {__version__}\n"
-    for command in ("experiments", "traverse", "report", "reproduce"):
+    for command in ("experiments", "traverse", "decay", "report", "reproduce"):
         assert isoloss(command, "--help") == 0
         assert "Usage" in capsys.readouterr().out
 
@@ -136,6 +152,14 @@ def test_experiments_lists_all_five(capsys):
         (["traverse", "IRIS_FF", "--device", "gpu"], ["gpu", "cuda"]),
         (["traverse", "IRIS_FF", "--runs", "many"], ["many", "whole number"]),
         (["traverse", "IRIS_FF", "--wrong"], ["--wrong"]),
+        (["decay", "IRIS_F"], ["IRIS_F", "did you mean IRIS_FF"]),
+        (["decay", "IRIS_FF", "--runs", "0"], ["--runs 0", "at least 1"]),
+        (["decay", "IRIS_FF", "--penalties", "0,-1"], ["penalty -1", "from 0"]),
+        (["decay", "IRIS_FF", "--penalties", "0,nan"], ["penalty nan", "finite"]),
+        (["decay", "IRIS_FF", "--penalties", "0,,1"], ["--penalties 0,,1", "not a number"]),
+        (["decay", "IRIS_FF", "--epochs", "0"], ["epochs=0"]),
+        (["decay", "IRIS_FF", "--set", "held_out=1"], ["held_out=1"]),
+        (["decay", "IRIS_FF", "--set", "epoch=1"], ["epoch", "did you mean epochs"]),
         (["reproduce", "IRIS_FF", "MPG"], ["MPG"]),
         (["reproduce", "IRIS_FF", "--runs", "0"], ["--runs 0"]),
         (["report", "NONSENSE"], ["NONSENSE"]),

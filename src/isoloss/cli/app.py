@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from isoloss._version import __version__
-from isoloss.cli import data, reports, walks
+from isoloss.cli import data, decays, reports, walks
 from isoloss.cli.output import console
 from isoloss.errors import InputError, IsolossError
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.command("experiments")(data.list_experiments)
 app.add_typer(data.data, name="data")
 app.command("traverse")(walks.traverse)
+app.command("decay")(decays.decay)
 app.command("report")(reports.report)
 app.command("reproduce")(reports.reproduce)
 

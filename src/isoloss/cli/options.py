@@ -14,7 +14,8 @@ from isoloss.errors import InputError
 from isoloss.results import check_out_folder
 
 
-def _whole(text: str) -> int:
+def whole(text: str) -> int:
+    """The whole number that was typed."""
     try:
         return int(text)
     except ValueError:
@@ -31,7 +32,7 @@ Runs = Annotated[
     int | None,
     typer.Option(
         "--runs",
-        parser=_whole,
+        parser=whole,
         metavar="N",
         help="Random starts; the experiment's number by default.",
     ),
@@ -39,7 +40,7 @@ Runs = Annotated[
 Seed = Annotated[
     int,
     typer.Option(
-        "--seed", parser=_whole, metavar="SEED", help="Seed of the first run; run k has SEED + k."
+        "--seed", parser=whole, metavar="SEED", help="Seed of the first run; run k has SEED + k."
     ),
 ]
 MethodName = Annotated[str, typer.Option("--method", help="How to step: sqp or paper.")]
@@ -94,3 +95,16 @@ def device(given: str) -> str:
     if found.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"--device {given} is not possible: torch finds no CUDA here; give cpu")
     return given
+
+
+def numbers(name: str, given: str) -> list[float]:
+    """The numbers of a list such as 0,1e-3,1."""
+    found: list[float] = []
+    for text in given.split(","):
+        try:
+            found.append(float(text))
+        except ValueError:
+            raise InputError(
+                f"{name} {given} is not possible: {text!r} is not a number; write 0,1e-3,1"
+            ) from None
+    return found

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path as FilePath
 
-import typer
-from rich.markup import escape
-
 from isoloss import experiments
 from isoloss.cli import options
 from isoloss.cli.options import Device, MethodName, Name, Out, Pairs, Runs, Seed
-from isoloss.cli.output import console
-from isoloss.experiments import datasets
+from isoloss.cli.running import run_unfinished
 from isoloss.results import run_folder
-from isoloss.runs.display import Display
-from isoloss.runs.pool import run_all
 from isoloss.runs.settings import WalkSettings, walk_settings
 from isoloss.runs.walk import WalkRun
 
@@ -53,22 +47,5 @@ def walk_all(walk: WalkSettings, runs: int, seed: int, out: FilePath) -> None:
     """
     name, method = walk.experiment.name, walk.method.name
     planned = [WalkRun(k, seed + k, run_folder(out, name, method, k), walk) for k in range(runs)]
-    if not datasets.at_hand(walk.experiment.dataset):
-        datasets.fetch(walk.experiment.dataset)
-    todo = [one for one in planned if one.begin()]
-    finished = len(planned) - len(todo)
-    if finished:
-        console.print(f"{name} {method}: {finished} of {runs} runs are finished already.")
-    if not todo:
-        return
     steps = walk.stop.steps if method == "paper" else None
-    with Display(f"{name} {method}", todo, steps) as display:
-        whole = run_all(todo, display.show)
-    console.print(display.summary())
-    for sentence in display.failures:
-        console.print(f"[red]failed:[/red] {escape(sentence)}", soft_wrap=True)
-    if not whole:
-        console.print("Interrupted; call the same command again to go on.")
-        raise typer.Exit(130)
-    if display.failures:
-        raise typer.Exit(1)
+    run_unfinished(f"{name} {method}", walk.experiment, planned, steps)

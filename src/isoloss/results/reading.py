@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path as FilePath
+
+import pandas as pd
+import torch
+from torch import Tensor
 
 from isoloss.errors import InputError
 from isoloss.path import Path
-from isoloss.results import run
+from isoloss.results import decay, run
 
 
 def run_folder(out: FilePath, experiment: str, method: str, index: int) -> FilePath:
     """Where a run of a walk is: `OUT/EXPERIMENT/traverse/METHOD/run-000`."""
     return out / experiment / "traverse" / method / f"run-{index:03d}"
+
+
+def decay_folder(out: FilePath, experiment: str, index: int) -> FilePath:
+    """Where a run of weight decay is: `OUT/EXPERIMENT/decay/run-000`."""
+    return out / experiment / "decay" / f"run-{index:03d}"
 
 
 def report_folder(out: FilePath, experiment: str) -> FilePath:
@@ -30,8 +40,11 @@ class Results:
         self.folder = folder
 
     def experiments(self) -> list[str]:
-        """Names of the experiments of which there are walks."""
-        return sorted(found.parent.name for found in self.folder.glob("*/traverse"))
+        """Names of the experiments of which there are walks or runs of weight decay."""
+        kinds = ("traverse", "decay")
+        return sorted(
+            {found.parent.name for kind in kinds for found in self.folder.glob(f"*/{kind}")}
+        )
 
     def methods(self, experiment: str) -> list[str]:
         """Names of the methods by which an experiment was walked."""
@@ -62,6 +75,72 @@ class Results:
             elif message := run.failure(folder):
                 reasons[folder.name] = message
         return reasons
+
+    def decay(self, experiment: str) -> pd.DataFrame:
+        """The networks that weight decay gave: a row for each run and penalty.
+
+        Args:
+            experiment: For example `"IRIS_FF"`.
+
+        Returns:
+            Columns `run`, `seed`, `penalty`, `epoch` (the last), `train_loss`,
+            `penalized_train_loss`, `train_metric`, `test_loss`, `penalized_test_loss`,
+            `test_metric`, `squared_norm`, `squared_norm_weights` (without biases), `lost_epoch`,
+            `status` (`finished`, or `non_finite` of a network that became NaN or infinite), and,
+            where examples were held out, `validation_loss` and `validation_metric` of the network
+            trained with the same penalty on the others. Runs in their order, penalties ascending;
+            empty where no run is finished.
+        """
+        return self._of_runs(experiment, decay.load_members)
+
+    def decay_epochs(self, experiment: str) -> pd.DataFrame:
+        """How these networks came about: a row for each run, epoch measured and penalty.
+
+        Args:
+            experiment: For example `"IRIS_FF"`.
+
+        Returns:
+            The columns of `decay` but `lost_epoch`, `status` and those of validation.
+        """
+        return self._of_runs(experiment, decay.load_epochs)
+
+    def decay_points(self, experiment: str) -> Tensor:
+        """The networks themselves.
+
+        Args:
+            experiment: For example `"IRIS_FF"`.
+
+        Returns:
+            Shape (networks, parameters): a row for each of `decay`, in its order; parameters in the
+            order of `model.named_parameters()`.
+        """
+        folders = self._decay_runs(experiment)
+        return torch.cat([decay.load_ends(f) for f in folders]) if folders else torch.empty(0, 0)
+
+    def decay_unfinished(self, experiment: str) -> dict[str, str]:
+        """Why runs of weight decay are not among `decay`, by the name of their folder."""
+        done = self._decay_runs(experiment)
+        reasons: dict[str, str] = {}
+        for folder in sorted((self.folder / experiment / "decay").glob("run-*")):
+            if folder not in done:
+                reasons[folder.name] = decay.failure(folder) or "not finished"
+        return reasons
+
+    def _of_runs(self, experiment: str, load: Callable[[FilePath], pd.DataFrame]) -> pd.DataFrame:
+        tables: list[pd.DataFrame] = []
+        for folder in self._decay_runs(experiment):
+            table = load(folder)
+            table.insert(0, "run", int(folder.name.removeprefix("run-")))
+            table.insert(1, "seed", run.load_config(folder)["seed"])
+            tables.append(table)
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+    def _decay_runs(self, experiment: str) -> list[FilePath]:
+        return [
+            folder
+            for folder in sorted((self.folder / experiment / "decay").glob("run-*"))
+            if (folder / "outcome.json").exists() and decay.failure(folder) is None
+        ]
 
     def _runs(self, experiment: str, method: str) -> list[FilePath]:
         return sorted((self.folder / experiment / "traverse" / method).glob("run-*"))

@@ -104,6 +104,11 @@ def failure(folder: FilePath) -> str | None:
     return ending["message"] if ending.get("outcome") == FAILED else None
 
 
+def load_config(folder: FilePath) -> dict[str, Any]:
+    """Everything that determines a run, as `begin` was given it."""
+    return _read_json(folder / "config.json")["config"]
+
+
 def load(folder: FilePath) -> Path:
     """Read a walk back.
 

@@ -92,13 +92,8 @@ def walk_settings(
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     start: Settings = experiment.paper if method == "paper" else METHODS[method]()
-    given = _parse(pairs)
     stop, record, level = experiment.stop(), experiment.record(method), Level()
-    parts: list[Settings] = [start, stop, record, level]
-    known = [key for part in parts for key in type(part).model_fields if key not in NO_FILE]
-    for key in given:
-        if key not in known:
-            raise unknown("setting", key, known)
+    given = parse_pairs(pairs, *(type(part) for part in (start, stop, record, level)))
     chosen = level.regularizer
     # a number is where to stop (`Stop.regularizer`), a name says which regulariser
     name = given.get("regularizer")
@@ -109,15 +104,28 @@ def walk_settings(
         chosen = name
     return WalkSettings(
         experiment=experiment,
-        method=cast("Method", _override(start, given)),
-        stop=_override(stop, given),
-        record=_override(record, given),
-        level=_override(level, {**given, "regularizer": chosen}),
+        method=cast("Method", override(start, given)),
+        stop=override(stop, given),
+        record=override(record, given),
+        level=override(level, {**given, "regularizer": chosen}),
         device=device,
     )
 
 
-def _parse(pairs: Sequence[str]) -> dict[str, str | None]:
+def parse_pairs(pairs: Sequence[str], *kinds: type[Settings]) -> dict[str, str | None]:
+    """What was given as `--set KEY=VALUE`.
+
+    Args:
+        pairs: `KEY=VALUE`; VALUE `none` stands for None.
+        kinds: Of the settings that KEY may be one of.
+
+    Returns:
+        VALUE by KEY.
+
+    Raises:
+        InputError: A pair is none, comes twice, or names no setting.
+    """
+    known = [key for kind in kinds for key in kind.model_fields if key not in NO_FILE]
     given: dict[str, str | None] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -125,6 +133,8 @@ def _parse(pairs: Sequence[str]) -> dict[str, str | None]:
             raise InputError(f"--set {pair} is not possible; write KEY=VALUE, as in steps=500")
         if key in given:
             raise InputError(f"--set {key} was given twice; give it once")
+        if key not in known:
+            raise unknown("setting", key, known)
         given[key] = None if value.lower() == "none" else value
     return given
 
@@ -137,6 +147,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _override(part: AnySettings, given: Mapping[str, str | None]) -> AnySettings:
+def override(part: AnySettings, given: Mapping[str, str | None]) -> AnySettings:
+    """Settings with those of them changed that were given; raises InputError for a bad value."""
     mine = {key: value for key, value in given.items() if key in type(part).model_fields}
     return type(part)(**{**part.model_dump(), **mine})

@@ -1,0 +1,78 @@
+"""`isoloss decay`."""
+
+from __future__ import annotations
+
+from pathlib import Path as FilePath
+from typing import Annotated
+
+import typer
+
+from isoloss import experiments
+from isoloss.cli import options
+from isoloss.cli.options import Device, Name, Out, Pairs, Runs, Seed
+from isoloss.cli.running import run_unfinished
+from isoloss.results import decay_folder
+from isoloss.runs.decay import DecayRun, DecaySettings, decay_settings
+
+Penalties = Annotated[
+    str | None,
+    typer.Option(
+        "--penalties",
+        metavar="P,P,...",
+        help="Weights of the squared norm, as in 0,1e-3,1; 0 and 1e-6 to 1e6 by default.",
+    ),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        "--epochs",
+        parser=options.whole,
+        metavar="N",
+        help="Passes over the training examples; the experiment's number by default.",
+    ),
+]
+
+
+def decay(
+    name: Name,
+    runs: Runs = None,
+    seed: Seed = 0,
+    penalties: Penalties = None,
+    epochs: Epochs = None,
+    out: Out = FilePath("results"),
+    device: Device = "auto",
+    settings: Pairs = None,
+) -> None:
+    """Train with weight decay: the baseline that the walk is compared with."""
+    experiment = experiments.get(name)
+    chosen = decay_settings(
+        experiment,
+        None if penalties is None else options.numbers("--penalties", penalties),
+        epochs,
+        settings or [],
+        options.device(device),
+    )
+    decay_all(
+        chosen,
+        options.count(runs, experiment.decay_runs),
+        options.first_seed(seed),
+        options.out_folder(out),
+    )
+
+
+def decay_all(settings: DecaySettings, runs: int, seed: int, out: FilePath) -> None:
+    """Do those runs of weight decay that are not finished, and print their summary.
+
+    Args:
+        settings: Everything but the seed.
+        runs: How many.
+        seed: Of the first run.
+        out: The results folder.
+
+    Raises:
+        Exit: A run failed, or Ctrl-C was pressed.
+    """
+    name = settings.experiment.name
+    planned = [DecayRun(k, seed + k, decay_folder(out, name, k), settings) for k in range(runs)]
+    steps = planned[0].epochs
+    run_unfinished(f"{name} decay", settings.experiment, planned, steps)

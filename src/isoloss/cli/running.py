@@ -1,0 +1,53 @@
+"""Doing those of many runs that are not finished."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import typer
+from rich.markup import escape
+
+from isoloss.cli.output import console
+from isoloss.experiments import datasets
+from isoloss.experiments.catalogue import Experiment
+from isoloss.runs.decay import DecayRun
+from isoloss.runs.display import Display
+from isoloss.runs.pool import run_all
+from isoloss.runs.walk import WalkRun
+
+
+def run_unfinished(
+    title: str,
+    experiment: Experiment,
+    planned: Sequence[WalkRun] | Sequence[DecayRun],
+    steps: int | None,
+) -> None:
+    """Do the runs that are not finished, and print their summary.
+
+    Args:
+        title: What is going on.
+        experiment: Its data are fetched where they are not at hand.
+        planned: All runs.
+        steps: Steps of a run; None where it ends when it has converged.
+
+    Raises:
+        Exit: A run failed (1), or Ctrl-C was pressed (130).
+    """
+    if not datasets.at_hand(experiment.dataset):
+        datasets.fetch(experiment.dataset)
+    todo = [one for one in planned if one.begin()]
+    finished = len(planned) - len(todo)
+    if finished:
+        console.print(f"{title}: {finished} of {len(planned)} runs are finished already.")
+    if not todo:
+        return
+    with Display(title, todo, steps) as display:
+        whole = run_all(todo, display.show)
+    console.print(display.summary())
+    for sentence in display.failures:
+        console.print(f"[red]failed:[/red] {escape(sentence)}", soft_wrap=True)
+    if not whole:
+        console.print("Interrupted; call the same command again to go on.")
+        raise typer.Exit(130)
+    if display.failures:
+        raise typer.Exit(1)

@@ -1,0 +1,199 @@
+"""Runs of weight decay: what is written is what independent code computes from the end points."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from isoloss import InputError, Problem, experiments, open_results
+from isoloss.results import ResultsError, decay_folder
+from isoloss.runs.decay import DecayRun, decay_settings, hold_out
+
+IRIS = experiments.get("IRIS_FF")
+PENALTIES = (0.0, 1e-3, 1.0, 1e6)
+
+
+def run(out, index=0, seed=3, penalties=PENALTIES, pairs=("record_every=2",), cancelled=bool):
+    settings = decay_settings(IRIS, penalties, 5, pairs)
+    one = DecayRun(index, seed, decay_folder(out, "IRIS_FF", index), settings)
+    assert one.begin()
+    return one.execute(lambda news: None, cancelled)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Two runs of five epochs with four penalties."""
+    out = tmp_path_factory.mktemp("results")
+    for index, seed in enumerate((3, 8)):
+        assert run(out, index, seed).ending == "finished"
+    return open_results(out)
+
+
+def test_rows_are_runs_and_penalties(results):
+    table = results.decay("IRIS_FF")
+    assert table["run"].tolist() == [0] * 4 + [1] * 4
+    assert table["seed"].tolist() == [3] * 4 + [8] * 4
+    assert table["penalty"].tolist() == list(PENALTIES) * 2
+    assert (table["status"] == "finished").all()
+    assert (table["epoch"] == 5).all()
+    assert results.experiments() == ["IRIS_FF"]
+    assert results.decay_unfinished("IRIS_FF") == {}
+
+
+def test_figures_are_those_of_the_end_points_in_double_precision(results):
+    table, points = results.decay("IRIS_FF"), results.decay_points("IRIS_FF")
+    data, model = IRIS.data(3), IRIS.network(3)
+    kinds = {
+        "train": (data.inputs, data.targets),
+        "test": (data.test_inputs, data.test_targets),
+    }
+    problems = {
+        kind: Problem(model, "cross_entropy", pair, dtype=torch.float64)
+        for kind, pair in kinds.items()
+    }
+    kernels = torch.cat(
+        [torch.full((p.numel(),), float(p.ndim > 1)) for p in model.parameters()]
+    ).double()
+    assert points.shape == (8, problems["train"].size)
+    for row, theta in zip(table.to_dict("records"), points.double(), strict=True):
+        norm, weights = theta.dot(theta).item(), (theta * kernels).dot(theta).item()
+        assert row["squared_norm"] == pytest.approx(norm)
+        assert row["squared_norm_weights"] == pytest.approx(weights)
+        for kind, problem in problems.items():
+            loss, metric = problem.evaluate(theta)
+            assert row[f"{kind}_loss"] == pytest.approx(loss, rel=2e-6)
+            assert row[f"{kind}_metric"] == pytest.approx(metric)
+            penalized = loss + row["penalty"] * weights
+            assert row[f"penalized_{kind}_loss"] == pytest.approx(penalized, rel=2e-6)
+
+
+def test_history_goes_from_the_common_start_to_the_end(results):
+    epochs, ends = results.decay_epochs("IRIS_FF"), results.decay("IRIS_FF")
+    assert sorted(epochs["epoch"].unique()) == [0, 2, 4, 5]
+    assert len(epochs) == 2 * 4 * 4
+    first = epochs[(epochs["epoch"] == 0) & (epochs["run"] == 0)]
+    assert first["train_loss"].nunique() == 1
+    last = epochs[epochs["epoch"] == 5].reset_index(drop=True)
+    pd.testing.assert_frame_equal(last, ends[last.columns])
+
+
+def test_validation_is_of_another_network_on_examples_it_has_not_seen(results):
+    table = results.decay("IRIS_FF")
+    assert table["validation_loss"].notna().all()
+    assert (table["validation_loss"] != table["test_loss"]).all()
+    data = IRIS.data(3)
+    kept, aside = hold_out(data, 0.2, 3)
+    assert (len(kept), len(aside)) == (96, 24)
+    assert sorted([*kept.tolist(), *aside.tolist()]) == list(range(120))
+    assert not torch.equal(aside, hold_out(data, 0.2, 4)[1])
+    assert torch.equal(aside, hold_out(data, 0.2, 3)[1])
+
+
+def test_nothing_is_held_out_on_request(tmp_path):
+    run(tmp_path, pairs=("held_out=0",))
+    assert "validation_loss" not in open_results(tmp_path).decay("IRIS_FF")
+
+
+def test_the_penalty_may_be_on_biases_too(tmp_path):
+    run(tmp_path, penalties=(0.1,), pairs=("include_biases=true",))
+    (row,) = open_results(tmp_path).decay("IRIS_FF").to_dict("records")
+    expected = row["train_loss"] + 0.1 * row["squared_norm"]
+    assert row["penalized_train_loss"] == pytest.approx(expected)
+
+
+def test_huge_penalties_collapse_the_network_and_are_a_result(results):
+    table = results.decay("IRIS_FF")
+    huge = table[table["penalty"] == 1e6]
+    assert huge["train_loss"].between(1.0, 1.2).all()  # ln 3 = 1.0986 of constant outputs
+    assert (huge["squared_norm"] < 0.8 * table["squared_norm"].max()).all()  # after 20 steps
+
+
+def test_a_network_that_is_lost_is_shown_as_such_and_ends_alone(tmp_path):
+    run(tmp_path, penalties=(0.0, 1e200))  # overflows in single precision
+    table = open_results(tmp_path).decay("IRIS_FF")
+    assert table["status"].tolist() == ["finished", "non_finite"]
+    assert table["lost_epoch"].tolist() == [-1, 1]
+    assert np.isfinite(table["test_loss"].iloc[0])
+    assert np.isnan(table["test_loss"].iloc[1])
+
+
+def test_an_interrupted_run_is_done_again(tmp_path):
+    assert run(tmp_path, cancelled=lambda: True).ending == "interrupted"
+    results = open_results(tmp_path)
+    assert len(results.decay("IRIS_FF")) == 0
+    assert results.decay_unfinished("IRIS_FF") == {"run-000": "not finished"}
+    run(tmp_path)
+    assert len(results.decay("IRIS_FF")) == 4
+
+
+def test_other_settings_in_the_folder_are_refused(tmp_path):
+    run(tmp_path)
+    with pytest.raises(InputError, match=r"penalties was .* now \[0\.0\]"):
+        run(tmp_path, penalties=(0.0,))
+    with pytest.raises(InputError, match="include_biases was False, now True"):
+        run(tmp_path, pairs=("record_every=2", "include_biases=true"))
+
+
+@pytest.mark.parametrize(
+    ("name", "reader"),
+    [
+        ("members.parquet", "decay"),
+        ("epochs.parquet", "decay_epochs"),
+        ("points.safetensors", "decay_points"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, name, reader):
+    run(tmp_path)
+    (decay_folder(tmp_path, "IRIS_FF", 0) / name).write_bytes(b"{")
+    results = open_results(tmp_path)
+    with pytest.raises(ResultsError, match=name):
+        getattr(results, reader)("IRIS_FF")
+
+
+def test_config_says_everything(tmp_path):
+    run(tmp_path)
+    config = json.loads((decay_folder(tmp_path, "IRIS_FF", 0) / "config.json").read_text())
+    assert config["config"] == {
+        "experiment": "IRIS_FF",
+        "seed": 3,
+        "device": "cpu",
+        "penalties": list(PENALTIES),
+        "epochs": 5,
+        "include_biases": False,
+        "held_out": 0.2,
+        "record_every": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"penalties": [-1.0]}, ["penalty -1", "from 0"]),
+        ({"penalties": [float("nan")]}, ["penalty nan", "finite"]),
+        ({"penalties": [float("inf")]}, ["penalty inf", "finite"]),
+        ({"penalties": []}, ["no penalty"]),
+        ({"penalties": [1.0, 1.0]}, ["penalty 1", "twice"]),
+        ({"epochs": 0}, ["epochs=0", "greater than 0"]),
+        ({"epochs": 5, "pairs": ["epochs=5"]}, ["epochs", "twice"]),
+        ({"pairs": ["held_out=0.9"]}, ["held_out=0.9", "0.5"]),
+        ({"pairs": ["held_out=-0.1"]}, ["held_out=-0.1", "0"]),
+        ({"pairs": ["include_biases=perhaps"]}, ["include_biases=perhaps", "boolean"]),
+        ({"pairs": ["record_every=0"]}, ["record_every=0"]),
+        ({"pairs": ["epoch=3"]}, ["epoch", "did you mean epochs"]),
+    ],
+)
+def test_bad_settings_get_one_sentence(arguments, words, refuses):
+    with refuses(*words):
+        decay_settings(IRIS, **arguments)
+
+
+def test_the_papers_settings_are_the_default():
+    settings = decay_settings(experiments.get("MNIST_FF"))
+    assert len(settings.penalties) == 14
+    assert (settings.penalties[0], settings.penalties[1], settings.penalties[-1]) == (0, 1e-6, 1e6)
+    assert settings.options.epochs == 200
+    assert decay_settings(IRIS).options.epochs == 500
+    assert not settings.options.include_biases
+    assert experiments.get("MNIST_FF").decay_runs == 15
