@@ -477,7 +477,7 @@ def linear() -> nn.Module:
 BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "loss name": ({"loss": "crossentropy"}, ["'crossentropy'", "did you mean cross_entropy?"]),
     "loss type": ({"loss": 3}, ["loss", "3"]),
-    "metric name": ({"metric": "acuracy"}, ["'acuracy'", "did you mean accuracy?"]),
+    "metric name": ({"metric": "acuracy"}, ["'acuracy'", "did you mean accuracy"]),
     "no data": ({"data": ()}, ["no example"]),
     "empty data": ({"data": (X[:0], Y[:0])}, ["no example"]),
     "lengths": ({"data": (X, Y[:4])}, ["6 inputs", "4 targets"]),

@@ -33,3 +33,9 @@ def unknown(what: str, value: str, known: Iterable[str]) -> InputError:
     return InputError(
         f"unknown {what} {value!r}; {hint or listing}" + (f" {listing}" if hint else "")
     )
+
+
+def one_line(error: BaseException) -> str:
+    """What another library's error says, in its first line, for use within a sentence."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip().rstrip(".")[:160]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
-from isoloss.errors import InputError
+from isoloss.errors import InputError, one_line
 
-Model = nn.Module | Callable[[Mapping[str, Tensor], Any], Tensor]
+Model = nn.Module | Callable[[Mapping[str, Tensor], Any], Any]
 """A module, or a function of (dict of parameters, inputs)."""
 
 
@@ -53,10 +55,10 @@ class FlatNetwork:
         self.dtype = dtype or first.dtype
         self.device = torch.device(device) if device is not None else first.device
         if isinstance(model, nn.Module):
-            module = copy.deepcopy(model).to(device=self.device, dtype=self.dtype)
+            module = _copied(model).to(device=self.device, dtype=self.dtype)
             leaves = list(trainable(module, None).values())
             self.model: Model = module
-            self._call: Callable[[Any], Tensor] = module
+            self._call: Callable[[Any], Any] = partial(_call, module)
         else:
             leaves = [
                 p.detach().to(self.device, self.dtype, copy=True).requires_grad_()
@@ -71,8 +73,12 @@ class FlatNetwork:
             leaf.data = view
             leaf.grad = None
 
-    def __call__(self, inputs: Any) -> Tensor:
-        """Outputs of the network at the point last loaded."""
+    def __call__(self, inputs: Any) -> Any:
+        """Outputs of the network at the point last loaded.
+
+        A function gets the inputs whole. A module gets a tuple or list as its arguments, a dict as
+        its keyword arguments, anything else whole.
+        """
         return self._call(inputs)
 
     def load(self, theta: Tensor) -> None:
@@ -91,10 +97,26 @@ class FlatNetwork:
             )
         self._theta.copy_(theta)
 
-    def gradients(self, total: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
-        """Gradient of scale * total with respect to each parameter, in order."""
+    def gradients(
+        self, total: Tensor, scale: Tensor | None = None, *, twice: bool = False
+    ) -> tuple[Tensor, ...]:
+        """Gradient of scale * total with respect to each parameter, in order.
+
+        Args:
+            total: Shape ().
+            scale: Shape (), of total's type; None for 1.
+            twice: Whether the gradients are to be differentiated again.
+
+        Returns:
+            A tensor of each parameter's shape.
+        """
         return torch.autograd.grad(
-            total, self._leaves, scale, allow_unused=True, materialize_grads=True
+            total,
+            self._leaves,
+            scale,
+            create_graph=twice,
+            allow_unused=True,
+            materialize_grads=True,
         )
 
     def split(self, flat: Tensor) -> list[Tensor]:
@@ -131,6 +153,8 @@ def trainable(model: Model, parameters: Mapping[str, Tensor] | None) -> dict[str
         raise InputError(
             "the model has no trainable parameters; set requires_grad=True on those to walk over"
         )
+    for name, parameter in named.items():
+        _check_parameter(name, parameter)
     for what, kinds in (
         ("types", {str(p.dtype) for p in named.values()}),
         ("devices", {str(p.device) for p in named.values()}),
@@ -140,7 +164,54 @@ def trainable(model: Model, parameters: Mapping[str, Tensor] | None) -> dict[str
                 f"the model's parameters are of several {what} ({', '.join(sorted(kinds))}); "
                 f"bring them together with model.to(...)"
             )
+    if next(iter(named.values())).is_meta:
+        raise InputError(
+            "the model's parameters are on the device 'meta', which holds no numbers; make the "
+            "model on the CPU or a GPU"
+        )
     return named
+
+
+def _check_parameter(name: str, parameter: Any) -> None:
+    if not isinstance(parameter, Tensor):
+        raise InputError(
+            f"parameter {name!r} is a {type(parameter).__name__}; give a dict of tensors by name"
+        )
+    if isinstance(parameter, UninitializedParameter):
+        raise InputError(
+            f"parameter {name!r} has no shape yet (a lazy module); call the model once on its "
+            f"inputs"
+        )
+    if not parameter.is_floating_point():
+        raise InputError(
+            f"parameter {name!r} is {parameter.dtype}; theta holds real floating numbers, so use "
+            f"float32 or float64 (torch.view_as_real for complex ones)"
+        )
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        module = copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(
+            f"the model cannot be copied ({one_line(error)}); delete the tensors it keeps from "
+            f"earlier computations, or pass a function of (parameters, inputs) and parameters="
+        ) from error
+    for part in module.modules():
+        if isinstance(part, nn.RNNBase) and not part.training:
+            # cuDNN differentiates recurrent layers in training mode alone, where they differ from
+            # evaluation by their dropout
+            part.dropout = 0.0
+            part.training = True
+    return module
+
+
+def _call(module: nn.Module, inputs: Any) -> Any:
+    if type(inputs) in (tuple, list):  # DataLoader makes lists of tuples
+        return module(*inputs)
+    if isinstance(inputs, Mapping):
+        return module(**cast("Mapping[str, Any]", inputs))
+    return module(inputs)
 
 
 def flatten(tensors: Sequence[Tensor]) -> Tensor:

@@ -27,14 +27,14 @@ def relative_noise(problem: Problem, theta: Tensor) -> float:
     Returns:
         The noise over the loss; infinite where the loss is zero.
     """
-    losses = problem.example_losses(theta)
+    losses = _weighted(problem, theta)
     total = losses.sum().abs().item()
     if total == 0:
         return math.inf
     eps = torch.finfo(problem.dtype).eps
     if problem.dtype == torch.float32:
         try:
-            exact = problem.with_dtype(torch.float64).example_losses(theta.double())
+            exact = _weighted(problem.with_dtype(torch.float64), theta.double())
         except RuntimeError:  # the model holds float32 tensors of its own
             return eps
         differences = losses - exact
@@ -42,6 +42,11 @@ def relative_noise(problem: Problem, theta: Tensor) -> float:
         return error / total
     forth, back = losses.cumsum(0)[-1], losses.flip(0).cumsum(0)[-1]
     return max(eps, (forth - back).abs().item() / total)
+
+
+def _weighted(problem: Problem, theta: Tensor) -> Tensor:
+    losses, weights = problem.example_losses(theta), problem.chunks.weights
+    return losses if weights is None else losses * weights
 
 
 def check_tolerance(problem: Problem, theta: Tensor, tolerance: float) -> None:

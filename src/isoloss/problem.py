@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from isoloss.data import pairs
+from isoloss.arithmetic import reproducible
+from isoloss.data import Chunks
 from isoloss.errors import InputError
+from isoloss.evaluation.autograd import Autograd
+from isoloss.evaluation.examples import per_example, weighted_sum
 from isoloss.flat import FlatNetwork, Model, flatten, trainable
-from isoloss.losses import Loss, get_loss, get_metric
+from isoloss.losses import Loss, NamedLoss, get_loss, get_metric
 
-IMAGES_AT_ONCE = 50
 DTYPES = (torch.float32, torch.float64)
 DROPOUT = (
     nn.Dropout,
@@ -31,21 +34,31 @@ class Problem:
     """A training loss L(theta): the mean of a per-example loss over one fixed training set.
 
     The model is copied: its parameters, buffers, mode and gradients stay as they are. Theta is the
-    flat vector of its trainable parameters in the order of `model.named_parameters()`.
+    flat vector of its trainable parameters in the order of `model.named_parameters()`; a parameter
+    used in several places is there once, a frozen one acts but is no part of it.
 
     Args:
-        model: A `torch.nn.Module`, or a function of (dict of parameters, inputs).
-        loss: `"cross_entropy"`, `"mse"`, or a function of (outputs, targets) giving one loss per
-            example, shape (n,).
-        data: A pair of tensors (inputs, targets), or an iterable of such pairs, always the same;
-            it is evaluated pair by pair, in that order.
-        metric: `"accuracy"`, `"mse"`, a function of (outputs, targets) giving one value per
-            example, or None for the one that goes with the loss.
+        model: A `torch.nn.Module`, or a function of (dict of parameters, inputs). A module gets a
+            tuple or list of inputs as its arguments and a dict as its keyword arguments (one that
+            takes these whole: a tuple of one), a function gets inputs whole.
+        loss: `"cross_entropy"`, `"mse"`, `"bce_with_logits"`, `"huber"`, one of these with options
+            such as `isoloss.losses.CrossEntropy(label_smoothing=0.1)`, or a function of (outputs,
+            targets) giving one loss per example, shape (n,).
+        data: A pair (inputs, targets), each a tensor or a structure of tensors (tuples, lists,
+            dicts, nested) with the examples along the first axis of all; or an iterable of such
+            pairs, always the same. Tensors, lists and generators are kept; a DataLoader is read
+            again at every evaluation, one batch in memory at a time, so give `list(loader)` where
+            the batches fit. A tuple of two with a tuple or list of targets is two pairs: write
+            `[(inputs, targets)]`.
+        weights: How much each example counts in the mean, shape (examples,), in the order of the
+            data, not negative; None for all alike.
+        metric: `"accuracy"`, `"binary_accuracy"`, `"mse"`, `"mae"`, a function of (outputs,
+            targets) giving one value per example, or None for the one that goes with the loss.
         parameters: For a model that is a function: its tensors by name, the start of a walk.
         dtype: `torch.float32` or `torch.float64`; None takes the type of the parameters.
         device: None takes where the parameters are.
-        chunk_size: Examples evaluated at once, summed in order. None takes each pair whole, but
-            images (inputs of four dimensions) on a CPU by 50: faster, and bounded in memory.
+        chunk_size: Examples evaluated at once, summed in order, which bounds the memory. None takes
+            images (inputs of four dimensions) by 50 on a CPU and 250 elsewhere, all else by 1000.
 
     Attributes:
         size: Number of parameters.
@@ -53,6 +66,8 @@ class Problem:
         dtype: Type of theta.
         device: Device of theta.
         evaluations: Number of evaluations of the loss and its gradient so far.
+        network: The private copy of the model, over one flat vector.
+        chunks: The training set, chunk by chunk.
 
     Raises:
         InputError: A value cannot be used; the text says why and what to do.
@@ -62,8 +77,9 @@ class Problem:
         self,
         model: Model,
         loss: str | Loss = "cross_entropy",
-        data: tuple[Any, Tensor] | Iterable[tuple[Any, Tensor]] = (),
+        data: Any = (),
         *,
+        weights: Tensor | None = None,
         metric: str | Loss | None = None,
         parameters: Mapping[str, Tensor] | None = None,
         dtype: torch.dtype | None = None,
@@ -76,26 +92,27 @@ class Problem:
             raise InputError(f"dtype={dtype} is not possible; use torch.float32 or torch.float64")
         self._model = model
         self._parameters = parameters
-        self._pairs = pairs(data)
         self._loss = get_loss(loss)
         self._metric = get_metric(metric, loss)
-        self._network = FlatNetwork(model, parameters, dtype=dtype, device=device)
-        if self._network.dtype not in DTYPES:
+        self.network = FlatNetwork(model, parameters, dtype=dtype, device=device)
+        if self.network.dtype not in DTYPES:
             raise InputError(
-                f"the model's parameters are {self._network.dtype}, too coarse to hold a level; "
+                f"the model's parameters are {self.network.dtype}, too coarse to hold a level; "
                 f"give dtype=torch.float32 or torch.float64"
             )
-        self.size = self._network.size
-        self.dtype = self._network.dtype
-        self.device = self._network.device
-        self._chunk_size = chunk_size
-        self._chunks = [
-            chunk for x, y in self._pairs for chunk in self._cut(self._place(x), self._place(y))
-        ]
-        self.examples = sum(len(y) for _, y in self._chunks)
-        if self.examples == 0:
-            raise InputError("data holds no example; give a pair of tensors (inputs, targets)")
-        self._scale = torch.tensor(1 / self.examples, dtype=torch.float64, device=self.device)
+        self.size = self.network.size
+        self.dtype = self.network.dtype
+        self.device = self.network.device
+        self.chunks = Chunks(
+            data,
+            weights,
+            dtype=self.dtype,
+            device=self.device,
+            size=chunk_size,
+            check_targets=self._loss.check_targets if isinstance(self._loss, NamedLoss) else None,
+        )
+        self.examples = self.chunks.examples
+        self._evaluation = Autograd(self.network, self.chunks, self._loss)
         self.evaluations = 0
 
     def current(self) -> Tensor:
@@ -116,12 +133,8 @@ class Problem:
         Returns:
             Mean loss over the examples, shape (), float64.
         """
-        with torch.no_grad():
-            self._network.load(theta)
-            total = torch.zeros((), dtype=torch.float64, device=self.device)
-            for inputs, targets in self._chunks:
-                total += self._total(self._network(inputs), targets)
-        return total * self._scale
+        self.network.load(theta)
+        return self._evaluation.loss()
 
     def loss_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """The training loss and its gradient at a point; counts as one evaluation.
@@ -131,20 +144,35 @@ class Problem:
 
         Returns:
             Mean loss over the examples, shape (), float64, and its gradient, shape (size,), of the
-            problem's type. Both are new tensors. Pairs of data are summed in their order.
+            problem's type. Both are new tensors. Chunks of data are summed in their order.
         """
         self.evaluations += 1
-        self._network.load(theta)
-        first, *others = self._chunks
-        value, pieces = self._differentiate(*first)
-        grad = flatten(pieces)
-        views = self._network.split(grad) if others else []
-        for chunk in others:
-            total, pieces = self._differentiate(*chunk)
-            value = value + total
-            for view, piece in zip(views, pieces, strict=True):
-                view.add_(piece)
-        return value * self._scale, grad
+        self.network.load(theta)
+        return self._evaluation.loss_and_grad()
+
+    def hvp(self, theta: Tensor, vector: Tensor) -> Tensor:
+        """The Hessian of the training loss at a point, times a vector; exact, chunk by chunk.
+
+        Costs some three evaluations and twice their memory; does not count as one.
+
+        Args:
+            theta: Shape (size,).
+            vector: Shape (size,), of the problem's type.
+
+        Returns:
+            Shape (size,), of the problem's type; a new tensor.
+
+        Raises:
+            InputError: A shape is another, or an operation of the model cannot be differentiated
+                twice.
+        """
+        if vector.shape != (self.size,):
+            raise InputError(
+                f"vector has shape {tuple(vector.shape)}, the problem has {self.size} parameters; "
+                f"give a flat vector in the order of model.named_parameters()"
+            )
+        self.network.load(theta)
+        return self._evaluation.hvp(vector.to(self.device, self.dtype))
 
     def evaluate(self, theta: Tensor) -> tuple[float, float]:
         """Loss and metric at a point, from one pass over the data.
@@ -157,19 +185,18 @@ class Problem:
         """
         measure = self._metric
         loss, metric = 0.0, math.nan if measure is None else 0.0
-        with torch.no_grad():
-            self._network.load(theta)
-            for inputs, targets in self._chunks:
-                outputs = self._network(inputs)
-                loss += self._total(outputs, targets).item()
+        with torch.no_grad(), reproducible(self.device):
+            self.network.load(theta)
+            for chunk in self.chunks:
+                outputs = self._evaluation.outputs(chunk)
+                loss += weighted_sum(self._evaluation.losses(outputs, chunk), chunk).item()
                 if measure is not None:
-                    values = measure(outputs, targets)
-                    _per_example("metric", values, targets)
-                    metric += values.sum(dtype=torch.float64).item()
-        return loss / self.examples, metric / self.examples
+                    values = per_example("metric", measure(outputs, chunk.targets), chunk)
+                    metric += weighted_sum(values, chunk).item()
+        return loss / self.chunks.total_weight, metric / self.chunks.total_weight
 
     def example_losses(self, theta: Tensor) -> Tensor:
-        """The loss of each example at a point.
+        """The loss of each example at a point, before any weights.
 
         Args:
             theta: Shape (size,).
@@ -177,9 +204,14 @@ class Problem:
         Returns:
             Shape (examples,), float64, in the order of the data.
         """
-        with torch.no_grad():
-            self._network.load(theta)
-            return torch.cat([self._losses(self._network(x), y).double() for x, y in self._chunks])
+        with torch.no_grad(), reproducible(self.device):
+            self.network.load(theta)
+            return torch.cat(
+                [
+                    self._evaluation.losses(self._evaluation.outputs(chunk), chunk).double()
+                    for chunk in self.chunks
+                ]
+            )
 
     def with_dtype(self, dtype: torch.dtype) -> Problem:
         """The same problem computed in another type, for example to check a walk in float64.
@@ -188,19 +220,16 @@ class Problem:
             dtype: `torch.float32` or `torch.float64`.
 
         Returns:
-            A new problem of the same model and data.
+            A new problem of the same model and data, which it converts chunk by chunk.
         """
-        other = Problem(
-            self._network.model,
-            self._loss,
-            self._pairs,
-            parameters=self._parameters,
-            dtype=dtype,
-            device=self.device,
-            chunk_size=self._chunk_size,
+        other = copy.copy(self)
+        other.network = FlatNetwork(
+            self.network.model, self._parameters, dtype=dtype, device=self.device
         )
-        other._model = self._model
-        other._metric = self._metric
+        other.chunks = self.chunks.recast(dtype)
+        other._evaluation = Autograd(other.network, other.chunks, self._loss)
+        other.dtype = dtype
+        other.evaluations = 0
         return other
 
     def check_deterministic(self, theta: Tensor) -> None:
@@ -232,62 +261,14 @@ class Problem:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the parameters that make up theta, by name, in order."""
-        return dict(self._network.shapes)
-
-    @property
-    def network(self) -> FlatNetwork:
-        """The private copy of the model, at the point last loaded."""
-        return self._network
-
-    @property
-    def chunks(self) -> Sequence[tuple[Any, Tensor]]:
-        """The data in the pieces that are evaluated one after another."""
-        return self._chunks
+        return dict(self.network.shapes)
 
     def _in_training(self, kinds: tuple[type[nn.Module], ...]) -> str:
-        model = self._network.model
+        model = self.network.model
         if not isinstance(model, nn.Module):
             return ""
         return ", ".join(
             f"{name or 'the model'} ({type(module).__name__})"
             for name, module in model.named_modules()
             if module.training and isinstance(module, kinds)
-        )
-
-    def _total(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self._losses(outputs, targets).sum(dtype=torch.float64)
-
-    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        losses = self._loss(outputs, targets)
-        _per_example("loss", losses, targets)
-        return losses
-
-    def _differentiate(self, inputs: Any, targets: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        with torch.enable_grad():
-            total = self._total(self._network(inputs), targets)
-        return total.detach(), self._network.gradients(total, self._scale)
-
-    def _cut(self, inputs: Any, targets: Tensor) -> list[tuple[Any, Tensor]]:
-        if not isinstance(inputs, Tensor):
-            return [(inputs, targets)]
-        images = inputs.ndim == 4
-        size = self._chunk_size
-        if size is None:
-            size = IMAGES_AT_ONCE if images and self.device.type == "cpu" else len(targets)
-        if images:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        size = max(size, 1)
-        return list(zip(inputs.split(size), targets.split(size), strict=True))
-
-    def _place(self, data: Any) -> Any:
-        if not isinstance(data, Tensor):
-            return data
-        return data.to(self.device, self.dtype if data.is_floating_point() else None)
-
-
-def _per_example(what: str, values: Tensor, targets: Tensor) -> None:
-    if values.shape != targets.shape[:1]:
-        raise InputError(
-            f"the {what} gave shape {tuple(values.shape)} for {len(targets)} examples; it must "
-            f"give one value per example (reduction='none'), shape ({len(targets)},)"
         )

@@ -65,7 +65,7 @@ class PathNorm(Settings):
             InputError: The model is no feed-forward network of known layers.
         """
         model = problem.network.model
-        inputs, _ = next(iter(problem.chunks))
+        inputs = next(iter(problem.chunks)).inputs
         if not isinstance(model, nn.Module) or not isinstance(inputs, Tensor):
             raise InputError(
                 "path_norm is for an nn.Sequential whose input is one tensor, and the model is "

@@ -195,7 +195,7 @@ def test_functions_are_taken_as_they_are() -> None:
 def test_unknown_losses_and_metrics_are_answered_with_the_nearest(refuses) -> None:
     with refuses("loss", "'crossentropy'", "did you mean cross_entropy?"):
         get_loss("crossentropy")
-    with refuses("metric", "'acuracy'", "did you mean accuracy?"):
+    with refuses("metric", "'acuracy'", "did you mean accuracy"):
         get_metric("acuracy", "mse")
-    with refuses("loss", "'hinge'", "cross_entropy, mse"):
+    with refuses("loss", "'hinge'", "cross_entropy, huber, mse"):
         get_loss("hinge")

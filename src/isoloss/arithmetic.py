@@ -1,0 +1,46 @@
+"""Which of torch's kernels an evaluation may use."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+def reproducible(device: torch.device) -> AbstractContextManager[None]:
+    """Kernels that give the same bits each time, to the accuracy of their type.
+
+    On CUDA, cuDNN else picks convolutions by timing them and rounds their float32 inputs to ten
+    bits (TF32), too coarse to hold a level.
+
+    Args:
+        device: Where the evaluation is.
+
+    Returns:
+        A context to evaluate in.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+
+
+@contextmanager
+def twice_differentiable(device: torch.device) -> Generator[None]:
+    """Kernels that can be differentiated twice: attention and, on CUDA, recurrent layers in plain.
+
+    Args:
+        device: Where the evaluation is.
+
+    Yields:
+        Nothing; differentiate within.
+    """
+    with sdpa_kernel(SDPBackend.MATH):
+        if device.type != "cuda":
+            yield
+            return
+        with torch.backends.cudnn.flags(enabled=False):
+            yield

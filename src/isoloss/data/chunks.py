@@ -1,0 +1,165 @@
+"""The training set in chunks that are evaluated one at a time, always in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from isoloss.data.reading import Pair, Stream, examples_of, read
+from isoloss.data.same import check_same
+from isoloss.data.structure import is_opaque, leaves, map_tensors
+from isoloss.errors import InputError
+
+AT_ONCE = 1000
+IMAGES_AT_ONCE = {"cpu": 50}
+IMAGES_AT_ONCE_ELSEWHERE = 250
+
+
+class Chunk(NamedTuple):
+    """Examples that are evaluated together, of the problem's type and on its device.
+
+    Attributes:
+        inputs: A tensor or a structure of tensors, the examples along the first axis.
+        targets: Likewise.
+        weights: Shape (n,), float64, or None where all examples count alike.
+    """
+
+    inputs: Any
+    targets: Any
+    weights: Tensor | None
+
+    @property
+    def examples(self) -> int:
+        """Number of examples."""
+        return examples_of(self.targets)
+
+
+class Chunks(Iterable[Chunk]):
+    """A training set that can be gone through again and again, chunk by chunk.
+
+    Pairs given as such are placed once and kept; a stream (a DataLoader) is read again at every
+    pass, one batch in memory at a time.
+
+    Args:
+        data: A pair (inputs, targets), or an iterable of such pairs.
+        weights: How much each example counts, shape (examples,); None for all alike.
+        dtype: Type of what is floating.
+        device: Where to evaluate.
+        size: Examples in a chunk; None chooses.
+        check_targets: Called with the targets of each pair, to refuse what the loss cannot take.
+
+    Attributes:
+        examples: Number of examples.
+        total_weight: Sum of the weights; the number of examples where they count alike.
+        weights: Shape (examples,), float64, on the device; None for all alike.
+
+    Raises:
+        InputError: The data cannot be used; the text says why and what to do.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        weights: Tensor | None = None,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        size: int | None = None,
+        check_targets: Callable[[Any], None] | None = None,
+    ) -> None:
+        self._pairs = read(data)
+        self._dtype, self._device, self._size = dtype, device, size
+        if isinstance(self._pairs, Stream):
+            check_same(self._pairs)
+        self.examples = 0
+        for inputs, targets in self._pairs:
+            _check_numbers(inputs, "inputs", self.examples)
+            _check_numbers(targets, "targets", self.examples)
+            if check_targets is not None:
+                check_targets(targets)
+            self.examples += examples_of(targets)
+        if self.examples == 0:
+            raise InputError("data holds no example; give a pair of tensors (inputs, targets)")
+        self.weights = None if weights is None else _checked_weights(weights, self.examples, device)
+        self.total_weight = (
+            float(self.examples) if self.weights is None else self.weights.sum().item()
+        )
+        self._kept = None if isinstance(self._pairs, Stream) else list(self._placed())
+
+    def __iter__(self) -> Iterator[Chunk]:
+        """The chunks in order."""
+        return self._placed() if self._kept is None else iter(self._kept)
+
+    def recast(self, dtype: torch.dtype) -> Chunks:
+        """The same examples in another type, converted chunk by chunk at every pass."""
+        other = Chunks.__new__(Chunks)
+        other.__dict__.update(self.__dict__)
+        other._dtype = dtype
+        other._kept = None
+        return other
+
+    def _placed(self) -> Iterator[Chunk]:
+        start = 0
+        for pair in self._pairs:
+            n = examples_of(pair[1])
+            for cut in self._cuts(pair, n):
+                inputs, targets = (map_tensors(lambda x, c=cut: self._place(x[c]), t) for t in pair)
+                weights = self.weights
+                if weights is not None:
+                    weights = weights[start + cut.start : start + min(cut.stop, n)]
+                yield Chunk(inputs, targets, weights)
+            start += n
+
+    def _cuts(self, pair: Pair, n: int) -> list[slice]:
+        size = n if is_opaque(pair[0]) or is_opaque(pair[1]) else self._size or self._usual(pair)
+        return [slice(k, k + size) for k in range(0, n, size)]
+
+    def _usual(self, pair: Pair) -> int:
+        images = any(_is_image(tensor) for _, tensor in leaves(pair[0], "inputs"))
+        if not images:
+            return AT_ONCE
+        return IMAGES_AT_ONCE.get(self._device.type, IMAGES_AT_ONCE_ELSEWHERE)
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        dtype = self._dtype if tensor.is_floating_point() else None
+        placed = tensor.to(self._device, dtype)
+        if _is_image(placed):
+            return placed.contiguous(memory_format=torch.channels_last)
+        return placed
+
+
+def _is_image(tensor: Tensor) -> bool:
+    return tensor.ndim == 4 and tensor.is_floating_point()
+
+
+def _check_numbers(tree: Any, name: str, before: int) -> None:
+    for leaf, tensor in leaves(tree, name):
+        if not tensor.is_floating_point():
+            continue
+        bad = tensor.isnan()
+        if bad.any():
+            first = before + int(bad.nonzero()[0, 0])
+            raise InputError(
+                f"{leaf} hold {int(bad.sum())} NaN, the first in example {first}; take these "
+                f"examples out or fill them in"
+            )
+
+
+def _checked_weights(weights: Tensor, examples: int, device: torch.device) -> Tensor:
+    if not isinstance(weights, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"weights is a {type(weights).__name__}; give a tensor")
+    if tuple(weights.shape) != (examples,):
+        raise InputError(
+            f"weights has shape {tuple(weights.shape)} for {examples} examples; give one weight "
+            f"for each, in the order of the data"
+        )
+    placed = weights.detach().to(device, torch.float64)
+    if not torch.isfinite(placed).all() or (placed < 0).any() or not (placed > 0).any():
+        raise InputError(
+            "weights must be finite and not negative, and not all zero; mend them or leave "
+            "examples out of the data"
+        )
+    return placed

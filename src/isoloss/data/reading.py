@@ -1,0 +1,142 @@
+"""What a user may give as data: one pair, pairs kept, or a stream of pairs that is read again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from isoloss.data.structure import leaves
+from isoloss.errors import InputError
+
+Pair = tuple[Any, Any]
+SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+WANTED = (
+    "data must be a pair of tensors (inputs, targets) with the examples along the first axis, "
+    "or an iterable of such pairs"
+)
+
+
+class Stream:
+    """Pairs read anew at every pass, one in memory at a time.
+
+    Args:
+        source: A DataLoader, or another object that gives a new iterator each time.
+    """
+
+    def __init__(self, source: Iterable[Any]) -> None:
+        self._source = source
+
+    def __iter__(self) -> Iterator[Pair]:
+        """The pairs in order; the global random states are left as they were."""
+        with random_state_kept():
+            iterator = iter(self._source)
+        while True:
+            with random_state_kept():
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield as_pair(item)
+
+
+def read(data: Any) -> list[Pair] | Stream:
+    """The pairs that a user's data consists of.
+
+    Args:
+        data: A pair of (inputs, targets), an iterator or sequence of such pairs, which are kept, or
+            something that can be read again and again, such as a DataLoader, which is not.
+
+    Returns:
+        The pairs, or a stream of them.
+
+    Raises:
+        InputError: It is none of these, or a DataLoader that shuffles.
+    """
+    if isinstance(data, tuple) and len(cast("tuple[Any, ...]", data)) == 2:
+        pair = cast("Pair", data)
+        if isinstance(pair[1], (Tensor, Mapping)):
+            return [as_pair(pair)]
+    if isinstance(data, Dataset):
+        raise InputError(
+            f"data is a {type(cast(Any, data)).__name__} of single examples; it must be a pair of "
+            f"tensors or pairs of batches: give torch.utils.data.DataLoader(data, batch_size=...)"
+        )
+    if isinstance(data, DataLoader):
+        _check_loader(cast("DataLoader[Any]", data))
+        return Stream(cast("DataLoader[Any]", data))
+    if not isinstance(data, Iterable) or isinstance(data, (Tensor, np.ndarray, Mapping, str)):
+        raise InputError(WANTED)
+    items = cast("Iterable[Any]", data)
+    if isinstance(items, (list, tuple, Iterator)):
+        return [as_pair(item) for item in items]
+    return Stream(items)
+
+
+def as_pair(item: Any) -> Pair:
+    """One batch of a user's data as inputs and targets.
+
+    Args:
+        item: What should be a pair.
+
+    Returns:
+        The pair.
+
+    Raises:
+        InputError: It is none, or its tensors do not have one number of examples.
+    """
+    if not isinstance(item, (tuple, list)) or len(cast("list[Any]", item)) != 2:
+        raise InputError(WANTED)
+    inputs, targets = cast("list[Any]", item)
+    tensors = [*leaves(inputs, "inputs"), *leaves(targets, "targets")]
+    if not tensors or tensors[-1][0].startswith("inputs"):
+        raise InputError(f"{WANTED}; the targets are {type(targets).__name__}")
+    for name, tensor in tensors:
+        if tensor.ndim == 0:
+            raise InputError(f"{WANTED}; {name} is a single number")
+    n = examples_of(targets)
+    for name, tensor in tensors:
+        if len(tensor) != n:
+            raise InputError(
+                f"data has {len(tensor)} {name} and {n} targets; give one each, with the examples "
+                f"along the first axis"
+            )
+    return inputs, targets
+
+
+def examples_of(targets: Any) -> int:
+    """Number of examples of a pair with these targets."""
+    return len(next(tensor for _, tensor in leaves(targets, "targets")))
+
+
+@contextmanager
+def random_state_kept() -> Generator[None]:
+    """Put the global random states of torch, NumPy and Python back at the end."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        used = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+        with torch.random.fork_rng(devices=used):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+def _check_loader(loader: DataLoader[Any]) -> None:
+    if isinstance(loader.sampler, SHUFFLING):
+        raise InputError(
+            f"the DataLoader gives its examples in another order each time (its sampler is a "
+            f"{type(loader.sampler).__name__}); use DataLoader(..., shuffle=False)"
+        )

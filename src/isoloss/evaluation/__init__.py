@@ -1,0 +1,1 @@
+"""How the loss, its gradient and its second derivatives are computed, chunk by chunk."""

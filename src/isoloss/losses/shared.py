@@ -1,0 +1,86 @@
+"""What all named losses and metrics share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor
+
+from isoloss.errors import InputError
+from isoloss.settings import Settings
+
+Loss = Callable[[Any, Any], Tensor]
+"""A function of (outputs, targets) that gives one loss, or one metric, per example: shape (n,)."""
+
+
+class NamedLoss(Settings, ABC):
+    """Base of the losses that isoloss brings: immutable, with options, called like a function."""
+
+    @abstractmethod
+    def __call__(self, outputs: Any, targets: Any, /) -> Tensor:
+        """The loss of each example, shape (n,)."""
+
+    def check_targets(self, targets: Tensor) -> None:
+        """Refuse targets that can be seen to be wrong without the model's outputs.
+
+        Args:
+            targets: As the user gave them.
+        """
+        del targets
+
+
+def per_example(values: Tensor) -> Tensor:
+    """The mean of each example's values, shape (n,), of values of shape (n, ...)."""
+    return values.flatten(1).mean(1) if values.ndim > 1 else values
+
+
+def is_tensor(value: Any) -> TypeGuard[Tensor]:
+    """Whether a value that a user's model or data gave is a tensor."""
+    return isinstance(value, Tensor)
+
+
+def check_same_shape(loss: str, outputs: Any, targets: Any) -> None:
+    """Insist on outputs and targets of one shape, which else would broadcast silently.
+
+    Args:
+        loss: Name of the loss, for the text.
+        outputs: What the model gave.
+        targets: What the data has.
+
+    Raises:
+        InputError: They are no tensors, or their shapes differ.
+    """
+    if not is_tensor(outputs) or not is_tensor(targets):
+        raise InputError(
+            f"{loss} takes one tensor of outputs and one of targets, not "
+            f"{type(outputs).__name__} and {type(targets).__name__}; pass a loss function of your "
+            f"own that takes what the model gives"
+        )
+    if outputs.shape != targets.shape:
+        raise InputError(
+            f"{loss} takes outputs and targets of one shape, not {tuple(outputs.shape)} and "
+            f"{tuple(targets.shape)}; reshape the targets, for example with targets[:, None]"
+        )
+
+
+def check_range(loss: str, targets: Tensor, low: float, high: float) -> None:
+    """Insist on targets within bounds.
+
+    Args:
+        loss: Name of the loss, for the text.
+        targets: Of any shape.
+        low: The smallest possible.
+        high: The largest possible.
+
+    Raises:
+        InputError: One is outside.
+    """
+    outside = targets[(targets < low) | (targets > high)]
+    if len(outside):
+        value = outside.flatten()[0].to(torch.float64).item()
+        raise InputError(
+            f"{loss} takes targets from {low:g} to {high:g}, not {value:g}; scale or relabel them"
+        )
