@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from isoloss.arithmetic import reproducible
 from isoloss.data import Chunks
 from isoloss.errors import InputError
-from isoloss.evaluation.autograd import Autograd
+from isoloss.evaluation.choice import Evaluation, evaluation_of, measured_size
 from isoloss.evaluation.examples import per_example, weighted_sum
 from isoloss.flat import FlatNetwork, Model, flatten, trainable
 from isoloss.losses import Loss, NamedLoss, get_loss, get_metric
@@ -58,7 +58,8 @@ class Problem:
         dtype: `torch.float32` or `torch.float64`; None takes the type of the parameters.
         device: None takes where the parameters are.
         chunk_size: Examples evaluated at once, summed in order, which bounds the memory. None takes
-            images (inputs of four dimensions) by 50 on a CPU and 250 elsewhere, all else by 1000.
+            images (inputs of four dimensions) by 50 on a CPU and 250 elsewhere, all else by 1000;
+            for the gradient on a CPU, another size where that is measured to be faster.
 
     Attributes:
         size: Number of parameters.
@@ -112,7 +113,9 @@ class Problem:
             check_targets=self._loss.check_targets if isinstance(self._loss, NamedLoss) else None,
         )
         self.examples = self.chunks.examples
-        self._evaluation = Autograd(self.network, self.chunks, self._loss)
+        self._evaluation = evaluation_of(self.network, self.chunks, self._loss)
+        self._gradient: Evaluation | None = None
+        self._chunk_size = chunk_size
         self.evaluations = 0
 
     def current(self) -> Tensor:
@@ -148,7 +151,9 @@ class Problem:
         """
         self.evaluations += 1
         self.network.load(theta)
-        return self._evaluation.loss_and_grad()
+        if self._gradient is None:
+            self._gradient = self._choose()
+        return self._gradient.loss_and_grad()
 
     def hvp(self, theta: Tensor, vector: Tensor) -> Tensor:
         """The Hessian of the training loss at a point, times a vector; exact, chunk by chunk.
@@ -227,7 +232,8 @@ class Problem:
             self.network.model, self._parameters, dtype=dtype, device=self.device
         )
         other.chunks = self.chunks.recast(dtype)
-        other._evaluation = Autograd(other.network, other.chunks, self._loss)
+        other._evaluation = evaluation_of(other.network, other.chunks, self._loss)
+        other._gradient = None
         other.dtype = dtype
         other.evaluations = 0
         return other
@@ -259,9 +265,29 @@ class Problem:
         )
 
     @property
+    def chunk_size(self) -> int | None:
+        """Examples whose gradient is computed at once; given to another `Problem`, the same bits.
+
+        As given; else as measured on this machine at the first gradient, which this may be. None
+        where nothing was given and there is nothing to choose: each chunk has the usual size.
+        """
+        if self._gradient is None:
+            self.network.load(self.current())
+            self._gradient = self._choose()
+        return self._chunk_size
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the parameters that make up theta, by name, in order."""
         return dict(self.network.shapes)
+
+    def _choose(self) -> Evaluation:
+        if self._chunk_size is None:
+            self._chunk_size = measured_size(self.network, self.chunks, self._loss)
+            if self._chunk_size is not None:
+                chunks = self.chunks.recut(self._chunk_size)
+                return evaluation_of(self.network, chunks, self._loss)
+        return self._evaluation
 
     def _in_training(self, kinds: tuple[type[nn.Module], ...]) -> str:
         model = self.network.model

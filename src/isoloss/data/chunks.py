@@ -87,26 +87,53 @@ class Chunks(Iterable[Chunk]):
         self.total_weight = (
             float(self.examples) if self.weights is None else self.weights.sum().item()
         )
-        self._kept = None if isinstance(self._pairs, Stream) else list(self._placed())
+        self._whole = None
+        if not isinstance(self._pairs, Stream):
+            self._whole = [(self._map(x), self._map(y)) for x, y in self._pairs]
+        self._kept = None if self._whole is None else list(self._placed())
 
     def __iter__(self) -> Iterator[Chunk]:
         """The chunks in order."""
         return self._placed() if self._kept is None else iter(self._kept)
+
+    @property
+    def kept(self) -> bool:
+        """Whether the chunks stay as they are from pass to pass."""
+        return self._kept is not None
+
+    @property
+    def longest(self) -> int:
+        """Examples of the longest of the pairs that the data came in."""
+        return max(examples_of(targets) for _, targets in self._pairs)
+
+    def recut(self, size: int) -> Chunks:
+        """The same examples in chunks of another size, without a copy; kept ones only."""
+        other = Chunks.__new__(Chunks)
+        other.__dict__.update(self.__dict__)
+        other._size = size
+        other._kept = list(other._placed())
+        return other
+
+    def sample(self, size: int) -> Chunks:
+        """One chunk of so many examples, or of as many as one pair has; kept ones only."""
+        other = self.recut(size)
+        other._kept = [max(other, key=lambda chunk: chunk.examples)]
+        return other
 
     def recast(self, dtype: torch.dtype) -> Chunks:
         """The same examples in another type, converted chunk by chunk at every pass."""
         other = Chunks.__new__(Chunks)
         other.__dict__.update(self.__dict__)
         other._dtype = dtype
-        other._kept = None
+        other._whole = other._kept = None
         return other
 
     def _placed(self) -> Iterator[Chunk]:
         start = 0
-        for pair in self._pairs:
+        for pair in self._whole or self._pairs:
             n = examples_of(pair[1])
             for cut in self._cuts(pair, n):
-                inputs, targets = (map_tensors(lambda x, c=cut: self._place(x[c]), t) for t in pair)
+                inputs, targets = (self._map(tree, cut) for tree in pair)
                 weights = self.weights
                 if weights is not None:
                     weights = weights[start + cut.start : start + min(cut.stop, n)]
@@ -122,6 +149,9 @@ class Chunks(Iterable[Chunk]):
         if not images:
             return AT_ONCE
         return IMAGES_AT_ONCE.get(self._device.type, IMAGES_AT_ONCE_ELSEWHERE)
+
+    def _map(self, tree: Any, cut: slice = slice(None)) -> Any:
+        return map_tensors(lambda tensor: self._place(tensor[cut]), tree)
 
     def _place(self, tensor: Tensor) -> Tensor:
         dtype = self._dtype if tensor.is_floating_point() else None

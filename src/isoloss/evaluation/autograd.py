@@ -92,10 +92,10 @@ class Autograd:
     def _differentiate(self, chunk: Chunk) -> tuple[Tensor, tuple[Tensor, ...]]:
         with torch.enable_grad():
             total = self.total(chunk)
-        return total.detach(), self._network.gradients(_differentiable(total), self._scale)
+        return total.detach(), self._network.gradients(differentiable(total), self._scale)
 
     def _second(self, chunk: Chunk, directions: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        total = _differentiable(self.total(chunk))
+        total = differentiable(self.total(chunk))
         try:
             grads = self._network.gradients(total, self._scale, twice=True)
             products = [(g * v).sum() for g, v in zip(grads, directions, strict=True)]
@@ -112,7 +112,18 @@ class Autograd:
             ) from error
 
 
-def _differentiable(total: Tensor) -> Tensor:
+def differentiable(total: Tensor) -> Tensor:
+    """Insist on a loss that torch can differentiate.
+
+    Args:
+        total: The sum of some losses.
+
+    Returns:
+        It.
+
+    Raises:
+        InputError: It does not depend on the parameters.
+    """
     if not total.requires_grad:
         raise InputError(
             "the loss does not depend on the parameters in a way torch can differentiate; look "

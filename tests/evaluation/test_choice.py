@@ -1,0 +1,209 @@
+"""The size of a chunk is measured once, kept unless another is clearly faster, and can be fixed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tests.problems import generator, normal
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, TensorDataset
+
+from isoloss import Problem
+from isoloss.evaluation import choice, memory
+
+
+@pytest.fixture(autouse=True)
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "_measured", {})
+
+
+def network(hidden: int = 6) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(5, hidden), nn.Tanh(), nn.Linear(hidden, 3))
+
+
+def convolutional() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(32, 3))
+
+
+def problem(model: nn.Module, examples: int, *shape: int, **settings: Any) -> Problem:
+    inputs = normal(examples, *(shape or (5,)), seed=0).float()
+    targets = torch.randint(0, 3, (examples,), generator=generator(1))
+    return Problem(model, "cross_entropy", (inputs, targets), **settings)
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float]) -> list[int]:
+    """Let sizes take these times, and say which were measured."""
+    asked: list[int] = []
+
+    def taken(network: Any, chunks: Any, loss: Any, size: int) -> float:
+        asked.append(size)
+        return seconds.get(size, 10.0)
+
+    monkeypatch.setattr(choice, "_seconds", taken)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [({1000: 1.0, 250: 0.5, 125: 0.7}, 250), ({1000: 1.0, 500: 0.95}, 1000), ({1000: 9.0}, 1000)],
+)
+def test_another_size_is_taken_where_it_is_clearly_faster(
+    monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float], expected: int
+) -> None:
+    asked = pretend(monkeypatch, seconds)
+    one = problem(network(), 1000)
+    assert one.chunk_size == expected
+    assert sorted(asked) == [125, 250, 500, 1000] or sorted(asked) == [63, 125, 250, 500, 1000]
+    assert all(size <= 1024 for size in asked)
+
+
+def test_a_kind_of_problem_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = pretend(monkeypatch, {250: 0.5})
+    first, second, other = (problem(network(h), 1000) for h in (6, 6, 7))
+    assert first.chunk_size == second.chunk_size == 250
+    count = len(asked)
+    assert len(set(asked)) == count
+    second.loss_and_grad(second.current())
+    assert len(asked) == count
+    assert other.chunk_size == 250
+    assert len(asked) == 2 * count
+
+
+def test_a_size_that_is_given_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = pretend(monkeypatch, {})
+    one = problem(network(), 1000, chunk_size=300)
+    one.loss_and_grad(one.current())
+    assert one.chunk_size == 300
+    assert asked == []
+
+
+def test_nothing_is_measured_without_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = pretend(monkeypatch, {})
+    one = problem(network(), 1000)
+    one.loss(one.current())
+    one.evaluate(one.current())
+    one.example_losses(one.current())
+    assert asked == []
+
+
+@pytest.mark.parametrize("what", ["few examples", "not plain", "a stream", "few images"])
+def test_where_there_is_nothing_to_choose_the_size_is_none(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    asked = pretend(monkeypatch, {})
+    loader = DataLoader(TensorDataset(torch.ones(100, 5), torch.zeros(100).long()), batch_size=50)
+    one = {
+        "few examples": lambda: problem(network(), 60),
+        "not plain": lambda: problem(nn.Sequential(*network(), nn.Sigmoid()), 1000),
+        "a stream": lambda: Problem(network(), "cross_entropy", loader),
+        "few images": lambda: problem(convolutional(), 15, 1, 6, 6),
+    }[what]()
+    assert one.chunk_size is None
+    assert asked == []
+    assert torch.isfinite(one.loss_and_grad(one.current())[1]).all()
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_the_chosen_size_given_again_gives_the_same_bits(images: bool) -> None:
+    model, shape = (convolutional(), (1, 6, 6)) if images else (network(), (5,))
+    chosen = problem(model, 500, *shape)
+    theta = chosen.current()
+    value, grad = chosen.loss_and_grad(theta)
+    assert chosen.chunk_size is not None
+    fixed = problem(model, 500, *shape, chunk_size=chosen.chunk_size)
+    assert torch.equal(fixed.loss_and_grad(theta)[1], grad)
+    assert torch.equal(fixed.loss_and_grad(theta)[0], value)
+
+
+def test_measuring_leaves_the_random_state_and_counts_nothing() -> None:
+    one = problem(network(), 1000)
+    before = torch.get_rng_state()
+    one.loss_and_grad(one.current())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert one.evaluations == 1
+
+
+def test_the_point_is_that_of_the_evaluation_after_measuring() -> None:
+    one, other = problem(network(), 300), problem(network(), 300, chunk_size=300)
+    theta = normal(one.size, seed=5).float()
+    value, _ = one.loss_and_grad(theta)
+    assert value.item() == pytest.approx(other.loss(theta).item(), rel=1e-6)
+
+
+def test_another_type_is_chosen_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, {250: 0.5})
+    one = problem(network(), 1000)
+    one.loss_and_grad(one.current())
+    exact = one.with_dtype(torch.float64)
+    theta = one.current().double()
+    assert exact.loss_and_grad(theta)[0].item() == pytest.approx(
+        exact.loss(theta).item(), rel=1e-13
+    )
+
+
+# ---------------------------------------------------------------- memory and other devices
+
+
+def faults() -> int:
+    resource = pytest.importorskip("resource")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def test_freed_memory_is_used_again() -> None:
+    memory.keep_freed_memory.cache_clear()
+    memory.keep_freed_memory()
+    torch.ones(2**21)
+    before = faults()
+    for _ in range(20):
+        torch.ones(2**21)  # 8 MiB, 2048 pages
+    if "glibc" not in " ".join(__import__("platform").libc_ver()):
+        pytest.skip("another C library")
+    assert faults() - before < 8 * 2048
+
+
+class NoSynchronisation(TorchDispatchMode):
+    """Refuses what would make the CPU wait for a GPU."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "is_nonzero", "nonzero", "equal"), name
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse", "bce_with_logits", "huber"])
+def test_an_evaluation_by_autograd_never_asks_for_a_number(loss: str) -> None:
+    model = nn.Sequential(nn.Linear(5, 4), nn.Sigmoid(), nn.Linear(4, 3))
+    inputs = normal(12, 5, seed=0).float()
+    targets: Tensor = torch.rand(12, 3, generator=generator(1))
+    if loss == "cross_entropy":
+        targets = torch.randint(0, 3, (12,), generator=generator(1))
+    one = Problem(model, loss, (inputs, targets), chunk_size=5)
+    theta = one.current()
+    with NoSynchronisation():
+        one.loss_and_grad(theta)
+        one.loss(theta)
+        one.hvp(theta, theta)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+@pytest.mark.parametrize("make", [network, convolutional])
+def test_on_cuda_an_evaluation_does_not_synchronise_and_agrees(make: Any) -> None:
+    shape = (1, 6, 6) if make is convolutional else (5,)
+    model = make()
+    here, there = (problem(model, 500, *shape, device=d) for d in ("cpu", "cuda"))
+    theta = there.current()
+    there.loss_and_grad(theta)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        value, grad = there.loss_and_grad(theta)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    expected, expected_grad = here.loss_and_grad(theta.cpu())
+    assert (value.device.type, grad.device.type) == ("cuda", "cuda")
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(grad.cpu(), expected_grad, rtol=1e-4, atol=1e-6)
+    assert there.chunk_size is None
