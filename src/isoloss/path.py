@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -14,6 +14,9 @@ from isoloss.errors import InputError
 from isoloss.flat import load_into
 from isoloss.outcome import Outcome
 from isoloss.settings import Settings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Row = dict[str, Any]
 """One accepted step: the columns of `Path.steps`."""
@@ -116,6 +119,22 @@ class Path:
         if not -len(self.points) <= k < len(self.points):
             raise InputError(f"k={k} is not possible: {len(self.points)} points were kept")
         load_into(model, self.points[k], self.shapes)
+
+    def plot(self, against: str = "step") -> Figure:
+        """Angle, regulariser and probes along the walk, in stacked panels.
+
+        Args:
+            against: `"step"`, `"evaluations"`, `"arc_length"` or `"regularizer"`.
+
+        Returns:
+            A matplotlib figure, to change, to save, or to show in a notebook.
+
+        Raises:
+            InputError: There is no such abscissa.
+        """
+        from isoloss.figures import walk_panels  # pictures are above walks: only on demand
+
+        return walk_panels({self.method: [self]}, against=against)
 
     def __repr__(self) -> str:
         """One line: method, steps, loss, regulariser from start to end, outcome."""

@@ -1,13 +1,16 @@
 """The walk's figure shows the numbers it was given."""
 
+import dataclasses
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests.figures.made import made_path
 
 from isoloss import Outcome, Path
-from isoloss.figures import save, walk_panels
+from isoloss.figures import close_up, save, walk_panels
 
 
 def walk(length, offset=0.0):
@@ -77,3 +80,71 @@ def test_the_users_own_style_neither_changes_the_figure_nor_is_changed(tmp_path)
     with mpl.rc_context({"font.size": 20, "axes.grid": False}):
         theirs = save(walk_panels({"paper": [walk(5)]}), tmp_path / "b", "walk")[0].read_bytes()
     assert plain == theirs
+
+
+def full(length, seed=0, method="sqp"):
+    return made_path(length, seed, method)
+
+
+@pytest.mark.parametrize(
+    ("against", "label", "first"),
+    [
+        ("evaluations", "evaluations of loss and gradient", "angle between"),
+        ("arc_length", "arc length in parameter space", "angle between"),
+        ("regularizer", "regulariser R (squared norm), falling", "angle between"),
+    ],
+)
+def test_methods_share_the_panels_against_anything_but_steps(against, label, first):
+    methods = {"paper": [full(30, 1, "paper")], "sqp": [full(20), full(25, 2)]}
+    figure = walk_panels(methods, against=against, unit="nats", metric="accuracy")
+    panels = figure.axes
+    labels = [panel.get_ylabel().replace("\n", " ") for panel in panels]
+    second = "evaluations needed" if against == "regularizer" else "regulariser R (squared norm)"
+    assert labels == [
+        "angle between gradients (degrees)", second, "test loss (nats)", "test accuracy"
+    ]  # fmt: skip
+    assert panels[-1].get_xlabel() == label
+    names = [text.get_text() for text in panels[0].get_legend().get_texts()]
+    assert names == ["paper, 1 run", "sqp, 2 runs"]
+    left, right = panels[0].get_xlim()
+    assert (left > right) == (against == "regularizer")
+    styles = {line.get_linestyle() for line in panels[0].lines[:1] + panels[0].lines[-3:]}
+    assert len(styles) > 1  # told apart without colour
+
+
+def test_a_path_plots_itself_with_the_probes_it_has():
+    path = full(20)
+    panels = path.plot().axes
+    assert [p.get_ylabel() for p in panels][2:] == ["test loss", "test metric"]
+    np.testing.assert_allclose(panels[1].lines[0].get_ydata(), path.steps["regularizer"])
+    steps = path.steps.drop(columns=["test_metric"]).rename(columns={"test_loss": "held_out_loss"})
+    panels = dataclasses.replace(path, steps=steps).plot(against="evaluations").axes
+    assert [p.get_ylabel() for p in panels][2:] == ["held_out loss"]
+
+
+def test_a_close_up_shows_every_run_over_the_interval():
+    figure = close_up({"sqp": [full(20), full(30, 1)]}, "test_loss", (2, 10), label="test loss")
+    (axes,) = figure.axes
+    assert axes.get_xlim() == (2, 10)
+    assert len(axes.lines) == 3
+    low, high = axes.get_ylim()
+    inside = np.concatenate([full(*a).steps["test_loss"][2:11] for a in ((20,), (30, 1))])
+    assert low < inside.min() < inside.max() < high
+    assert high - low < 1.3 * np.ptp(inside)
+    assert axes.get_ylabel() == "test loss"
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: walk_panels({}), ["no walk"]),
+        (lambda: walk_panels({"sqp": []}), ["no walk"]),
+        (lambda: full(5).plot(against="steps"), ["steps", "step"]),
+        (lambda: close_up({"sqp": [full(5)]}, "test_loss", (3, 1)), ["(3, 1)", "smaller"]),
+        (lambda: close_up({"sqp": [full(5)]}, "test_loss", (80, 90)), ["(80, 90)", "measured"]),
+        (lambda: close_up({"sqp": [full(5)]}, "tst_loss", (0, 3)), ["tst_loss", "test_loss"]),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(call, words, refuses):
+    with refuses(*words):
+        call()

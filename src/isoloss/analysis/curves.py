@@ -9,9 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from isoloss.errors import unknown
 from isoloss.path import Path
 
 Array = NDArray[np.float64]
+
+ABSCISSAE = ("step", "evaluations", "arc_length", "regularizer")
+"""What a quantity can be seen against."""
 
 
 @dataclass(frozen=True)
@@ -19,18 +23,18 @@ class Band:
     """Mean and standard deviation over runs, where all of them are, and what goes on beyond.
 
     Runs of unequal length are not averaged where one has ended: the mean would jump there for no
-    reason but that another set of runs is averaged. Beyond the shortest run each longer one goes on
-    as a curve of its own.
+    reason but that another set of runs is averaged. Beyond the part that all share, each run goes
+    on as a curve of its own.
 
     Attributes:
-        steps: Step indices that every run reached, ascending.
-        mean: Mean over the runs at these steps.
+        x: Where all runs are, ascending.
+        mean: Mean over the runs there.
         std: Sample standard deviation (n - 1) there; NaN of one run.
-        beyond: For each run longer than the shortest, its (steps, values) from there on.
+        beyond: (x, values) of each part of a run that not all share.
         runs: Number of runs.
     """
 
-    steps: Array
+    x: Array
     mean: Array
     std: Array
     beyond: list[tuple[Array, Array]]
@@ -53,37 +57,83 @@ def on_level(path: Path) -> pd.DataFrame:
     return steps.assign(progress=progress).loc[~corrected]
 
 
-def band(paths: Sequence[Path], column: str) -> Band:
-    """Mean and standard deviation of a column over runs, step by step.
+def curve(path: Path, column: str, against: str = "step") -> tuple[Array, Array]:
+    """A quantity along a walk.
+
+    Args:
+        path: The walk.
+        column: A column of `Path.steps`; rows where it was not measured are left out.
+        against: `"step"` (the corrector's not counted), `"evaluations"`, `"arc_length"` or
+            `"regularizer"`. Against the regulariser only the points at which it is smaller than at
+            all before are taken, so that there is one value for each.
+
+    Returns:
+        x, strictly ascending, and the values there, shape (points,) each.
+
+    Raises:
+        InputError: There is no such column or abscissa.
+    """
+    if against not in ABSCISSAE:
+        raise unknown("abscissa", against, ABSCISSAE)
+    if column not in path.steps:
+        raise unknown("column", column, [str(name) for name in path.steps.columns])
+    rows = on_level(path).dropna(subset=[column])
+    x, y = _floats(rows["progress" if against == "step" else against]), _floats(rows[column])
+    if against == "regularizer":
+        x, y = -x, y  # it falls along the walk
+    new = np.diff(np.maximum.accumulate(x), prepend=-np.inf) > 0
+    x, y = x[new], y[new]
+    return (-x[::-1], y[::-1]) if against == "regularizer" else (x, y)
+
+
+def band(paths: Sequence[Path], column: str, against: str = "step") -> Band:
+    """Mean and standard deviation of a column over runs.
+
+    Against the step, runs are averaged step by step where all were measured; against anything else,
+    each run is interpolated linearly to every x at which any of them was measured.
 
     Args:
         paths: The runs, at least one.
-        column: A column of `Path.steps`; rows where it was not measured are left out.
+        column: A column of `Path.steps`.
+        against: As in `curve`.
 
     Returns:
         The band.
+
+    Raises:
+        InputError: There is no such column or abscissa.
     """
-    curves = [_by_progress(path, column) for path in paths]
-    table = pd.concat(curves, axis=1)
-    shortest = min((curve.index[-1] for curve in curves if len(curve)), default=0)
-    common = table.loc[:shortest].dropna()
-    beyond = [
-        (_floats(tail.index), _floats(tail))
-        for tail in (curve.loc[shortest:] for curve in curves)
-        if len(tail) > 1
-    ]
+    curves = [curve(path, column, against) for path in paths]
+    low = max((x[0] if len(x) else np.inf for x, _ in curves), default=np.inf)
+    high = min((x[-1] if len(x) else -np.inf for x, _ in curves), default=-np.inf)
+    if against == "step":
+        table = pd.concat([pd.Series(y, index=x) for x, y in curves], axis=1).loc[low:high]
+        common = table.dropna()
+        grid, values = _floats(common.index), _floats(common)
+    else:
+        grid = np.unique(np.concatenate([x for x, _ in curves]))
+        grid = grid[(low <= grid) & (grid <= high)]
+        values = np.stack([np.interp(grid, x, y) for x, y in curves if len(x)] or [grid], axis=1)
+    several = len(paths) > 1 and len(grid) > 0
     return Band(
-        steps=_floats(common.index),
-        mean=_floats(common.mean(axis=1)),
-        std=_floats(common.std(axis=1, ddof=1)),
-        beyond=beyond,
+        x=grid,
+        mean=values.mean(axis=1),
+        std=values.std(axis=1, ddof=1) if several else np.full(len(grid), np.nan),
+        beyond=[part for x, y in curves for part in _outside(x, y, low, high)],
         runs=len(paths),
     )
 
 
-def _by_progress(path: Path, column: str) -> pd.Series:
-    rows = on_level(path).dropna(subset=[column])
-    return pd.Series(_floats(rows[column]), index=_floats(rows["progress"]))
+def _outside(x: Array, y: Array, low: float, high: float) -> list[tuple[Array, Array]]:
+    """The parts of a curve below `low` and above `high`, up to the points there."""
+    if low > high:
+        return [(x, y)] if len(x) > 1 else []
+    parts: list[tuple[Array, Array]] = []
+    for outside, edge in ((x < low, low), (x > high, high)):
+        if outside.any():
+            ends = np.unique(np.append(x[outside], edge))
+            parts.append((ends, np.interp(ends, x, y)))
+    return parts
 
 
 def _floats(values: object) -> Array:

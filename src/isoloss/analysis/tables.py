@@ -52,28 +52,44 @@ def walk_table(methods: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def markdown(table: pd.DataFrame) -> str:
+def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """A table of `walk_table` for people: a row per quantity and place, a column per method.
 
     Args:
         table: What `walk_table` returned.
 
     Returns:
-        Markdown; each entry is mean ± standard deviation.
+        The headings, the first empty, and the rows; each entry is mean ± standard deviation.
     """
     methods = list(dict.fromkeys(table["method"]))
     runs = {method: int(table.loc[table["method"] == method, "runs"].iloc[0]) for method in methods}
-    lines = [
-        "| | " + " | ".join(f"{method} ({_plural(runs[method])})" for method in methods) + " |",
-        "| --- |" + " ---: |" * len(methods),
-    ]
+    columns = ["", *(f"{method} ({_plural(runs[method])})" for method in methods)]
     entries = {
         (row["quantity"], row["place"], row["method"]): _entry(row["mean"], row["std"])
         for row in table.to_dict("records")
     }
-    for quantity, place in dict.fromkeys(zip(table["quantity"], table["place"], strict=True)):
-        cells = [entries.get((quantity, place, method), "") for method in methods]
-        lines.append(f"| {quantity}, {place} | " + " | ".join(cells) + " |")
+    rows = [
+        [f"{quantity}, {place}", *(entries.get((quantity, place, m), "") for m in methods)]
+        for quantity, place in dict.fromkeys(zip(table["quantity"], table["place"], strict=True))
+    ]
+    return columns, rows
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table of `readable` as Markdown.
+
+    Args:
+        table: What `walk_table` returned.
+
+    Returns:
+        Lines, each ended.
+    """
+    columns, rows = readable(table)
+    lines = [
+        f"| {' | '.join(columns)} |".replace("|  |", "| |"),
+        "| --- |" + " ---: |" * (len(columns) - 1),
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
     return "\n".join(lines) + "\n"
 
 

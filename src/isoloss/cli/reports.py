@@ -53,6 +53,9 @@ def _report(experiment: str, out: FilePath) -> None:
     console.print(written.table)
     for sentence in written.missing:
         console.print(f"not included: {sentence}")
-    for kind, files in (("figure", written.figures), ("table", written.tables)):
-        for file in files:
-            console.print(f"{kind}  {file}", soft_wrap=True)
+    folder = written.tables[0].parent
+    console.print(
+        f"{len(written.figures)} files of figures and {len(written.tables)} of tables in {folder}",
+        soft_wrap=True,
+    )
+    console.print(f"page  {written.page}", soft_wrap=True)

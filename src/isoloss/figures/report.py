@@ -1,4 +1,4 @@
-"""The figures and tables of an experiment, from what is in the results folder."""
+"""The figures, tables and chapter of an experiment, from what is in the results folder."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from pathlib import Path as FilePath
 from isoloss import experiments
 from isoloss.analysis import markdown, walk_table
 from isoloss.errors import InputError
+from isoloss.experiments.catalogue import Experiment
+from isoloss.figures.chapter import Chapter
+from isoloss.figures.page import write_page
+from isoloss.figures.pca_section import pca_section
 from isoloss.figures.style import save
 from isoloss.figures.walk import walk_panels
+from isoloss.figures.walk_section import AGAINST, walk_section
 from isoloss.results import Results, report_folder
+from isoloss.results.files import write_text
+
+UNITS = {"cross_entropy": "nats", "mse": "squared error"}
 
 
 @dataclass(frozen=True)
@@ -20,35 +28,42 @@ class Report:
     Attributes:
         figures: Files of figures.
         tables: Files of tables.
+        page: The page, which shows all experiments reported so far.
         table: The table for people, in Markdown.
         missing: What could not be reported, a sentence each.
     """
 
     figures: list[FilePath]
     tables: list[FilePath]
+    page: FilePath
     table: str
     missing: list[str] = field(default_factory=list[str])
 
 
 def report(results: Results, experiment: str) -> Report:
-    """Write `walk.png`, `walk.pdf`, `walk.csv` and `walk.md` of an experiment.
+    """Write the figures and tables of an experiment, and the page anew.
 
     Args:
         results: What the commands wrote.
         experiment: For example `"IRIS_FF"`.
 
     Returns:
-        What was written.
+        What was written: below `OUT/report/EXPERIMENT` the figures as PNG and PDF, `walk.csv`,
+        `walk.md` and `chapter.json`; and `OUT/report/index.html`.
 
     Raises:
         InputError: There is no walk of the experiment.
     """
     known = experiments.get(experiment)
     methods = {name: results.paths(experiment, name) for name in results.methods(experiment)}
+    unfinished = {name: results.unfinished(experiment, name) for name in methods}
     missing = [
         f"{experiment}, {name}, {run}: {reason}"
-        for name in methods
-        for run, reason in results.unfinished(experiment, name).items()
+        for name, reasons in unfinished.items()
+        for run, reason in reasons.items()
+    ]
+    missing += [
+        f"{experiment}, {name}: no walk yet" for name, paths in methods.items() if not paths
     ]
     methods = {name: paths for name, paths in methods.items() if paths}
     if not methods:
@@ -57,11 +72,39 @@ def report(results: Results, experiment: str) -> Report:
             f"{experiment} --out {results.folder}'"
         )
     folder = report_folder(results.folder, experiment)
-    figure = walk_panels(methods, title=experiment, metric=known.metric)
-    figures = save(figure, folder, "walk")
+    figures: list[FilePath] = []
+    for against, (file, _) in AGAINST.items():
+        drawn = walk_panels(
+            methods,
+            against=against,
+            title=experiment,
+            metric=known.metric,
+            unit=UNITS.get(known.loss, ""),
+        )
+        figures += save(drawn, folder, file)
     table = walk_table(methods)
     tables = [folder / "walk.csv", folder / "walk.md"]
-    table.to_csv(tables[0], index=False)
     text = markdown(table)
-    tables[1].write_text(text, encoding="utf-8")
-    return Report(figures, tables, text, missing)
+    write_text(tables[0], table.to_csv(index=False))
+    write_text(tables[1], text)
+    sections = walk_section(methods, unfinished, table, known.metric)
+    components, files, reasons = pca_section(methods, folder, title=experiment)
+    sections += [components] if components else []
+    figures += files
+    missing += [f"{experiment}, {reason}" for reason in reasons]
+    Chapter(experiment=experiment, lead=_lead(known), missing=missing, sections=sections).save(
+        folder
+    )
+    page = write_page(folder.parent)
+    return Report(figures, tables, page, text, missing)
+
+
+def _lead(known: Experiment) -> str:
+    examples = (
+        "all training examples" if known.draw is None else f"{known.draw:,} training examples"
+    )
+    return (
+        f"Data set {known.dataset}, {examples}; a network of {known.parameters:,} parameters; "
+        f"training loss {known.loss.replace('_', ' ')}; {known.epochs} epochs of training by Adam "
+        f"before each walk."
+    )

@@ -21,6 +21,11 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
     _atomically(file, lambda part: part.write_text(text, encoding="utf-8"))
 
 
+def write_text(file: Path, text: str) -> None:
+    """Write text as UTF-8, atomically."""
+    _atomically(file, lambda part: part.write_text(text, encoding="utf-8"))
+
+
 def write_table(file: Path, table: pd.DataFrame) -> None:
     """Write a table as Parquet, atomically."""
     _atomically(file, lambda part: table.to_parquet(part, index=False))
