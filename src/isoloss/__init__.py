@@ -1,6 +1,6 @@
 """isoloss: walk the level sets of a neural network's training loss."""
 
-from isoloss import experiments
+from isoloss import experiments, losses
 from isoloss._version import __version__
 from isoloss.errors import InputError, IsolossError
 from isoloss.methods import SQP, Paper
@@ -9,7 +9,10 @@ from isoloss.path import Path, Record, Stop
 from isoloss.problem import Problem
 from isoloss.regularizers import (
     L1,
+    GradientNorm,
     GroupLasso,
+    HessianTrace,
+    InputGradient,
     NuclearNorm,
     PathNorm,
     SquaredNorm,
@@ -22,8 +25,11 @@ from isoloss.walk import traverse
 __all__ = [
     "L1",
     "SQP",
+    "GradientNorm",
     "GroupLasso",
+    "HessianTrace",
     "InputError",
+    "InputGradient",
     "IsolossError",
     "NuclearNorm",
     "Outcome",
@@ -38,6 +44,7 @@ __all__ = [
     "Stop",
     "__version__",
     "experiments",
+    "losses",
     "maximize",
     "open_results",
     "traverse",

@@ -119,11 +119,39 @@ class FlatNetwork:
             materialize_grads=True,
         )
 
+    def products(self, slopes: Sequence[Tensor], vectors: Tensor) -> Tensor:
+        """Products of the Jacobian of a gradient with vectors, to be differentiated once more.
+
+        Args:
+            slopes: What `gradients(..., twice=True)` gave.
+            vectors: Shape (m, size).
+
+        Returns:
+            Shape (m, size).
+        """
+        several = zip(slopes, self.split(vectors), strict=True)
+        bent = [(slope, vector) for slope, vector in several if slope.requires_grad]
+        if not bent:
+            return torch.zeros_like(vectors)
+        pieces = torch.autograd.grad(
+            [slope for slope, _ in bent],
+            self._leaves,
+            [vector for _, vector in bent],
+            is_grads_batched=True,
+            create_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return torch.cat([piece.flatten(1) for piece in pieces], dim=1)
+
     def split(self, flat: Tensor) -> list[Tensor]:
-        """Views of a flat vector in the parameters' shapes, in order."""
+        """Views of a flat vector, or of a matrix's rows, in the parameters' shapes, in order."""
         shapes = self.shapes.values()
-        pieces = flat.split([math.prod(shape) for shape in shapes])
-        return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+        pieces = flat.split([math.prod(shape) for shape in shapes], dim=-1)
+        return [
+            piece.unflatten(-1, shape) if shape else piece.squeeze(-1)
+            for piece, shape in zip(pieces, shapes, strict=True)
+        ]
 
 
 def trainable(model: Model, parameters: Mapping[str, Tensor] | None) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from isoloss.arithmetic import reproducible
 from isoloss.data import Chunks
 from isoloss.errors import InputError
+from isoloss.evaluation.autograd import Autograd
 from isoloss.evaluation.choice import Evaluation, evaluation_of, measured_size
 from isoloss.evaluation.examples import per_example, weighted_sum
 from isoloss.flat import FlatNetwork, Model, flatten, trainable
@@ -178,6 +179,19 @@ class Problem:
             )
         self.network.load(theta)
         return self._evaluation.hvp(vector.to(self.device, self.dtype))
+
+    def autograd(self, theta: Tensor) -> Autograd:
+        """Evaluation chunk by chunk at a point, to be differentiated further by the caller.
+
+        Args:
+            theta: Shape (size,).
+
+        Returns:
+            Gives outputs and losses of each of `chunks`, in the graph of the parameters of
+            `network`, until that is loaded anew.
+        """
+        self.network.load(theta)
+        return Autograd(self.network, self.chunks, self._loss)
 
     def evaluate(self, theta: Tensor) -> tuple[float, float]:
         """Loss and metric at a point, from one pass over the data.

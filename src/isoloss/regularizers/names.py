@@ -9,6 +9,8 @@ from torch import Tensor
 
 from isoloss.errors import InputError, unknown
 from isoloss.problem import Problem
+from isoloss.regularizers.flatness import GradientNorm, HessianTrace
+from isoloss.regularizers.input_gradient import InputGradient
 from isoloss.regularizers.nuclear_norm import NuclearNorm
 from isoloss.regularizers.path_norm import PathNorm
 from isoloss.regularizers.regularizer import Bindable, Regularizer, from_function
@@ -21,6 +23,9 @@ REGULARIZERS: dict[str, type[Bindable]] = {
     "group_lasso": GroupLasso,
     "nuclear_norm": NuclearNorm,
     "path_norm": PathNorm,
+    "hessian_trace": HessianTrace,
+    "gradient_norm": GradientNorm,
+    "input_gradient": InputGradient,
 }
 
 
