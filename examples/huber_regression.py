@@ -1,0 +1,54 @@
+"""Regression with the Huber loss, which does not mind outliers much.
+
+Shows a loss with an option, and what the walk does with wild targets: one in twenty targets of the
+training set is wrong by a lot. All points of the walk have the same training loss; the error is
+measured against the curve without noise.
+
+    python examples/huber_regression.py [--quick]
+"""
+
+import sys
+
+import torch
+
+import isoloss
+
+QUICK = "--quick" in sys.argv
+torch.manual_seed(0)
+
+inputs = torch.linspace(-3, 3, 120)[:, None]
+curve = torch.sin(2 * inputs)
+targets = curve + 0.1 * torch.randn(120, 1)
+wild = torch.rand(120, 1) < 0.05
+targets[wild] += 10 * torch.randn(int(wild.sum()))
+between = torch.linspace(-3, 3, 241)[:, None]
+
+model = torch.nn.Sequential(
+    torch.nn.Linear(1, 50),
+    torch.nn.Tanh(),
+    torch.nn.Linear(50, 50),
+    torch.nn.Tanh(),
+    torch.nn.Linear(50, 1),
+)
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+for _ in range(300 if QUICK else 3000):
+    optimizer.zero_grad()
+    torch.nn.functional.huber_loss(model(inputs), targets, delta=0.5).backward()
+    optimizer.step()
+
+problem = isoloss.Problem(model, isoloss.losses.Huber(delta=0.5), (inputs, targets))
+truth = isoloss.Problem(model, "mse", (between, torch.sin(2 * between)))
+path = isoloss.traverse(
+    problem,
+    probes={"truth": truth},
+    stop=isoloss.Stop(kkt_residual=1e-2, evaluations=40 if QUICK else 400),
+)
+
+first, last = path.steps.iloc[0], path.steps.iloc[-1]
+print(path)
+print(
+    f"At one Huber loss of {path.level:.4f}, with {int(wild.sum())} wild targets of 120: the "
+    f"squared norm falls from {first.regularizer:.0f} to {last.regularizer:.0f}, the mean "
+    f"squared error against the true curve goes from {first.truth_loss:.4f} to "
+    f"{last.truth_loss:.4f}."
+)
