@@ -48,6 +48,10 @@ class Basis:
         """How many more rows there is storage for."""
         return len(self.rows.values) - self.size
 
+    @property
+    def _rows(self) -> Tensor:
+        return self.rows.values[: self.size]
+
     def coordinates(self, vector: Tensor) -> tuple[Array, Basis]:
         """Coordinates of a vector, in this basis grown by what is new in it.
 
@@ -59,19 +63,16 @@ class Basis:
         Returns:
             The coordinates and the basis they refer to, with at most one more row.
         """
-        q = self.rows.values[: self.size]
-        resolution = 100 * torch.finfo(vector.dtype).eps
-        whole = left = math.sqrt(vector.dot(vector).item())
-        found = np.zeros(self.size)
-        rest = vector
+        q, found, rest = self._rows, np.zeros(self.size), vector
+        whole = left = _norm(vector)
         for _ in range(2 if self.size and whole > 0 else 0):
-            part = q @ rest
+            part = torch.mv(q, rest)
             rest = torch.addmv(rest, q.t(), part, alpha=-1)
-            found += part.double().cpu().numpy()
-            before, left = left, math.sqrt(rest.dot(rest).item())
+            found += part.to("cpu", torch.float64).numpy()
+            before, left = left, _norm(rest)
             if left > 0.1 * before:
                 break
-        if left <= resolution * whole:
+        if left <= 100 * torch.finfo(vector.dtype).eps * whole:
             return found, self
         rows = self.rows
         if rows.used > self.size:
@@ -82,20 +83,29 @@ class Basis:
 
     def combine(self, coordinates: Array) -> Tensor:
         """The vector of these coordinates, shape (n,)."""
-        q = self.rows.values[: self.size]
-        return q.t() @ torch.as_tensor(coordinates, dtype=q.dtype, device=q.device)
+        return torch.mv(self._rows.t(), self._like_rows(coordinates))
+
+    def moved(self, place: Tensor, coordinates: Array) -> Tensor:
+        """A place moved by the vector of these coordinates, shape (n,)."""
+        return torch.addmv(place, self._rows.t(), self._like_rows(coordinates))
 
     def turned(self, columns: Array) -> Basis:
         """The basis of the combinations given by orthonormal columns, shape (size, fewer).
 
         In storage of its own, so that this basis stays as it is.
         """
-        q = self.rows.values
-        turn = torch.as_tensor(columns.T.copy(), dtype=q.dtype, device=q.device)
-        kept = len(turn)
-        rows = Rows(torch.empty_like(q), kept)
-        torch.mm(turn, q[: self.size], out=rows.values[:kept])
+        kept = columns.shape[1]
+        rows = Rows(torch.empty_like(self.rows.values), kept)
+        torch.mm(self._like_rows(columns).t(), self._rows, out=rows.values[:kept])
         return Basis(rows, kept)
+
+    def _like_rows(self, array: Array) -> Tensor:
+        values = self.rows.values
+        return torch.from_numpy(array).to(values.device, values.dtype)
+
+
+def _norm(vector: Tensor) -> float:
+    return math.sqrt(vector.dot(vector).item())
 
 
 def padded(array: Array, size: int, diagonal: float = 0.0) -> Array:

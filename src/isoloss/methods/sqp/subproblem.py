@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from isoloss.methods.sqp.basis import Array
 
 FAR = 1e15
@@ -61,21 +59,22 @@ def solve(
     """
     top, low = max(float(b.max()), 0.0), min(float(b.min()), 0.0)
     mu, mu_below, mu_above = 0.0, 0.0, math.inf
-    step, length = np.zeros_like(r), 0.0
+    back, length = r, 0.0  # back: the step reversed
     for _ in range(20):
         weight = kappa + mu
         below = -weight * (1 - 1e-10) / top if top > 0 else -FAR
         above = -weight * (1 - 1e-10) / low if low < 0 else FAR
         if not below < multiplier < above:
             multiplier = 0.9 * (above if multiplier >= above else below)
+        lean = weight * a - b * r
         slope, sideways, inverse = -1.0, r, r
         for _ in range(40):
             inverse = 1 / (weight + multiplier * b)
-            step = -(r + multiplier * a) * inverse
-            bent = b * step
-            value = phi + float(step @ (a + 0.5 * bent))
-            sideways = (a + bent) * inverse
-            slope = -float((a + bent) @ sideways) - 1e-300
+            back = (r + multiplier * a) * inverse
+            ahead = lean * inverse  # gradient of the constraint at the step, a + b p
+            value = phi - 0.5 * float(back @ (a + ahead))
+            sideways = ahead * inverse
+            slope = -float(ahead @ sideways) - 1e-300
             if abs(value) <= gap:
                 break
             below, above = (multiplier, above) if value > 0 else (below, multiplier)
@@ -83,14 +82,14 @@ def solve(
                 break
             newton = multiplier - value / slope
             multiplier = newton if below < newton < above else 0.5 * (below + above)
-        length = math.sqrt(float(step @ step))
+        length = math.sqrt(float(back @ back))
         if (mu == 0 and length <= 1.05 * radius) or abs(length - radius) <= 0.1 * radius:
             break
         if mu > HEAVY * kappa:
             break  # not even the shortest step that meets the constraint is short enough: take it
         mu_below, mu_above = (mu, mu_above) if length > radius else (mu_below, mu)
-        across = -float(sideways @ step)
-        shortening = -2 * float(step @ (step * inverse)) - 2 * across * across / slope
+        across = float(sideways @ back)
+        shortening = -2 * float(back @ (back * inverse)) - 2 * across * across / slope
         newton = mu
         if shortening < 0:
             newton += 2 * length**2 / shortening * (radius - length) / radius
@@ -102,4 +101,4 @@ def solve(
             )
         multiplier -= across / slope * (newton - mu)
         mu = newton
-    return Trial(step, multiplier, length)
+    return Trial(-back, multiplier, length)

@@ -1,0 +1,237 @@
+"""One step along the level set: trials until one lands in the band below the last point."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from isoloss.methods.sqp.basis import Array, padded
+from isoloss.methods.sqp.model import Model, Slopes
+from isoloss.methods.sqp.state import SQPState
+from isoloss.methods.sqp.subproblem import Trial
+from isoloss.outcome import Ending, Outcome
+from isoloss.point import Objective, Point
+
+LOOSE = 0.05
+"""|phi| up to which a trial outside the band becomes the centre from which the step lands in it."""
+LANDING = 0.3
+"""A landing step is as long as the last would have had to be to end at this share of the band."""
+ROUGH = 6
+"""Rejections after which a step begins anew from the last point, with a tenth of the radius; after
+as many again, what was learnt of the bend is forgotten too."""
+MOST_IDLE = 100
+"""Steps without gain after which the walk has stalled."""
+
+
+def advance(
+    objective: Objective,
+    state: SQPState,
+    model: Model,
+    slopes: Slopes,
+    *,
+    keep: int,
+    max_trials: int,
+) -> SQPState:
+    """One step from a point on the level set to the next.
+
+    Args:
+        objective: Evaluates points.
+        state: Where the walk is.
+        model: Its model.
+        slopes: Its gradients.
+        keep: Size of the basis that a full one is turned into.
+        max_trials: Evaluations after which the walk has stalled.
+
+    Returns:
+        The state after the step, or the same point with an ending.
+    """
+    if state.idle >= MOST_IDLE:
+        return _stalled(state, True, f"{MOST_IDLE} steps without gain")
+    search = _Search(state, model, slopes)
+    for _ in range(max_trials):
+        search.make_room(keep)
+        if not np.any(search.here.slopes.a):
+            return replace(state, ending=Ending(Outcome.GRADIENT_VANISHED))
+        trial = search.propose()
+        if not trial.length > search.rounding:
+            return _stalled(state, search.finite, "the step is below rounding")
+        there = objective.evaluate(search.place(trial))
+        search.judge(trial, there)
+        if search.landed:
+            return search.arrival()
+    return _stalled(state, search.finite, f"{max_trials} trials in one step")
+
+
+@dataclass(frozen=True, slots=True)
+class _Centre:
+    """A point about which the model is expanded, inside the band or near it."""
+
+    point: Point
+    phi: float
+    slopes: Slopes
+
+    def padded(self, size: int) -> _Centre:
+        return replace(self, slopes=self.slopes.padded(size))
+
+
+class _Search:
+    """What changes during one step: the centre, the model, the radius."""
+
+    def __init__(self, state: SQPState, model: Model, slopes: Slopes) -> None:
+        self.state, self.model = state, model
+        phi = math.log(state.point.loss / state.level)
+        self.home = self.here = _Centre(state.point, phi, slopes)
+        self.radius, self.multiplier = state.radius, state.multiplier
+        self.landing = math.inf  # longest step that is expected to end in the band
+        self.loose = max(LOOSE, 2 * state.rtol)
+        self.rejected = 0
+        self.finite = True
+        self.landed = False
+        theta = state.point.theta
+        self.eps = torch.finfo(theta.dtype).eps
+        self.rounding = 4 * self.eps * math.sqrt(theta.dot(theta).item())
+
+    def make_room(self, keep: int) -> None:
+        """Turn the basis into a smaller one where the next trial might not find room."""
+        if self.model.basis.room < 2:
+            held = [self.here.slopes, self.home.slopes]
+            self.model, held = self.model.compressed(keep, held)
+            self.here = replace(self.here, slopes=held[0])
+            self.home = replace(self.home, slopes=held[1])
+
+    def propose(self) -> Trial:
+        """The best trial that the model knows of."""
+        here = self.here
+        steep = math.sqrt(here.slopes.a @ here.slopes.a)
+        longest = max(min(self.radius, self.landing), 1.3 * abs(here.phi) / steep)
+        gap = 0.003 * self.state.rtol
+        trial = self.model.trial(here.slopes, here.phi, longest, self.multiplier, gap)
+        # where a step meant only to land has no sane multiplier, the least-squares one
+        estimate = here.slopes.multiplier
+        sane = abs(trial.multiplier) <= 1e3 * abs(estimate)
+        self.multiplier = trial.multiplier if sane else estimate
+        return trial
+
+    def place(self, trial: Trial) -> torch.Tensor:
+        """Where a trial leads, shape (n,)."""
+        return self.model.basis.moved(self.here.point.theta, trial.step)
+
+    def judge(self, trial: Trial, there: Point) -> None:
+        """Learn from an evaluated trial, then land, go on from it or reject it."""
+        self.finite = there.finite and there.loss > 0
+        if not self.finite:
+            self.radius = 0.25 * trial.length
+            self.rejected += 1
+            return
+        here = self.here
+        phi = math.log(there.loss / self.state.level)
+        modelled = self.model.fall(here.slopes, trial.step) + self.multiplier * here.phi
+        reached = _Centre(there, phi, self._learn(there, trial.step))
+        fallen = here.point.regularizer - there.regularizer + self.multiplier * (here.phi - phi)
+        self._trust(trial, phi, fallen / modelled if modelled > 0 else -1.0)
+
+        noise = self._noise(there)
+        lower = fallen > (-noise if trial.length < 1e-3 * self.radius else 0)
+        nearer = self.landing < math.inf and abs(phi) < 0.5 * abs(here.phi)
+        if abs(phi) <= max(self.loose, 0.5 * abs(here.phi)) and (lower or nearer):
+            self.here = reached
+            self.landed = self._lands(reached, noise)
+            if abs(phi) > self.state.rtol:
+                self.landing = trial.length * math.sqrt(LANDING * self.state.rtol / abs(phi))
+        else:
+            self._reject()
+
+    def arrival(self) -> SQPState:
+        """The state at the point that was landed on."""
+        state, there = self.state, self.here.point
+        worth = max(self._noise(there), 1e-8 * self._scale(there))
+        nearest = min(state.nearest, there.kkt_residual)
+        idle = self._cost(self.here) > -worth and nearest > 0.9 * state.nearest
+        return replace(
+            state,
+            idle=state.idle + 1 if idle else 0,
+            nearest=state.nearest if idle else nearest,
+            point=there,
+            slopes=self.here.slopes,
+            model=self.model,
+            radius=self.radius,
+            multiplier=self.multiplier,
+            kind="sqp",
+            step_length=torch.dist(there.theta, state.point.theta).item(),
+        )
+
+    def _learn(self, there: Point, step: Array) -> Slopes:
+        """Teach the model the change of both gradients; the gradients at the trial."""
+        here, model = self.here, self.model
+        scaled = there.grad.sub(here.point.grad, alpha=there.loss / here.point.loss)
+        change_a, basis = model.basis.coordinates(scaled)
+        change_a /= there.loss
+        if model.curvature is None:
+            change_r = model.outside * padded(step, basis.size)
+        else:
+            change = there.regularizer_grad - here.point.regularizer_grad
+            change_r, basis = basis.coordinates(change)
+        self.model = model.learn(basis, step, change_r, change_a)
+        self.home, self.here = self.home.padded(basis.size), here.padded(basis.size)
+        known = self.here.slopes
+        return Slopes(
+            known.r + padded(change_r, basis.size), known.a + padded(change_a, basis.size)
+        )
+
+    def _trust(self, trial: Trial, phi: float, ratio: float) -> None:
+        """The radius after a trial that ended at phi with actual over modelled fall `ratio`."""
+        factor = _growth(abs(phi) / self.loose, ratio)
+        if factor < 1:
+            self.radius = min(self.radius, trial.length * factor)
+        elif self.landing == math.inf and trial.length > 0.8 * self.radius:
+            self.radius = trial.length * factor
+
+    def _lands(self, reached: _Centre, noise: float) -> bool:
+        """Whether a point may be the next of the path: in the band, and lower."""
+        if abs(reached.phi) > self.state.rtol:
+            return False
+        if self._cost(reached) <= noise:
+            return True
+        # nearer to the level itself, the price there counts as well
+        home, there = self.home, reached.point
+        risen, gone = there.regularizer - home.point.regularizer, reached.phi - home.phi
+        return (
+            abs(reached.phi) < 0.5 * abs(home.phi)
+            and risen + reached.slopes.multiplier * gone <= noise
+        )
+
+    def _cost(self, reached: _Centre) -> float:
+        """By how much R + lambda phi rose since the step began, with the lambda there."""
+        home = self.home
+        risen = reached.point.regularizer - home.point.regularizer
+        return risen + home.slopes.multiplier * (reached.phi - home.phi)
+
+    def _reject(self) -> None:
+        self.rejected += 1
+        self.landing *= 0.3
+        if self.rejected % ROUGH == 0:
+            self.here, self.radius, self.landing = self.home, 0.1 * self.radius, math.inf
+        if self.rejected % (2 * ROUGH) == 0:
+            self.model = replace(self.model, bend=np.zeros_like(self.model.bend))
+
+    def _noise(self, there: Point) -> float:
+        return 30 * self.eps * self._scale(there)
+
+    def _scale(self, there: Point) -> float:
+        return abs(there.regularizer) + abs(self.multiplier)
+
+
+def _growth(error: float, ratio: float) -> float:
+    """Factor of the radius, from |phi| over what is allowed and actual over modelled fall."""
+    worst = max(error, (1 - ratio) / 0.9, 1e-9)
+    if worst > 1:
+        return max(0.15, 0.7 / math.sqrt(worst))
+    return min(2.0, max(1.0, 0.6 / math.sqrt(worst)))
+
+
+def _stalled(state: SQPState, finite: bool, detail: str) -> SQPState:
+    outcome = Outcome.STALLED if finite else Outcome.NON_FINITE
+    return replace(state, ending=Ending(outcome, detail))
