@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader, TensorDataset
 
 from isoloss import InputError, Problem
+from isoloss.checking import check_function
 from isoloss.losses import cross_entropy
 
 DTYPES = (torch.float32, torch.float64)
@@ -284,7 +285,7 @@ def test_only_evaluations_of_loss_and_gradient_count() -> None:
     theta = problem.current()
     problem.loss(theta)
     problem.evaluate(theta)
-    problem.check_deterministic(theta)
+    check_function(problem, theta)
     assert problem.evaluations == 0
     problem.loss_and_grad(theta)
     problem.loss_and_grad(theta)
@@ -340,7 +341,7 @@ def test_the_model_and_the_random_state_are_left_as_they_were() -> None:
     model = _noisy_model().eval()
     before = snapshot(model)
     problem = Problem(model, data=PAIR, dtype=torch.float64)
-    problem.check_deterministic(problem.current())
+    check_function(problem, problem.current())
     problem.loss_and_grad(torch.zeros(problem.size, dtype=torch.float64))
     problem.evaluate(problem.current() + 1)
     assert snapshot(model) == before
@@ -351,7 +352,7 @@ def test_the_model_and_the_random_state_survive_a_refusal(refuses) -> None:
     before = snapshot(model)
     problem = Problem(model, data=PAIR)
     with refuses("not a function"):
-        problem.check_deterministic(problem.current())
+        check_function(problem, problem.current())
     assert snapshot(model) == before
 
 
@@ -419,26 +420,26 @@ def test_active_dropout_is_refused_by_name(refuses) -> None:
     model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 2)).train()
     problem = Problem(model, data=PAIR)
     with refuses("not a function of the parameters", "1 (Dropout)", "model.eval()"):
-        problem.check_deterministic(problem.current())
+        check_function(problem, problem.current())
 
 
 def test_dropout_in_eval_mode_is_taken() -> None:
     model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 2)).eval()
     problem = Problem(model, data=PAIR)
-    problem.check_deterministic(problem.current())
+    check_function(problem, problem.current())
 
 
 def test_batch_statistics_are_refused_by_name(refuses) -> None:
     model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)).train()
     with refuses("1 (BatchNorm1d)", "model.eval()"):
         problem = Problem(model, data=PAIR)
-        problem.check_deterministic(problem.current())
+        check_function(problem, problem.current())
 
 
 def test_batch_norm_in_eval_mode_is_taken() -> None:
     model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)).eval()
     problem = Problem(model, data=PAIR)
-    problem.check_deterministic(problem.current())
+    check_function(problem, problem.current())
 
 
 def test_the_mode_that_counts_is_the_one_the_model_had_when_the_problem_was_made(refuses) -> None:
@@ -449,20 +450,20 @@ def test_the_mode_that_counts_is_the_one_the_model_had_when_the_problem_was_made
     fixed, averaging = Problem(evaluating, data=PAIR), Problem(training, data=PAIR)
     evaluating.train()
     training.eval()
-    fixed.check_deterministic(fixed.current())
+    check_function(fixed, fixed.current())
     with refuses("1 (BatchNorm1d)"):
-        averaging.check_deterministic(averaging.current())
+        check_function(averaging, averaging.current())
 
 
 def test_a_random_function_is_refused(refuses) -> None:
     problem = vector_problem(lambda t: t.dot(t) + torch.rand(()), torch.ones(3))
     with refuses("not a function of the parameters"):
-        problem.check_deterministic(problem.current())
+        check_function(problem, problem.current())
 
 
 def test_an_undefined_loss_is_not_called_random() -> None:
     problem = vector_problem(lambda t: t.dot(t) * math.nan, torch.ones(3))
-    problem.check_deterministic(problem.current())
+    check_function(problem, problem.current())
 
 
 # ---------------------------------------------------------------- bad input
@@ -488,13 +489,64 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no pairs": ({"data": 5}, ["pair of tensors"]),
     "numbers": ({"data": [1, 2]}, ["pair of tensors"]),
     "two examples in a list": ({"data": [X[:2], Y[:2]]}, ["pair of tensors"]),
-    "a dataset of single examples": ({"data": TensorDataset(X, Y)}, ["pair of tensors"]),
+    "a dataset of single examples": (
+        {"data": TensorDataset(X, Y)},
+        ["pair of tensors", "TensorDataset", "DataLoader("],
+    ),
+    "a dataset of equal examples": ({"data": TensorDataset(X, X)}, ["TensorDataset"]),
     "half model": ({"model": nn.Linear(3, 2).half()}, ["float16", "torch.float64"]),
     "half": ({"dtype": torch.float16}, ["torch.float16", "torch.float64"]),
     "frozen": ({"model": nn.Linear(3, 2).requires_grad_(False)}, ["no trainable parameters"]),
     "types": (
         {"model": nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2).double())},
         ["several types", "torch.float32, torch.float64"],
+    ),
+    "devices": (
+        {"model": nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2, device="meta"))},
+        ["several devices", "cpu, meta", "model.to"],
+    ),
+    "meta": ({"model": nn.Linear(3, 2, device="meta")}, ["'meta'", "no numbers"]),
+    "complex": (
+        {"model": nn.Linear(3, 2, dtype=torch.complex64)},
+        ["'weight'", "complex64", "view_as_real"],
+    ),
+    "lazy": ({"model": nn.LazyLinear(2)}, ["'weight'", "no shape", "call the model"]),
+    "integer parameters": (
+        {"model": lambda p, x: x, "parameters": {"w": torch.ones(3, dtype=torch.int64)}},
+        ["'w'", "int64", "float32"],
+    ),
+    "listed parameters": (
+        {"model": lambda p, x: x, "parameters": {"w": [1.0]}},
+        ["'w'", "list", "tensors"],
+    ),
+    "NaN": (
+        {"data": (X.clone().index_fill_(0, torch.tensor([4]), math.nan), Y)},
+        ["inputs", "3 NaN", "example 4"],
+    ),
+    "NaN in a later batch": (
+        {"data": [(X, Y.float()), (X[:3], torch.tensor([0, math.nan, 0]))]},
+        ["targets", "1 NaN", "example 7"],
+    ),
+    "NaN within": (
+        {"data": ({"a": X, "b": [X * math.nan]}, Y)},
+        ["inputs['b'][0]", "18 NaN", "example 0"],
+    ),
+    "numpy within": ({"data": ((X, X.numpy()), Y)}, ["inputs[1]", "torch.from_numpy"]),
+    "lengths within": ({"data": ((X, X[:5]), Y)}, ["5 inputs[1]", "6 targets"]),
+    "number within": ({"data": ((X, torch.tensor(1.0)), Y)}, ["inputs[1]", "single number"]),
+    "no targets": ({"data": [(X, None)]}, ["pair of tensors", "NoneType"]),
+    "short weights": ({"weights": torch.ones(5)}, ["weights", "(5,)", "6 examples"]),
+    "listed weights": ({"weights": [1.0] * 6}, ["weights", "list", "tensor"]),
+    "negative weights": ({"weights": torch.tensor([1.0, -1, 1, 1, 1, 1])}, ["not negative"]),
+    "zero weights": ({"weights": torch.zeros(6)}, ["not all zero"]),
+    "NaN weights": ({"weights": torch.full((6,), math.nan)}, ["finite"]),
+    "binary targets": (
+        {"loss": "bce_with_logits", "data": (X, torch.full((6, 2), 2))},
+        ["0 to 1", "not 2"],
+    ),
+    "uncopied": (
+        {"model": (lambda m: (setattr(m, "kept", m(X)), m)[1])(nn.Linear(3, 2))},
+        ["cannot be copied", "earlier computations"],
     ),
     "function alone": ({"model": lambda p, x: x}, ["parameters="]),
     "module and parameters": ({"parameters": {"w": X}}, ["parameters=", "module"]),
@@ -527,6 +579,47 @@ def test_a_metric_that_averages_is_refused(refuses) -> None:
 def test_a_loss_per_output_is_refused(refuses) -> None:
     problem = Problem(linear(), lambda outputs, targets: outputs, PAIR)
     with refuses("(6, 2)", "(6,)"):
+        problem.loss(problem.current())
+
+
+@pytest.mark.parametrize("how", ["loss", "loss_and_grad", "evaluate"])
+@pytest.mark.parametrize("kind", [torch.int64, torch.uint8, torch.bool])
+def test_integer_inputs_where_floats_are_needed_are_refused(
+    refuses, how: str, kind: torch.dtype
+) -> None:
+    problem = Problem(linear(), data=(X.to(kind), Y))
+    with refuses("inputs", str(kind), "torch.float32", ".float()"):
+        getattr(problem, how)(problem.current())
+
+
+def test_integer_images_are_refused(refuses) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
+    problem = Problem(model, data=(torch.ones(4, 1, 3, 3).byte(), torch.zeros(4).long()))
+    with refuses("torch.uint8", ".float()"):
+        problem.loss(problem.current())
+
+
+def test_floats_where_indices_are_needed_are_refused(refuses) -> None:
+    problem = Problem(nn.Embedding(3, 2), data=(torch.zeros(6), Y))
+    with refuses("torch.float32", ".long()"):
+        problem.loss(problem.current())
+
+
+def test_other_errors_of_the_model_are_its_own() -> None:
+    problem = Problem(linear(), data=(X[:, :2], Y))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        problem.loss(problem.current())
+
+
+def test_a_loss_that_is_cut_off_from_the_parameters_is_refused(refuses) -> None:
+    problem = Problem(linear(), lambda outputs, y: outputs.detach().sum(1), PAIR)
+    with refuses("does not depend on the parameters", "detach"):
+        problem.loss_and_grad(problem.current())
+
+
+def test_a_loss_that_gives_no_tensor_is_refused(refuses) -> None:
+    problem = Problem(linear(), lambda outputs, y: [1.0] * 6, PAIR)
+    with refuses("a list", "6 examples"):
         problem.loss(problem.current())
 
 

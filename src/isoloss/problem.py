@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from isoloss.arithmetic import reproducible
-from isoloss.data import Chunks
+from isoloss.data import Chunk, Chunks
 from isoloss.errors import InputError
 from isoloss.evaluation.autograd import Autograd
 from isoloss.evaluation.choice import Evaluation, evaluation_of, measured_size
@@ -20,15 +20,6 @@ from isoloss.flat import FlatNetwork, Model, flatten, trainable
 from isoloss.losses import Loss, NamedLoss, get_loss, get_metric
 
 DTYPES = (torch.float32, torch.float64)
-DROPOUT = (
-    nn.Dropout,
-    nn.Dropout1d,
-    nn.Dropout2d,
-    nn.Dropout3d,
-    nn.AlphaDropout,
-    nn.FeatureAlphaDropout,
-)
-BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Problem:
@@ -225,12 +216,7 @@ class Problem:
         """
         with torch.no_grad(), reproducible(self.device):
             self.network.load(theta)
-            return torch.cat(
-                [
-                    self._evaluation.losses(self._evaluation.outputs(chunk), chunk).double()
-                    for chunk in self.chunks
-                ]
-            )
+            return torch.cat([self.losses_of(chunk) for chunk in self.chunks])
 
     def with_dtype(self, dtype: torch.dtype) -> Problem:
         """The same problem computed in another type, for example to check a walk in float64.
@@ -252,31 +238,17 @@ class Problem:
         other.evaluations = 0
         return other
 
-    def check_deterministic(self, theta: Tensor) -> None:
-        """Evaluate the loss twice and insist that it comes out the same.
+    def losses_of(self, chunk: Chunk) -> Tensor:
+        """The losses of a few examples at the point last evaluated.
 
         Args:
-            theta: Shape (size,).
+            chunk: Any examples, as those of `chunks`.
 
-        Raises:
-            InputError: It does not; the text names the layers in training mode that can be why.
+        Returns:
+            Shape (chunk.examples,), float64.
         """
-        averaging = self._in_training(BATCH_NORM)
-        if averaging:
-            raise InputError(
-                f"the loss is not a function of the parameters alone, since batch statistics go "
-                f"into it: in training mode are {averaging}; call model.eval()"
-            )
-        with torch.random.fork_rng():
-            first, second = self.loss(theta).item(), self.loss(theta).item()
-        if first == second or (math.isnan(first) and math.isnan(second)):
-            return
-        dropping = self._in_training(DROPOUT)
-        cause = f": in training mode are {dropping}" if dropping else ""
-        raise InputError(
-            f"the loss is not a function of the parameters alone: two evaluations at one point "
-            f"gave {first:.9g} and {second:.9g}{cause}; call model.eval() or remove what is random"
-        )
+        with torch.no_grad(), reproducible(self.device):
+            return self._evaluation.losses(self._evaluation.outputs(chunk), chunk).double()
 
     @property
     def chunk_size(self) -> int | None:
@@ -302,13 +274,3 @@ class Problem:
                 chunks = self.chunks.recut(self._chunk_size)
                 return evaluation_of(self.network, chunks, self._loss)
         return self._evaluation
-
-    def _in_training(self, kinds: tuple[type[nn.Module], ...]) -> str:
-        model = self.network.model
-        if not isinstance(model, nn.Module):
-            return ""
-        return ", ".join(
-            f"{name or 'the model'} ({type(module).__name__})"
-            for name, module in model.named_modules()
-            if module.training and isinstance(module, kinds)
-        )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from isoloss.checking import check_function
 from isoloss.errors import InputError
 from isoloss.methods import Method, get_method
 from isoloss.methods.method import State
@@ -69,7 +70,7 @@ def traverse(
     stop, record = stop or Stop(), record or Record()
     walker = get_method(method)
     objective = Objective(problem, regularizer)
-    problem.check_deterministic(theta)
+    check_function(problem, theta)
 
     state = walker.init(objective, theta, level, rtol)
     held = state.point.loss if level is None else level

@@ -134,6 +134,14 @@ def random_state_kept() -> Generator[None]:
         np.random.set_state(numpy)  # noqa: NPY002
 
 
+def stir_random_state() -> None:
+    """Set the global random states to others than they are likely to be in."""
+    seed = random.getrandbits(31)
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed + 1)
+
+
 def _check_loader(loader: DataLoader[Any]) -> None:
     if isinstance(loader.sampler, SHUFFLING):
         raise InputError(

@@ -114,7 +114,7 @@ class ByHand:
     def _chain(self, chunk: Chunk) -> Generator[Chain]:
         """A chain for a chunk that no other thread uses."""
         shape = tuple(chunk.inputs.shape)
-        free = self._free[shape]
+        free = self._free.setdefault(shape, [])
         try:
             chain = free.pop()
         except IndexError:

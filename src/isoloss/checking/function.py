@@ -1,0 +1,144 @@
+"""Insist that the loss is a function of the parameters alone, and name what makes it none.
+
+Costs two passes over the data without gradients and one over three examples.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+
+from isoloss.checking.trace import changing, mixing, named
+from isoloss.data import Chunk, map_tensors, random_state_kept
+from isoloss.data.structure import is_opaque
+from isoloss.errors import InputError, one_line
+from isoloss.problem import Problem
+
+ROUNDINGS = 1e5
+"""Losses of an example in two chunks may differ by so many roundings of the mean loss."""
+
+NO_FUNCTION = "the loss is not a function of the parameters alone"
+
+
+def check_function(problem: Problem, theta: Tensor) -> None:
+    """Evaluate the loss twice, and a few examples in another order, and insist on the same values.
+
+    Args:
+        problem: The problem.
+        theta: Shape (problem.size,).
+
+    Raises:
+        InputError: They differ, or batch statistics or changing buffers go into the loss; the text
+            names the modules and says what to do.
+    """
+    _check_batch_norm(problem)
+    with random_state_kept():
+        first = problem.example_losses(theta)
+        held = _held(problem)
+        second = problem.example_losses(theta)
+        _check_buffers(problem, held)
+        if not torch.equal(first.nan_to_num(), second.nan_to_num()):
+            _refuse_random(problem, first, second)
+        _check_order(problem, first)
+
+
+def _check_batch_norm(problem: Problem) -> None:
+    model = problem.network.model
+    if not isinstance(model, nn.Module):
+        return
+    norms = [(k, m) for k, m in model.named_modules() if isinstance(m, _BatchNorm)]
+    averaging = [named(k, m) for k, m in norms if m.training]
+    if averaging:
+        raise InputError(
+            f"{NO_FUNCTION}, since batch statistics go into it: in training mode are "
+            f"{_listed(averaging)}; call model.eval()"
+        )
+    without = [named(k, m) for k, m in norms if m.running_mean is None]
+    if without:
+        raise InputError(
+            f"{NO_FUNCTION}, since batch statistics go into it: {_listed(without)} keep no running "
+            f"statistics; make them with track_running_stats=True and train again"
+        )
+
+
+def _held(problem: Problem) -> dict[str, Tensor]:
+    """Copies of what an evaluation must leave alone: buffers and frozen parameters."""
+    model = problem.network.model
+    if not isinstance(model, nn.Module):
+        return {}
+    frozen = {k: p for k, p in model.named_parameters() if not p.requires_grad}
+    return {k: t.detach().clone() for k, t in {**dict(model.named_buffers()), **frozen}.items()}
+
+
+def _check_buffers(problem: Problem, before: dict[str, Tensor]) -> None:
+    after = _held(problem)
+    changed = [
+        name
+        for name, old in before.items()
+        if name not in after or not torch.equal(old.nan_to_num(), after[name].nan_to_num())
+    ]
+    if changed:
+        modules = dict(problem.network.model.named_modules())  # pyright: ignore
+        owner = changed[0].rpartition(".")[0]
+        raise InputError(
+            f"{NO_FUNCTION}: an evaluation changes {_listed([repr(k) for k in changed])} of "
+            f"{named(owner, modules.get(owner))}; call model.eval(), or do not write to it in "
+            f"forward"
+        )
+
+
+def _refuse_random(problem: Problem, first: Tensor, second: Tensor) -> None:
+    start = (
+        f"{NO_FUNCTION}: two evaluations at one point gave {first.mean().item():.9g} and "
+        f"{second.mean().item():.9g}"
+    )
+    for chunk in problem.chunks:
+        random = changing(problem, chunk)
+        if random:
+            raise InputError(
+                f"{start}, since the outputs of {_listed(random)} are random; call model.eval() or "
+                f"remove what is random there"
+            )
+    raise InputError(f"{start}; remove what is random in the loss function")
+
+
+def _check_order(problem: Problem, losses: Tensor) -> None:
+    start = 0
+    for chunk in problem.chunks:
+        if chunk.examples > 1 and not (is_opaque(chunk.inputs) or is_opaque(chunk.targets)):
+            _check_alone(problem, chunk, losses[start : start + chunk.examples], start)
+            return
+        start += chunk.examples
+
+
+def _check_alone(problem: Problem, chunk: Chunk, losses: Tensor, start: int) -> None:
+    n = chunk.examples
+    rows = torch.arange(n - 1, max(n - 4, 0), -1, device=losses.device)
+    inputs, targets = (map_tensors(lambda t: t[rows], part) for part in chunk[:2])
+    few = Chunk(inputs, targets, None)
+    try:
+        alone = problem.losses_of(few)
+    except (RuntimeError, InputError) as error:
+        raise InputError(
+            f"{NO_FUNCTION}: a chunk of {len(rows)} of its examples cannot be evaluated "
+            f"({one_line(error)}); if examples belong together, give them as one: inputs[None]"
+        ) from error
+    allowed = ROUNDINGS * torch.finfo(problem.dtype).eps * losses.abs().mean()
+    together = losses[rows]
+    far = (together - alone).abs() > allowed * (1 + together.abs() / losses.abs().mean())
+    if not far.any():
+        return
+    k = int(far.nonzero()[0])
+    modules = mixing(problem, chunk, few, rows, ROUNDINGS * torch.finfo(problem.dtype).eps)
+    where = f", which begins in {modules[0]}" if modules else ""
+    raise InputError(
+        f"{NO_FUNCTION}: example {start + int(rows[k])} has the loss {together[k].item():.6g} in "
+        f"its chunk and {alone[k].item():.6g} among others{where}; look for batch statistics or a "
+        f"wrong axis of the examples (batch_first), or give what belongs together as one example"
+    )
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

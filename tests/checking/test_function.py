@@ -1,0 +1,283 @@
+"""What makes a loss no function of its parameters is found and named."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.models import kinds
+from tests.problems import normal, vector_problem
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomSampler
+
+from isoloss import Problem, Stop, traverse
+from isoloss.checking import check_function
+
+X, Y = normal(20, 3, seed=0).float(), torch.arange(20) % 2
+
+
+def check(model: Any, data: Any = (X, Y), loss: Any = "cross_entropy", **settings: Any) -> None:
+    problem = Problem(model, loss, data, **settings)
+    check_function(problem, problem.current())
+
+
+@pytest.mark.parametrize("name", list(kinds()))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_functions_pass(name: str, dtype: torch.dtype) -> None:
+    kind = kinds()[name]
+    check(kind.model, kind.data, kind.loss, dtype=dtype)
+    check(kind.model, kind.data, kind.loss, dtype=dtype, chunk_size=2)
+
+
+# ---------------------------------------------------------------- randomness
+
+
+def test_every_active_dropout_is_named_and_no_other(refuses) -> None:
+    model = nn.Sequential(
+        nn.Dropout(0.0), nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 2), nn.Dropout(0.1)
+    )
+    with refuses("2 (Dropout), 4 (Dropout) are random", "model.eval()"):
+        check(model)
+
+
+class Noise(nn.Module):
+    """Random by its own doing, in evaluation mode too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0.01 * torch.randn_like(x)
+
+
+class Block(nn.Module):
+    """Drops by the functional form, within a module that holds others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.dropout(self.linear(x), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("culprit", "name"),
+    [(Noise(), "1 (Noise)"), (Block(), "1 (Block)"), (nn.RReLU().train(), "1 (RReLU)")],
+)
+def test_any_random_module_is_named(refuses, culprit: nn.Module, name: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), culprit, nn.Linear(3, 2)).eval()
+    culprit.train(isinstance(culprit, nn.RReLU))
+    with refuses(f"of {name} are random"):
+        check(model)
+
+
+def test_dropout_within_a_recurrent_layer_is_named(refuses) -> None:
+    kind = kinds()["recurrent"]
+    kind.model.train()
+    with refuses("lstm (LSTM)", "random", "model.eval()"):
+        check(kind.model, kind.data, kind.loss)
+
+
+def test_dropout_of_attention_is_named(refuses) -> None:
+    kind = kinds()["attention"]
+    kind.model.train()
+    with refuses("layer.self_attn (MultiheadAttention)", "layer.dropout (Dropout)"):
+        check(kind.model, kind.data, kind.loss)
+
+
+def test_a_random_model_function_and_a_random_loss_are_told_apart(refuses) -> None:
+    with refuses("of the model function are random"):
+        check(
+            lambda p, x: x @ p["w"] + torch.rand(2), parameters={"w": torch.ones(3, 2)}
+        )  # fmt: skip
+    with refuses("loss function"):
+        check(nn.Linear(3, 2), loss=lambda o, t: o.square().sum(1) * random.random())
+    with refuses("loss function"):
+        check(nn.Linear(3, 2), loss=lambda o, t: o.square().sum(1) * np.random.rand())  # noqa: NPY002
+
+
+def test_the_random_states_are_left_as_they_were(refuses) -> None:
+    model, noisy = nn.Linear(3, 2), nn.Sequential(nn.Linear(3, 2), Noise())
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    with refuses("random"):
+        check(noisy)
+    check(model, DataLoader(TensorDataset(X, Y), batch_size=4))
+    with refuses("shuffle=False"):
+        check(model, DataLoader(TensorDataset(X, Y), batch_size=4, shuffle=True))
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.random.get_state()[1].tolist() == states[1]  # noqa: NPY002
+    assert random.getstate() == states[2]
+
+
+# ---------------------------------------------------------------- state and batches
+
+
+@pytest.mark.parametrize("track", [True, False])
+def test_batch_statistics_are_named(refuses, track: bool) -> None:
+    norm = nn.BatchNorm1d(3, track_running_stats=track)
+    model = nn.Sequential(nn.Linear(3, 3), norm, nn.Linear(3, 2))
+    with refuses("1 (BatchNorm1d)", "batch statistics"):
+        check(model.train(track))
+
+
+class Average(nn.Module):
+    """Keeps a running mean of what it sees, in evaluation mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean.lerp_(x.detach().mean(0), 0.1)
+        return x
+
+
+def test_a_buffer_written_in_forward_is_named(refuses) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), Average(), nn.Linear(3, 2)).eval()
+    with refuses("'1.mean'", "1 (Average)", "forward"):
+        check(model)
+
+
+def test_a_buffer_that_is_filled_once_is_taken() -> None:
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("scale", None)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.scale is None:
+                self.scale = torch.full((3,), 2.0)
+            return x * self.scale
+
+    check(nn.Sequential(Cached(), nn.Linear(3, 2)))
+
+
+class Centre(nn.Module):
+    """Batch statistics of one's own making."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0)
+
+
+class Running(nn.Module):
+    """Mixes an example with those before it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.cumsum(0)
+
+
+@pytest.mark.parametrize("culprit", [Centre(), Running(), nn.Softmax(dim=0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_mixing_of_examples_is_named(refuses, culprit: nn.Module, dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Tanh(), culprit), nn.Linear(3, 2))
+    with refuses("begins in 1.1 ", type(culprit).__name__, "in its chunk"):
+        check(model, dtype=dtype)
+
+
+def test_a_recurrent_layer_along_the_wrong_axis_is_named(refuses) -> None:
+    class Wrong(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(3, 4)  # batch_first was forgotten
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.lstm(x)[0][:, -1]
+
+    with refuses("lstm (LSTM)", "batch_first"):
+        check(Wrong(), (normal(20, 5, 3, seed=0).float(), Y * 2))
+
+
+def test_examples_that_cannot_be_parted_are_told_how_to_stay_together(refuses) -> None:
+    graph = torch.eye(20)
+    with refuses("inputs[None]"):
+        check(lambda p, x: graph @ x @ p["w"], parameters={"w": torch.ones(3, 2)})
+
+
+def test_a_loss_that_is_undefined_is_not_called_random() -> None:
+    problem = vector_problem(lambda t: t.dot(t) * float("nan"), torch.ones(3))
+    check_function(problem, torch.ones(3))
+
+
+# ---------------------------------------------------------------- data
+
+
+class Augmented(Dataset[Any]):
+    def __init__(self, source: Any) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, k: int) -> Any:
+        return X[k] + 0.1 * self.source(), Y[k]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [lambda: torch.randn(3), lambda: torch.tensor(np.random.rand(3)).float(), random.random],  # noqa: NPY002
+    ids=["torch", "numpy", "python"],
+)
+def test_random_augmentation_is_found(refuses, source: Any) -> None:
+    with refuses("example 0", "augmentation", "list(data)"):
+        Problem(nn.Linear(3, 2), data=DataLoader(Augmented(source), batch_size=6))
+
+
+@pytest.mark.parametrize("how", ["shuffle", "sampler"])
+def test_a_shuffling_loader_is_refused(refuses, how: str) -> None:
+    rows = TensorDataset(X, Y)
+    settings: dict[str, Any] = {
+        "shuffle": {"shuffle": True},
+        "sampler": {"sampler": WeightedRandomSampler([1.0] * 20, 20)},
+    }[how]
+    with refuses("another order", "Sampler", "shuffle=False"):
+        Problem(nn.Linear(3, 2), data=DataLoader(rows, batch_size=6, **settings))
+
+
+class Shuffled:
+    """Shuffles without saying so."""
+
+    def __iter__(self) -> Any:
+        for k in torch.randperm(20).split(6):
+            yield X[k], Y[k]
+
+
+class Shrinking:
+    """Gives less each time."""
+
+    def __init__(self) -> None:
+        self.n = 20
+
+    def __iter__(self) -> Any:
+        self.n -= 1
+        yield X[: self.n], Y[: self.n]
+
+
+def test_other_streams_that_differ_are_refused(refuses) -> None:
+    with refuses("another order", "shuffled"):
+        Problem(nn.Linear(3, 2), data=Shuffled())
+    with refuses("19 examples", "18", "list(data)"):
+        Problem(nn.Linear(3, 2), data=Shrinking())
+
+
+def test_one_reading_of_a_shuffled_loader_is_taken() -> None:
+    batches = list(DataLoader(TensorDataset(X, Y), batch_size=6, shuffle=True))
+    check(nn.Linear(3, 2), batches)
+
+
+# ---------------------------------------------------------------- cost
+
+
+def test_the_checks_of_a_walk_cost_few_passes_over_the_data() -> None:
+    seen = 0
+
+    def model(p: Any, x: Tensor) -> Tensor:
+        nonlocal seen
+        seen += len(x)
+        return x @ p["w"]
+
+    problem = Problem(model, data=(X, Y), parameters={"w": normal(3, 2, seed=1).float()})
+    path = traverse(problem, stop=Stop(steps=3), progress=False)
+    passes = seen / 20 - path.steps["evaluations"].iloc[-1]
+    assert passes <= 4.2  # forward only: two and three examples here, two for the noise
