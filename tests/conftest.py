@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+
+os.environ["OMP_NUM_THREADS"] = "1"  # as in the processes of runs; read when torch is loaded
 
 import hypothesis
 import pytest

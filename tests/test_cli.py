@@ -13,6 +13,8 @@ import torch
 
 from isoloss import Problem, __version__, experiments, open_results
 from isoloss.cli import main
+from isoloss.results.folder import begin
+from isoloss.runs.settings import walk_settings
 
 
 def isoloss(*arguments):
@@ -193,12 +195,14 @@ def test_a_report_of_nothing_says_what_to_do(tmp_path, capsys):
 
 
 def test_one_failing_run_does_not_stop_the_others(tmp_path, capsys):
-    blocked = tmp_path / "IRIS_FF" / "traverse" / "paper" / "run-000" / "points.safetensors"
-    blocked.mkdir(parents=True)  # the run cannot replace a folder by its file
+    folder = tmp_path / "IRIS_FF" / "traverse" / "paper" / "run-000"
+    settings = walk_settings(experiments.get("IRIS_FF"), "paper", ["steps=3"])
+    begin(folder, settings.config(0), {})
+    (folder / "checkpoint").write_text("a file where the run needs a folder")
     arguments = ("--runs", "2", "--method", "paper", "--set", "steps=3", "--out", str(tmp_path))
     assert isoloss("traverse", "IRIS_FF", *arguments) == 1
-    assert "points.safetensors" in capsys.readouterr().out
-    outcome = json.loads((blocked.parent / "outcome.json").read_text())
+    assert "checkpoint" in capsys.readouterr().out
+    outcome = json.loads((folder / "outcome.json").read_text())
     assert outcome["outcome"] == "failed"
     assert len(open_results(tmp_path).paths("IRIS_FF", "paper")) == 1
 

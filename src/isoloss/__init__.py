@@ -19,12 +19,13 @@ from isoloss.regularizers import (
     maximize,
     weighted_sum,
 )
-from isoloss.results import Results, ResultsError, open_results
+from isoloss.results import Checkpoint, Results, ResultsError, open_results
 from isoloss.walk import traverse
 
 __all__ = [
     "L1",
     "SQP",
+    "Checkpoint",
     "GradientNorm",
     "GroupLasso",
     "HessianTrace",

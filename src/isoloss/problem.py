@@ -238,6 +238,23 @@ class Problem:
         other.evaluations = 0
         return other
 
+    def with_chunk_size(self, size: int | None) -> Problem:
+        """The same problem with its gradient computed so many examples at once.
+
+        Args:
+            size: As `chunk_size` of another such problem says; None leaves the choice.
+
+        Returns:
+            A problem that gives the bits that the other gave.
+        """
+        if size is None:
+            return self
+        other = copy.copy(self)
+        other._chunk_size = size
+        recut = self.chunks.recut(size) if self.chunks.kept else self.chunks
+        other._gradient = evaluation_of(self.network, recut, self._loss)
+        return other
+
     def losses_of(self, chunk: Chunk) -> Tensor:
         """The losses of a few examples at the point last evaluated.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import pandas as pd
 import torch
@@ -15,6 +16,48 @@ from isoloss.path import COLUMNS, Record, Row
 from isoloss.problem import Problem
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Weights that are kept.
+
+    Attributes:
+        count: Points on the level set before this one.
+        step: The step.
+        theta: The weights, shape (n,).
+    """
+
+    count: int
+    step: int
+    theta: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a recorder holds between two steps; another one goes on from it.
+
+    Attributes:
+        rows: At least the rows so far; the recorder may append to them.
+        length: How many of these there are so far.
+        seconds: Time used.
+        arc_length: Sum of the step lengths.
+        on_level: Points on the level set.
+        progress: Steps, corrections not counted.
+        spacing: Every how manieth point on the level set is kept now.
+        kept: Weights that are kept.
+        last: The last point on the level set.
+    """
+
+    rows: list[Row]
+    length: int
+    seconds: float
+    arc_length: float
+    on_level: int
+    progress: int
+    spacing: int
+    kept: tuple[Kept, ...]
+    last: Kept | None
+
+
 class Recorder:
     """Keeps what `Record` asks for, as the walk goes.
 
@@ -22,23 +65,46 @@ class Recorder:
         record: What to keep.
         probes: What to measure, by name.
         level: The loss held.
+        before: What was recorded before, to go on from it.
     """
 
-    def __init__(self, record: Record, probes: Mapping[str, Problem], level: float) -> None:
+    def __init__(
+        self,
+        record: Record,
+        probes: Mapping[str, Problem],
+        level: float,
+        before: Recorded | None = None,
+    ) -> None:
+        if before is None:
+            before = Recorded([], 0, 0.0, 0.0, 0, 0, record.points_every, (), None)
         self._record = record
         self._probes = probes
         self._level = level
         self._unmeasured = {
             f"{name}_{what}": math.nan for name in probes for what in ("loss", "metric")
         }
-        self._started = time.perf_counter()
-        self._arc = 0.0
-        self._on_level = 0
-        self._spacing = record.points_every
-        self._kept: list[tuple[int, int, Tensor]] = []  # (count on level, step, theta)
-        self._last: tuple[int, int, Tensor] | None = None
-        self.rows: list[Row] = []
-        self.progress = 0
+        self._started = time.perf_counter() - before.seconds
+        self._arc = before.arc_length
+        self._on_level = before.on_level
+        self._spacing = before.spacing
+        self._kept = before.kept
+        self._last = before.last
+        self.rows = before.rows[: before.length]
+        self.progress = before.progress
+
+    def recorded(self) -> Recorded:
+        """What there is so far; what is added later does not change it."""
+        return Recorded(
+            rows=self.rows,
+            length=len(self.rows),
+            seconds=self._seconds(),
+            arc_length=self._arc,
+            on_level=self._on_level,
+            progress=self.progress,
+            spacing=self._spacing,
+            kept=self._kept,
+            last=self._last,
+        )
 
     def add(self, state: State, evaluations: int) -> Row:
         """Record the state after a step.
@@ -58,7 +124,7 @@ class Recorder:
             "step": step,
             "kind": state.kind,
             "evaluations": evaluations,
-            "seconds": time.perf_counter() - self._started,
+            "seconds": self._seconds(),
             "loss": point.loss,
             "level_error": (point.loss - self._level) / self._level,
             "regularizer": point.regularizer,
@@ -73,7 +139,7 @@ class Recorder:
         if state.on_level:
             count, self._on_level = self._on_level, self._on_level + 1
             # kept before the probes run, so that Ctrl-C in one of them loses nothing
-            self._last = (count, step, point.theta)
+            self._last = Kept(count, step, point.theta)
             if count % self._spacing == 0:
                 self._keep(self._last)
             if count % self._record.probes_every == 0:
@@ -87,27 +153,29 @@ class Recorder:
             The steps, the points kept, shape (points, n), and the step of each.
         """
         if self._last is not None:
-            row = self.rows[self._last[1]]
+            row = self.rows[self._last.step]
             if any(math.isnan(row[column]) for column in self._unmeasured):
-                self._measure(row, self._last[2])
-            if self._kept[-1] is not self._last:
-                self._kept.append(self._last)
+                self._measure(row, self._last.theta)
+            if self._kept[-1].step != self._last.step:
                 limit = self._record.points_at_most
-                if limit is not None and len(self._kept) > limit:
-                    del self._kept[-2]
+                full = limit is not None and len(self._kept) == limit
+                self._kept = (*self._kept[: -1 if full else None], self._last)
         columns = [*COLUMNS, *self._unmeasured]
         steps = pd.DataFrame(self.rows, columns=columns)
-        points = [theta for _, _, theta in self._kept]
+        points = [kept.theta for kept in self._kept]
         stacked = torch.stack(points) if points else torch.empty(0)
-        return steps, stacked, [step for _, step, _ in self._kept]
+        return steps, stacked, [kept.step for kept in self._kept]
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._started
 
     def _measure(self, row: Row, theta: Tensor) -> None:
         for name, probe in self._probes.items():
             row[f"{name}_loss"], row[f"{name}_metric"] = probe.evaluate(theta)
 
-    def _keep(self, entry: tuple[int, int, Tensor]) -> None:
-        self._kept.append(entry)
+    def _keep(self, entry: Kept) -> None:
+        self._kept = (*self._kept, entry)
         limit = self._record.points_at_most
         if limit is not None and len(self._kept) > limit:
             self._spacing *= 2
-            self._kept = [kept for kept in self._kept if kept[0] % self._spacing == 0]
+            self._kept = tuple(kept for kept in self._kept if kept.count % self._spacing == 0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +22,8 @@ from isoloss.problem import Problem
 from isoloss.progress import walk_progress
 from isoloss.recorder import Recorder
 from isoloss.regularizers import AnyRegularizer
+from isoloss.settings import Settings
+from isoloss.snapshot import Checkpoint, Snapshot, state_class
 
 
 def traverse(
@@ -34,6 +38,7 @@ def traverse(
     record: Record | None = None,
     probes: Mapping[str, Problem] | None = None,
     callback: Callable[[Row], bool | None] | None = None,
+    checkpoint: Checkpoint | None = None,
     progress: bool = True,
 ) -> Path:
     """Walk a level set of the training loss, making a regulariser as small as it can be there.
@@ -52,6 +57,9 @@ def traverse(
         probes: Problems to measure along the walk, by name, for example the test set's.
         callback: Called with each row (a dict of the columns of `Path.steps`); the walk ends with
             `Outcome.INTERRUPTED` once it returns True.
+        checkpoint: Where to keep the walk while it goes on, `isoloss.Checkpoint(folder)`. A walk
+            found there goes on from where it was, with the same bits as one never interrupted; one
+            that has ended goes on if `stop` now asks for more. None keeps nothing.
         progress: Show a progress line on a terminal.
 
     Returns:
@@ -70,25 +78,33 @@ def traverse(
     stop, record = stop or Stop(), record or Record()
     walker = get_method(method)
     objective = Objective(problem, regularizer)
-    check_function(problem, theta)
+    asked = _asked(problem, theta, level, objective, walker, rtol, record, probes or {})
+    saved = checkpoint.load(state_class(walker), asked) if checkpoint is not None else None
+    if saved is None:
+        check_function(problem, theta)
+        state = walker.init(objective, theta, level, rtol)
+        held = state.point.loss if level is None else level
+        _check_begin(state)
+        check_tolerance(problem, theta, walker.relative_tolerance(held, rtol))
+        recorder = Recorder(record, probes or {}, held)
+    else:
+        problem = problem.with_chunk_size(saved.chunk_size)
+        objective = Objective(problem, regularizer)
+        state, held, objective.evaluations = saved.state, saved.level, saved.evaluations
+        recorder = Recorder(record, probes or {}, held, saved.recorded)
 
-    state = walker.init(objective, theta, level, rtol)
-    held = state.point.loss if level is None else level
-    if not 0 < state.point.loss < math.inf:
-        raise InputError(
-            f"the loss at the start is {state.point.loss}, which has no level set to walk; start "
-            f"from weights whose loss is positive and finite"
-        )
-    if not state.point.finite:
-        raise InputError(
-            f"the regulariser at the start is {state.point.regularizer:g}, and it or a gradient is "
-            f"not finite; start elsewhere or use another regulariser"
-        )
-    check_tolerance(problem, theta, walker.relative_tolerance(held, rtol))
-    recorder = Recorder(record, probes or {}, held)
+    chunk = problem.chunk_size if checkpoint is not None else None
 
-    def go(state: State) -> Ending:
+    def now() -> Snapshot:
+        return Snapshot(asked, chunk, held, state, objective.evaluations, recorder.recorded())
+
+    def go() -> Ending:
+        nonlocal state, between
         while state.ending is None:
+            if checkpoint is not None:
+                between = now()
+                if checkpoint.due:
+                    checkpoint.save(between)
             row = recorder.add(state, objective.evaluations)
             show(row, recorder.progress)
             if callback is not None and callback(row) is True:
@@ -97,13 +113,17 @@ def traverse(
             if ending is not None:
                 return ending
             state = walker.step(objective, state)
+        between = now()
         return state.ending
 
+    between = now()
     with walk_progress(enabled=progress, steps=stop.steps) as show:
         try:
-            ending = go(state)
+            ending = go()
         except KeyboardInterrupt:
             ending = Ending(Outcome.INTERRUPTED, "Ctrl-C")
+    if checkpoint is not None:
+        checkpoint.save(between)
     steps, points, point_steps = recorder.finish()
     return Path(
         steps=steps,
@@ -116,6 +136,45 @@ def traverse(
         regularizer=objective.regularizer.name,
         shapes=problem.shapes,
     )
+
+
+def _asked(
+    problem: Problem,
+    theta: Tensor,
+    level: float | None,
+    objective: Objective,
+    walker: Method,
+    rtol: float,
+    record: Record,
+    probes: Mapping[str, Problem],
+) -> dict[str, Any]:
+    """What determines a walk, as far as it can be compared with that of a checkpoint."""
+    settings = walker.model_dump() if isinstance(walker, Settings) else {}
+    start = theta.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    return {
+        "start": hashlib.sha256(start).hexdigest()[:16],
+        "parameters": problem.size,
+        "dtype": str(problem.dtype).removeprefix("torch."),
+        "level": level,
+        "regularizer": objective.regularizer.name,
+        "method": {"name": walker.name, **settings},
+        "rtol": rtol,
+        "record": record.model_dump(),
+        "probes": sorted(probes),
+    }
+
+
+def _check_begin(state: State) -> None:
+    if not 0 < state.point.loss < math.inf:
+        raise InputError(
+            f"the loss at the start is {state.point.loss}, which has no level set to walk; start "
+            f"from weights whose loss is positive and finite"
+        )
+    if not state.point.finite:
+        raise InputError(
+            f"the regulariser at the start is {state.point.regularizer:g}, and it or a gradient is "
+            f"not finite; start elsewhere or use another regulariser"
+        )
 
 
 def _stops(stop: Stop, state: State, row: Row, progress: int) -> Ending | None:

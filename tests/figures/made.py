@@ -10,6 +10,7 @@ import torch
 
 from isoloss import Outcome, Path
 from isoloss.results import run, run_folder
+from isoloss.results.folder import begin, save_failure
 
 LEVEL = 0.25
 FAILURE = "out of memory in <script>document.title = 'taken over'</script> & more"
@@ -57,7 +58,7 @@ def write_run(out: FilePath, path: Path, index: int, experiment: str = "IRIS_FF"
     """Write a walk as the commands would."""
     folder = run_folder(out, experiment, path.method, index)
     config = {"experiment": experiment, "seed": 7 + index, "method": {"name": path.method}}
-    run.begin(folder, config, {"isoloss": "0.0"})
+    begin(folder, config, {"isoloss": "0.0"})
     run.save(folder, path)
 
 
@@ -69,7 +70,7 @@ def made_results(out: FilePath) -> FilePath:
     write_run(out, made_path(30, 5, "paper", Outcome.STEP_LIMIT), 0)
     for k, fate in ((3, "failed"), (4, "begun")):
         folder = run_folder(out, "IRIS_FF", "sqp", k)
-        run.begin(folder, {"seed": 7 + k}, {})
+        begin(folder, {"seed": 7 + k}, {})
         if fate == "failed":
-            run.save_failure(folder, FAILURE)
+            save_failure(folder, FAILURE)
     return out

@@ -12,7 +12,8 @@ from tests.figures.made import FAILURE, made_path, write_run
 from isoloss import open_results
 from isoloss.figures import report, write_page
 from isoloss.figures.chapter import Chapter, load_chapters
-from isoloss.results import ResultsError, run, run_folder
+from isoloss.results import ResultsError, run_folder
+from isoloss.results.folder import begin
 
 
 class Elements(HTMLParser):
@@ -141,7 +142,7 @@ def test_walks_without_test_set_and_methods_without_walk_are_reported(tmp_path):
     path = made_path(12)
     steps = path.steps.drop(columns=["test_loss", "test_metric"])
     write_run(tmp_path, dataclasses.replace(path, steps=steps), 0)
-    run.begin(run_folder(tmp_path, "IRIS_FF", "paper", 0), {}, {})
+    begin(run_folder(tmp_path, "IRIS_FF", "paper", 0), {}, {})
     written = report(open_results(tmp_path), "IRIS_FF")
     assert written.missing == [
         "IRIS_FF, paper, run-000: not finished", "IRIS_FF, paper: no walk yet"

@@ -8,6 +8,7 @@ import torch
 
 from isoloss import InputError, Outcome, Path, open_results
 from isoloss.results import ResultsError, check_out_folder, run, run_folder
+from isoloss.results.folder import begin, failure, save_failure
 
 
 def small_path(outcome=Outcome.STEP_LIMIT):
@@ -26,7 +27,7 @@ def small_path(outcome=Outcome.STEP_LIMIT):
 
 
 def test_what_is_saved_is_read_back(tmp_path):
-    assert run.begin(tmp_path / "r", {"seed": 3}, {"torch": "x"})
+    assert begin(tmp_path / "r", {"seed": 3}, {"torch": "x"})
     run.save(tmp_path / "r", small_path(), {"indices": torch.tensor([4, 2])})
     path = run.load(tmp_path / "r")
     pd.testing.assert_frame_equal(path.steps, small_path().steps)
@@ -40,25 +41,25 @@ def test_what_is_saved_is_read_back(tmp_path):
 
 
 def test_a_finished_run_is_not_done_again_and_an_interrupted_one_is(tmp_path):
-    run.begin(tmp_path, {"seed": 3}, {})
+    begin(tmp_path, {"seed": 3}, {})
     run.save(tmp_path, small_path(Outcome.INTERRUPTED))
-    assert run.begin(tmp_path, {"seed": 3}, {"torch": "other"})
+    assert begin(tmp_path, {"seed": 3}, {"torch": "other"})
     run.save(tmp_path, small_path(Outcome.CONVERGED))
-    assert not run.begin(tmp_path, {"seed": 3}, {"torch": "other"})
+    assert not begin(tmp_path, {"seed": 3}, {"torch": "other"})
 
 
 def test_other_settings_are_refused_and_the_difference_shown(tmp_path):
-    run.begin(tmp_path, {"seed": 3, "stop": {"steps": 5, "seconds": None}}, {})
+    begin(tmp_path, {"seed": 3, "stop": {"steps": 5, "seconds": None}}, {})
     with pytest.raises(InputError, match=r"stop\.steps was 5, now 6") as refusal:
-        run.begin(tmp_path, {"seed": 3, "stop": {"steps": 6, "seconds": None}}, {})
+        begin(tmp_path, {"seed": 3, "stop": {"steps": 6, "seconds": None}}, {})
     assert "seconds" not in str(refusal.value)
 
 
 def test_a_failure_is_kept_and_the_run_is_done_again(tmp_path):
-    run.begin(tmp_path, {}, {})
-    run.save_failure(tmp_path, "no memory")
-    assert run.failure(tmp_path) == "no memory"
-    assert run.begin(tmp_path, {}, {})
+    begin(tmp_path, {}, {})
+    save_failure(tmp_path, "no memory")
+    assert failure(tmp_path) == "no memory"
+    assert begin(tmp_path, {}, {})
     with pytest.raises(ResultsError, match="no memory"):
         run.load(tmp_path)
 
@@ -68,7 +69,7 @@ def test_a_failure_is_kept_and_the_run_is_done_again(tmp_path):
 )
 @pytest.mark.parametrize("damage", [b"", b"{", b"\x00" * 50])
 def test_damaged_files_are_named_not_crashed_on(tmp_path, name, damage):
-    run.begin(tmp_path, {}, {})
+    begin(tmp_path, {}, {})
     run.save(tmp_path, small_path())
     (tmp_path / name).write_bytes(damage)
     with pytest.raises(ResultsError, match=str(tmp_path)):
@@ -76,21 +77,21 @@ def test_damaged_files_are_named_not_crashed_on(tmp_path, name, damage):
 
 
 def test_a_newer_format_is_refused_kindly(tmp_path):
-    run.begin(tmp_path, {}, {})
+    begin(tmp_path, {}, {})
     file = tmp_path / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format_version": 99}))
     with pytest.raises(ResultsError, match="upgrade isoloss"):
-        run.begin(tmp_path, {}, {})
+        begin(tmp_path, {}, {})
 
 
 def test_results_list_what_is_there(tmp_path):
     for index, fate in enumerate(["done", "failed", "begun"]):
         folder = run_folder(tmp_path, "IRIS_FF", "paper", index)
-        run.begin(folder, {"seed": index}, {})
+        begin(folder, {"seed": index}, {})
         if fate == "done":
             run.save(folder, small_path())
         if fate == "failed":
-            run.save_failure(folder, "no memory")
+            save_failure(folder, "no memory")
     results = open_results(tmp_path)
     assert results.experiments() == ["IRIS_FF"]
     assert results.methods("IRIS_FF") == ["paper"]

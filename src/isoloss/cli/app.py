@@ -14,6 +14,8 @@ from isoloss._version import __version__
 from isoloss.cli import data, decays, reports, walks
 from isoloss.cli.output import console
 from isoloss.errors import InputError, IsolossError
+from isoloss.results.files import sentence_of
+from isoloss.runs import signals
 
 app = typer.Typer(
     add_completion=False,
@@ -49,17 +51,28 @@ def options(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; a user's error is one sentence on standard error.
 
-    Exit codes: 0 done, 1 a run failed or files cannot be read, 2 a wrong argument, 130 Ctrl-C.
+    Exit codes: 0 done, 1 a run failed or files cannot be read or written, 2 a wrong argument, 130
+    Ctrl-C, 143 SIGTERM.
 
     Args:
         arguments: As after the command's name; None takes those of the process.
     """
     try:
-        app(arguments, standalone_mode=True)
+        with signals.sigterm_interrupts():
+            app(arguments, standalone_mode=True)
     except IsolossError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"[red]isoloss:[/red] {escape(str(error))}"
-        )
+        _say(str(error))
         sys.exit(2 if isinstance(error, InputError) else 1)
+    except OSError as error:
+        if (sentence := sentence_of(error)) is None:
+            raise
+        _say(sentence)
+        sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(signals.exit_code())
+
+
+def _say(sentence: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        f"[red]isoloss:[/red] {escape(sentence)}"
+    )

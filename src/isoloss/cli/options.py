@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Annotated
@@ -51,6 +52,15 @@ Pairs = Annotated[
 ]
 Quick = Annotated[
     bool, typer.Option("--quick", help="A few runs and steps, to see that all works.")
+]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Move the old runs aside, never deleted, and begin anew.")
+]
+CheckpointEvery = Annotated[
+    float,
+    typer.Option(
+        "--checkpoint-every", metavar="SECONDS", help="Time between two checkpoints of a run."
+    ),
 ]
 
 
@@ -108,3 +118,10 @@ def numbers(name: str, given: str) -> list[float]:
                 f"{name} {given} is not possible: {text!r} is not a number; write 0,1e-3,1"
             ) from None
     return found
+
+
+def seconds(given: float) -> float:
+    """The time between two checkpoints."""
+    if not 0 <= given < math.inf:
+        raise InputError(f"--checkpoint-every {given} is not possible; give seconds from 0")
+    return given

@@ -6,7 +6,17 @@ from pathlib import Path as FilePath
 
 from isoloss import experiments
 from isoloss.cli import options
-from isoloss.cli.options import Device, MethodName, Name, Out, Pairs, Runs, Seed
+from isoloss.cli.options import (
+    CheckpointEvery,
+    Device,
+    MethodName,
+    Name,
+    Out,
+    Pairs,
+    Restart,
+    Runs,
+    Seed,
+)
 from isoloss.cli.running import run_unfinished
 from isoloss.results import run_folder
 from isoloss.runs.settings import WalkSettings, walk_settings
@@ -21,6 +31,8 @@ def traverse(
     out: Out = FilePath("results"),
     device: Device = "auto",
     settings: Pairs = None,
+    restart: Restart = False,
+    checkpoint_every: CheckpointEvery = 30.0,
 ) -> None:
     """Train, then walk the level set: phases 1 and 2 of an experiment."""
     experiment = experiments.get(name)
@@ -30,10 +42,20 @@ def traverse(
         options.count(runs, experiment.runs),
         options.first_seed(seed),
         options.out_folder(out),
+        restart=restart,
+        checkpoint_every=options.seconds(checkpoint_every),
     )
 
 
-def walk_all(walk: WalkSettings, runs: int, seed: int, out: FilePath) -> None:
+def walk_all(
+    walk: WalkSettings,
+    runs: int,
+    seed: int,
+    out: FilePath,
+    *,
+    restart: bool = False,
+    checkpoint_every: float = 30.0,
+) -> None:
     """Do those runs of a walk that are not finished, and print their summary.
 
     Args:
@@ -41,11 +63,16 @@ def walk_all(walk: WalkSettings, runs: int, seed: int, out: FilePath) -> None:
         runs: How many.
         seed: Of the first run.
         out: The results folder.
+        restart: Move what there is of these runs aside and begin anew.
+        checkpoint_every: Seconds between checkpoints of a run.
 
     Raises:
-        Exit: A run failed (1), or Ctrl-C was pressed (130).
+        Exit: A run failed (1), Ctrl-C was pressed (130), or SIGTERM came (143).
     """
     name, method = walk.experiment.name, walk.method.name
-    planned = [WalkRun(k, seed + k, run_folder(out, name, method, k), walk) for k in range(runs)]
+    planned = [
+        WalkRun(k, seed + k, run_folder(out, name, method, k), walk, checkpoint_every)
+        for k in range(runs)
+    ]
     steps = walk.stop.steps if method == "paper" else None
-    run_unfinished(f"{name} {method}", walk.experiment, planned, steps)
+    run_unfinished(f"{name} {method}", walk.experiment, planned, steps, restart=restart)

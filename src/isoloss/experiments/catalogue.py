@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from isoloss.errors import InputError, unknown
 from isoloss.experiments import datasets
 from isoloss.experiments.networks import convolutional, dense, glorot_normal
+from isoloss.flat import load_into
 from isoloss.methods import Paper
 from isoloss.path import Record, Stop
 from isoloss.problem import Problem
@@ -145,6 +146,7 @@ class Experiment:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        weights: Tensor | None = None,
     ) -> Start:
         """Phase 1: draw the examples, start the network, train it by Adam.
 
@@ -152,6 +154,7 @@ class Experiment:
             seed: Determines everything.
             device: Where to train and evaluate.
             dtype: Type in which the problem is evaluated; training is in float32.
+            weights: What training ended with before, flat, shape (parameters,): there is none then.
 
         Returns:
             The trained network with its problem and probes.
@@ -162,7 +165,11 @@ class Experiment:
         data = self.data(seed)
         model = self.network(seed).to(device)
         inputs, targets = data.inputs.to(device), data.targets.to(device)
-        train(model, self.loss, inputs, targets, epochs=self.epochs)
+        if weights is None:
+            train(model, self.loss, inputs, targets, epochs=self.epochs)
+        else:
+            shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+            load_into(model, weights, shapes)
         problem, test = (
             Problem(model, self.loss, pair, metric=self.metric, dtype=dtype)
             for pair in ((inputs, targets), (data.test_inputs, data.test_targets))

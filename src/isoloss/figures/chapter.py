@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isoloss.results import ResultsError
-from isoloss.results.files import write_json
+from isoloss.results.files import write_text
 
 NAME = "chapter.json"
 
@@ -150,7 +150,7 @@ class Chapter(Part):
 
     def save(self, folder: FilePath) -> None:
         """Write it as `chapter.json`."""
-        write_json(folder / NAME, self.model_dump())
+        write_text(folder / NAME, self.model_dump_json(indent=2) + "\n")
 
 
 def load_chapters(report: FilePath) -> dict[FilePath, Chapter]:

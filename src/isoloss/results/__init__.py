@@ -1,10 +1,11 @@
 """Run folders on disk: layout, atomic writes, reading back."""
 
-from isoloss.results.files import check_out_folder
+from isoloss.results.checkpoint import Checkpoint
+from isoloss.results.files import ResultsError, check_out_folder
 from isoloss.results.reading import Results, decay_folder, open_results, report_folder, run_folder
-from isoloss.results.run import ResultsError
 
 __all__ = [
+    "Checkpoint",
     "Results",
     "ResultsError",
     "check_out_folder",

@@ -12,13 +12,17 @@ from pathlib import Path as FilePath
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from isoloss.results.files import write_json, write_table, write_tensors
-from isoloss.results.run import FORMAT_VERSION, ResultsError, begin, failure
-
-__all__ = ["Stack", "begin", "failure", "load_ends", "load_epochs", "load_members", "save"]
+from isoloss.results.files import (
+    DamagedError,
+    Stamp,
+    read_table,
+    read_tensors,
+    write_table,
+    write_tensors,
+)
+from isoloss.results.folder import seal, stamps, whole
 
 FINISHED = "finished"
 NON_FINITE = "non_finite"
@@ -45,39 +49,38 @@ class Stack:
 
 
 def save(
-    folder: FilePath, whole: Stack, chosen: Stack | None, *, start: Tensor, indices: Tensor
+    folder: FilePath, stack: Stack, chosen: Stack | None, *, start: Tensor, indices: Tensor
 ) -> None:
     """Write a run of weight decay into its folder.
 
     Args:
         folder: The run's folder.
-        whole: The networks trained on all training examples, measured on the test set.
+        stack: The networks trained on all training examples, measured on the test set.
         chosen: Those trained without the held-out examples and measured on these; None where
             nothing was held out.
         start: Where all networks started, shape (parameters,).
         indices: Which training examples were drawn.
     """
-    members = whole.last()
+    members = stack.last()
     if chosen is not None:
         held = chosen.last()
         for name in ("validation_loss", "validation_metric"):
             members[name] = held[name]
-    lost = whole.lost.numpy()
+    lost = stack.lost.numpy()
     members["lost_epoch"] = lost
     members["status"] = [FINISHED if epoch < 0 else NON_FINITE for epoch in lost]
-    write_table(folder / "members.parquet", members)
-    write_table(folder / "epochs.parquet", whole.history)
-    tensors = {"start": start, "ends": whole.ends, "indices": indices}
-    write_tensors(folder / "points.safetensors", tensors)
+    tensors = {"start": start, "ends": stack.ends, "indices": indices}
+
+    def write() -> dict[str, Stamp]:
+        return {
+            "members.parquet": write_table(folder / "members.parquet", members),
+            "epochs.parquet": write_table(folder / "epochs.parquet", stack.history),
+            "points.safetensors": write_tensors(folder / "points.safetensors", tensors),
+        }
+
     ended = int((lost >= 0).sum())
-    write_json(
-        folder / "outcome.json",
-        {
-            "format_version": FORMAT_VERSION,
-            "outcome": FINISHED,
-            "message": f"{len(lost) - ended} of {len(lost)} networks are finite at the end.",
-        },
-    )
+    message = f"{len(lost) - ended} of {len(lost)} networks are finite at the end."
+    seal(folder, {"outcome": FINISHED, "message": message}, write)
 
 
 def load_members(folder: FilePath) -> pd.DataFrame:
@@ -90,29 +93,25 @@ def load_members(folder: FilePath) -> pd.DataFrame:
         The table.
 
     Raises:
-        ResultsError: The file is missing or damaged.
+        DamagedError: A file is missing, torn or changed.
     """
-    return _table(folder / "members.parquet")
+    return _table(folder, "members.parquet")
 
 
 def load_epochs(folder: FilePath) -> pd.DataFrame:
     """The row for each epoch measured and penalty of a run; raises as `load_members`."""
-    return _table(folder / "epochs.parquet")
+    return _table(folder, "epochs.parquet")
 
 
 def load_ends(folder: FilePath) -> Tensor:
     """The networks at the end of a run, shape (penalties, parameters); raises likewise."""
     file = folder / "points.safetensors"
+    stamp = stamps(whole(folder)).get(file.name)
     try:
-        with safe_open(file, "pt") as tensors:
-            ends: Tensor = tensors.get_tensor("ends")
-    except (OSError, KeyError, SafetensorError) as error:
-        raise ResultsError(f"{file} cannot be read: {error}; run it again elsewhere") from error
-    return ends if ends.ndim == 2 else torch.atleast_2d(ends)
+        return torch.atleast_2d(read_tensors(file, stamp)["ends"])
+    except KeyError as error:
+        raise DamagedError(f"{file} is damaged: it holds no {error}") from error
 
 
-def _table(file: FilePath) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(file)
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{file} cannot be read: {error}; run it again elsewhere") from error
+def _table(folder: FilePath, name: str) -> pd.DataFrame:
+    return read_table(folder / name, stamps(whole(folder)).get(name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
 
 import pandas as pd
@@ -12,6 +12,7 @@ from torch import Tensor
 from isoloss.errors import InputError
 from isoloss.path import Path
 from isoloss.results import decay, run
+from isoloss.results.folder import load_config, problem
 
 
 def run_folder(out: FilePath, experiment: str, method: str, index: int) -> FilePath:
@@ -58,23 +59,15 @@ class Results:
             method: For example `"paper"`.
 
         Returns:
-            Every run that has ended, interrupted ones included; failed ones are left out.
+            Every run that has ended, interrupted ones included; those that failed, and those of
+            which a file is damaged, are left out, and `unfinished` says why.
         """
-        return [
-            run.load(folder)
-            for folder in self._runs(experiment, method)
-            if (folder / "outcome.json").exists() and run.failure(folder) is None
-        ]
+        folders = self._runs(experiment, method)
+        return [run.load(folder) for folder in folders if problem(folder) is None]
 
     def unfinished(self, experiment: str, method: str) -> dict[str, str]:
         """Why runs are not among `paths`, by the name of their folder."""
-        reasons: dict[str, str] = {}
-        for folder in self._runs(experiment, method):
-            if not (folder / "outcome.json").exists():
-                reasons[folder.name] = "not finished"
-            elif message := run.failure(folder):
-                reasons[folder.name] = message
-        return reasons
+        return _problems(self._runs(experiment, method))
 
     def decay(self, experiment: str) -> pd.DataFrame:
         """The networks that weight decay gave: a row for each run and penalty.
@@ -119,19 +112,14 @@ class Results:
 
     def decay_unfinished(self, experiment: str) -> dict[str, str]:
         """Why runs of weight decay are not among `decay`, by the name of their folder."""
-        done = self._decay_runs(experiment)
-        reasons: dict[str, str] = {}
-        for folder in sorted((self.folder / experiment / "decay").glob("run-*")):
-            if folder not in done:
-                reasons[folder.name] = decay.failure(folder) or "not finished"
-        return reasons
+        return _problems(sorted((self.folder / experiment / "decay").glob("run-*")))
 
     def _of_runs(self, experiment: str, load: Callable[[FilePath], pd.DataFrame]) -> pd.DataFrame:
         tables: list[pd.DataFrame] = []
         for folder in self._decay_runs(experiment):
             table = load(folder)
             table.insert(0, "run", int(folder.name.removeprefix("run-")))
-            table.insert(1, "seed", run.load_config(folder)["seed"])
+            table.insert(1, "seed", load_config(folder)["seed"])
             tables.append(table)
         return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
@@ -139,11 +127,16 @@ class Results:
         return [
             folder
             for folder in sorted((self.folder / experiment / "decay").glob("run-*"))
-            if (folder / "outcome.json").exists() and decay.failure(folder) is None
+            if problem(folder) is None
         ]
 
     def _runs(self, experiment: str, method: str) -> list[FilePath]:
         return sorted((self.folder / experiment / "traverse" / method).glob("run-*"))
+
+
+def _problems(folders: Sequence[FilePath]) -> dict[str, str]:
+    found = {folder.name: problem(folder) for folder in folders}
+    return {name: reason for name, reason in found.items() if reason is not None}
 
 
 def open_results(folder: str | FilePath = "results") -> Results:

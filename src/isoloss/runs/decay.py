@@ -19,9 +19,12 @@ from isoloss.experiments.catalogue import Data, Experiment
 from isoloss.flat import flatten
 from isoloss.path import Row
 from isoloss.results import decay
+from isoloss.results.folder import begin
+from isoloss.runs.claim import as_only_writer, is_finished
+from isoloss.runs.news import SECONDS_BETWEEN_NEWS, News
 from isoloss.runs.settings import override, parse_pairs
 from isoloss.runs.sweep import Pair, Sweep
-from isoloss.runs.walk import SECONDS_BETWEEN_NEWS, News, made_with
+from isoloss.runs.walk import made_with
 from isoloss.settings import Settings
 from isoloss.training import check_penalties
 
@@ -157,16 +160,16 @@ class DecayRun:
         stacks = 2 if self.settings.options.held_out else 1
         return stacks * self.settings.options.epochs
 
-    def begin(self) -> bool:
-        """Lay claim to the folder; False where the run is finished already.
+    def finished(self) -> bool:
+        """Whether there is nothing to do; nothing is changed.
 
         Returns:
-            Whether there is anything to do.
+            Whether the run is finished, with all its files whole.
         """
-        return decay.begin(self.folder, self.settings.config(self.seed), made_with())
+        return is_finished(self.folder, self.settings.config(self.seed))
 
     def execute(self, tell: Callable[[News], None], cancelled: Callable[[], bool]) -> News:
-        """Train, measure, write.
+        """Train, measure, write, as the only writer to the folder.
 
         Args:
             tell: Receives news, at most ten times a second.
@@ -175,6 +178,14 @@ class DecayRun:
         Returns:
             The last news, once everything is written.
         """
+        return as_only_writer(self, lambda notes: self._execute(tell, cancelled, notes))
+
+    def _execute(
+        self, tell: Callable[[News], None], cancelled: Callable[[], bool], notes: list[str]
+    ) -> News:
+        config = self.settings.config(self.seed)
+        if not begin(self.folder, config, made_with(), notes.append):
+            return News(self.index, "done", self.epochs, ending=decay.FINISHED, notes=tuple(notes))
         experiment, options = self.settings.experiment, self.settings.options
         data = experiment.data(self.seed)
         start = flatten(list(experiment.network(self.seed).parameters()))
@@ -211,7 +222,9 @@ class DecayRun:
             if chosen is None:
                 return News(self.index, "done", done, None, ending="interrupted")
         decay.save(self.folder, whole, chosen, start=start, indices=data.indices)
-        return News(self.index, "done", done, _best(whole), ending="finished")
+        return News(
+            self.index, "done", done, _best(whole), ending=decay.FINISHED, notes=tuple(notes)
+        )
 
     def _sweep(self, train: Pair, tests: dict[str, Pair]) -> Sweep:
         experiment, options = self.settings.experiment, self.settings.options

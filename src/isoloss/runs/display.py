@@ -10,8 +10,8 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from isoloss.progress import columns
+from isoloss.runs.news import News
 from isoloss.runs.run import Run
-from isoloss.runs.walk import News
 
 
 class Display:
@@ -56,6 +56,11 @@ class Display:
             for index, news in sorted(self._last.items())
             if news.failed
         ]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know beside how the runs ended."""
+        return [note for _, news in sorted(self._last.items()) for note in news.notes]
 
     def show(self, news: News) -> None:
         """Take in news of a run; what comes after its last word was only slow to arrive."""

@@ -7,7 +7,7 @@ from pathlib import Path as FilePath
 from typing import Protocol
 
 from isoloss.path import Row
-from isoloss.runs.walk import News
+from isoloss.runs.news import News
 
 
 class Run(Protocol):

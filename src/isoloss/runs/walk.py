@@ -12,36 +12,17 @@ from typing import Any
 import torch
 
 from isoloss._version import __version__
-from isoloss.path import Row
+from isoloss.experiments.catalogue import Start
+from isoloss.flat import flatten
+from isoloss.path import Path, Row
 from isoloss.progress import describe
 from isoloss.results import run
+from isoloss.results.checkpoint import Checkpoint
+from isoloss.results.folder import CHECKPOINT, begin, load_start, save_start
+from isoloss.runs.claim import as_only_writer, is_finished
+from isoloss.runs.news import SECONDS_BETWEEN_NEWS, THREADS, News
 from isoloss.runs.settings import DTYPES, WalkSettings
 from isoloss.walk import traverse
-
-SECONDS_BETWEEN_NEWS = 0.1
-THREADS = 1
-"""Of torch in each run's process: the cores are shared out among the runs."""
-
-
-@dataclass(frozen=True)
-class News:
-    """What a run reports while it goes on.
-
-    Attributes:
-        index: Which run.
-        phase: waiting, training, walking, or done.
-        done: Steps so far.
-        row: The last row of the walk, if it has begun.
-        ending: Once done: the outcome's value, or the sentence of the error.
-        failed: Whether the run ended in an error.
-    """
-
-    index: int
-    phase: str
-    done: int = 0
-    row: Row | None = None
-    ending: str = ""
-    failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,12 +34,14 @@ class WalkRun:
         seed: Determines the run.
         folder: Where its files go.
         settings: Everything else that determines the run.
+        checkpoint_every: Seconds between checkpoints.
     """
 
     index: int
     seed: int
     folder: FilePath
     settings: WalkSettings
+    checkpoint_every: float = 30.0
 
     @property
     def unit(self) -> str:
@@ -84,35 +67,41 @@ class WalkRun:
         """Regulariser and angle for the progress line."""
         return describe(row)
 
-    def begin(self) -> bool:
-        """Lay claim to the folder; False where the run is finished already.
+    def finished(self) -> bool:
+        """Whether there is nothing to do; nothing is changed.
 
         Returns:
-            Whether there is anything to do.
+            Whether the run is finished, with all its files whole.
         """
-        return run.begin(self.folder, self.settings.config(self.seed), made_with())
+        return is_finished(self.folder, self.settings.config(self.seed))
 
     def execute(self, tell: Callable[[News], None], cancelled: Callable[[], bool]) -> News:
-        """Train, walk, write.
+        """Train, walk, write, as the only writer to the folder; go on where there is something.
 
         Args:
             tell: Receives news, at most ten times a second.
-            cancelled: Asked as often; the walk is interrupted once it returns True.
+            cancelled: Asked as often; the walk is kept and interrupted once it returns True.
 
         Returns:
             The last news, once everything is written.
         """
-        tell(News(self.index, "training"))
-        settings = self.settings
-        start = settings.experiment.start(
-            self.seed, device=settings.device, dtype=DTYPES[settings.level.dtype]
-        )
+        return as_only_writer(self, lambda notes: self._execute(tell, cancelled, notes))
+
+    def _execute(
+        self, tell: Callable[[News], None], cancelled: Callable[[], bool], notes: list[str]
+    ) -> News:
+        settings, config = self.settings, self.settings.config(self.seed)
+        if not begin(self.folder, config, made_with(), notes.append):
+            return self._done(run.load(self.folder), notes)
+        start = self._start(tell, config, notes)
+        checkpoint = Checkpoint(self.folder / CHECKPOINT, self.checkpoint_every)
         told = 0.0
-        done = 0
+        done: int | None = None
 
         def callback(row: Row) -> bool:
             nonlocal told, done
-            done += row["kind"] not in ("start", "correct")
+            before = checkpoint.progress if done is None else done
+            done = before + (row["kind"] not in ("start", "correct"))
             now = time.monotonic()
             if now - told < SECONDS_BETWEEN_NEWS:
                 return False
@@ -129,11 +118,36 @@ class WalkRun:
             record=settings.record,
             probes=start.probes,
             callback=callback,
+            checkpoint=checkpoint,
             progress=False,
         )
+        notes += checkpoint.damage
         run.save(self.folder, path, {"indices": start.data.indices})
+        return self._done(path, notes)
+
+    def _start(
+        self, tell: Callable[[News], None], config: dict[str, Any], notes: list[str]
+    ) -> Start:
+        """Phase 1, or what it ended with before."""
+        kept = load_start(self.folder, notes.append)
+        if kept is None:
+            tell(News(self.index, "training"))
+        level = self.settings.level
+        start = self.settings.experiment.start(
+            self.seed,
+            device=self.settings.device,
+            dtype=DTYPES[level.dtype],
+            weights=None if kept is None else kept["weights"],
+        )
+        if kept is None:
+            weights = flatten(list(start.model.parameters()))
+            save_start(self.folder, config, {"weights": weights})
+        return start
+
+    def _done(self, path: Path, notes: list[str]) -> News:
         last: Row = path.steps.iloc[-1].to_dict()
-        return News(self.index, "done", done, last, ending=path.outcome.value)
+        done = sum(kind not in ("start", "correct") for kind in path.steps["kind"])
+        return News(self.index, "done", done, last, ending=path.outcome.value, notes=tuple(notes))
 
 
 def made_with() -> dict[str, Any]:

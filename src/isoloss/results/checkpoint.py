@@ -1,0 +1,129 @@
+"""A walk kept in a folder while it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from isoloss.errors import InputError
+from isoloss.outcome import Ending
+from isoloss.recorder import Kept
+from isoloss.results.files import ResultsError
+from isoloss.results.pack import pack, unpack
+from isoloss.results.slots import Content, Slots
+from isoloss.snapshot import Snapshot, differences
+
+MOST_OF_THE_TIME = 0.05
+"""Share of a walk's time that its checkpoints may take: where writing is slow they are fewer."""
+
+
+class Checkpoint:
+    """Keeps a walk in a folder, so that it can go on from there after the process has ended.
+
+    The last two are kept, each complete in itself and checksummed; what is damaged is moved into
+    `quarantine` beside the folder, and the one before is used.
+
+    Args:
+        folder: A folder of its own.
+        every: Seconds between two; 0 keeps every step.
+
+    Attributes:
+        folder: The folder.
+        progress: Steps that the walk found there had taken, corrections not counted.
+
+    Raises:
+        InputError: `every` is negative.
+    """
+
+    def __init__(self, folder: str | Path, every: float = 30.0) -> None:
+        if not every >= 0:
+            raise InputError(f"every={every} is not possible; give seconds from 0")
+        self.folder = Path(folder)
+        self.progress = 0
+        self._slots = Slots(self.folder, self.folder.parent)
+        self._every = every
+        self._wait = every
+        self._last = time.monotonic()
+
+    @property
+    def damage(self) -> list[str]:
+        """What was found damaged when loading, a sentence each."""
+        return self._slots.damage
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for the next one."""
+        return time.monotonic() - self._last >= self._wait
+
+    def load(self, state: type, asked: Mapping[str, Any]) -> Snapshot | None:
+        """The last snapshot that was kept whole.
+
+        Args:
+            state: Class of the method's state.
+            asked: What determines the walk.
+
+        Returns:
+            The snapshot; None where there is none.
+
+        Raises:
+            InputError: It is of another walk; the difference is shown.
+            ResultsError: It is of another version of isoloss.
+        """
+        self._last = time.monotonic()
+        content = self._slots.load()
+        if content is None:
+            return None
+        different = differences(content.tree["asked"], dict(asked))
+        if different:
+            raise InputError(
+                f"{self.folder} keeps another walk ({'; '.join(different)}); give another folder"
+            )
+        try:
+            snapshot: Snapshot = unpack(
+                content.tree["snapshot"], content.storages, (Snapshot, state, Ending)
+            )
+            kept = {
+                step: Kept(count, step, content.points[step])
+                for count, step in content.tree["kept"]
+            }
+        except (KeyError, ValueError, TypeError) as error:
+            raise ResultsError(
+                f"{self.folder} was kept by another version of isoloss and cannot be gone on from "
+                f"({error}); finish with that version, or begin anew with --restart"
+            ) from error
+        recorded = snapshot.recorded
+        last = recorded.last
+        if last is not None:
+            last = kept.get(last.step, last)
+        rows: list[dict[str, Any]] = [dict(row) for row in content.rows]
+        self.progress = recorded.progress
+        recorded = replace(recorded, rows=rows, kept=tuple(kept.values()), last=last)
+        return replace(snapshot, asked=dict(asked), recorded=recorded)
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Write a snapshot over the older of the two.
+
+        Args:
+            snapshot: The walk as it is now.
+
+        Raises:
+            StorageError: It cannot be written; those before are still valid.
+        """
+        begun = time.monotonic()
+        recorded = snapshot.recorded
+        bare = replace(snapshot, asked={}, recorded=replace(recorded, rows=[], kept=()))
+        tree, storages = pack(bare)
+        kept = [[kept.count, kept.step] for kept in recorded.kept]
+        content = Content(
+            tree={"asked": snapshot.asked, "snapshot": tree, "kept": kept},
+            storages=storages,
+            rows=recorded.rows[: recorded.length],
+            points={kept.step: kept.theta for kept in recorded.kept},
+        )
+        self._slots.save(content)
+        self._last = time.monotonic()
+        cost = self._last - begun
+        self._wait = max(self._every, cost / MOST_OF_THE_TIME) if self._every else 0.0
