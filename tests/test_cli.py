@@ -13,6 +13,7 @@ import torch
 
 from isoloss import Problem, __version__, experiments, open_results
 from isoloss.cli import main
+from isoloss.experiments import datasets
 from isoloss.results.folder import begin
 from isoloss.runs.settings import walk_settings
 
@@ -135,11 +136,16 @@ def test_version_and_help(capsys):
         assert "Usage" in capsys.readouterr().out
 
 
-def test_experiments_lists_all_five(capsys):
+def test_experiments_lists_all_five_and_what_a_run_costs_where_data_is_at_hand(capsys, monkeypatch):
+    monkeypatch.setattr(datasets, "at_hand", lambda name: name == "iris")
     assert isoloss("experiments") == 0
     shown = capsys.readouterr().out
     for name in ("IRIS_FF", "MPG_FF", "MNIST_FF", "MNIST_CONV", "CIFAR10_CONV", "685,450"):
         assert name in shown
+    rows = {line.split()[0]: line.rstrip() for line in shown.splitlines()[1:6]}
+    assert re.search(r"at hand +[\d,]+ +[\d.]+ (s|min)$", rows["IRIS_FF"])
+    assert rows["MPG_FF"].endswith("to fetch")
+    assert all(len(line) <= 80 for line in shown.splitlines())
 
 
 @pytest.mark.parametrize(

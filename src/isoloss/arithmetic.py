@@ -1,4 +1,4 @@
-"""Which of torch's kernels an evaluation may use."""
+"""Which of torch's kernels an evaluation may use, and how many of its threads."""
 
 from __future__ import annotations
 
@@ -44,3 +44,18 @@ def twice_differentiable(device: torch.device) -> Generator[None]:
             return
         with torch.backends.cudnn.flags(enabled=False):
             yield
+
+
+@contextmanager
+def one_thread() -> Generator[None]:
+    """No threads of torch's own inside: they wait for one another on a busy machine.
+
+    Yields:
+        Nothing; the number of threads is put back at the end.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

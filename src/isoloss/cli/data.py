@@ -6,29 +6,48 @@ import typer
 
 from isoloss import experiments
 from isoloss.cli.options import DataNames
-from isoloss.cli.output import console, table
+from isoloss.cli.output import console, duration, table
 from isoloss.experiments import datasets
+from isoloss.runs.cost import cost
 
 data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The data sets' files.")
 
 
 def list_experiments() -> None:
-    """What experiments there are, and whether their data is at hand."""
-    listed = table("experiment", "parameters>", "examples>", "loss", "runs>", "steps>", "data")
+    """What experiments there are, whether their data is at hand, and what a run costs here."""
+    listed = table(
+        "experiment", "parameters>", "examples>", "runs>", "steps>", "data",
+        "evals/s>", "paper walk>",
+    )  # fmt: skip
     for name in experiments.names():
         experiment = experiments.get(name)
         present = datasets.at_hand(experiment.dataset)
+        with console.status(f"measuring {name}"):
+            measured = cost(name) if present else None
         listed.add_row(
             name,
             f"{experiment.parameters:,}",
-            "all" if experiment.draw is None else f"{experiment.draw:,} drawn",
-            experiment.loss,
+            "all" if experiment.draw is None else f"{experiment.draw:,}",
             str(experiment.runs),
             f"{experiment.steps:,}",
             "at hand" if present else "to fetch",
+            _rate(measured.evaluations_per_second) if measured else "",
+            duration(measured.paper_walk_seconds) if measured else "",
         )
     console.print(listed)
-    console.print("\nsteps: predictor steps of the paper's walk; to fetch: isoloss data fetch")
+    console.print(
+        "\nexamples: in training, drawn at random where not all\n"
+        "steps: predictor steps of the paper's walk; to fetch: isoloss data fetch\n"
+        "evals/s: evaluations of loss and gradient, measured just now: CPU time on\n"
+        "    one core, float32, at the random start\n"
+        "paper walk: one run at that rate, with the test set as often as recorded;\n"
+        "    phase 1, corrections and the work beside evaluations come on top",
+        soft_wrap=True,
+    )
+
+
+def _rate(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
 
 
 @data.command("fetch")

@@ -15,3 +15,11 @@ def table(*headings: str) -> Table:
         right = heading.endswith(">")
         made.add_column(heading.rstrip(">"), justify="right" if right else "left", no_wrap=True)
     return made
+
+
+def duration(seconds: float) -> str:
+    """A time to read: `42 s`, `3.5 min`, `1.2 h`, `6.1 d`."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.2g} s"

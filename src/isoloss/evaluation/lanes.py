@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+from isoloss.arithmetic import one_thread
 
 MOST_LANES = 16
 MOST_BYTES = 64 * 2**20
@@ -70,7 +71,7 @@ class Lanes:
                 for chunk in range(lane, self._chunks, lanes):
                     totals[chunk] = differentiate(chunk, self._views[lane], chunk >= lanes)
 
-        with _one_thread():
+        with one_thread():
             _run_all(run, lanes, threads)
             return totals, self._vectors[0].clone() if lanes == 1 else self._vectors.sum(0)
 
@@ -99,14 +100,3 @@ def _run_all(run: Callable[[int], None], lanes: int, threads: int) -> None:
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="isoloss")
-
-
-@contextmanager
-def _one_thread() -> Generator[None]:
-    """No threads of torch's own inside: they wait for one another on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
