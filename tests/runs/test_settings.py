@@ -28,6 +28,8 @@ def test_pairs_reach_the_part_they_belong_to():
     assert chosen.record.points_at_most == 9
     assert chosen.level.rtol == 1e-2
     assert chosen.level.dtype == "float64"
+    assert walk_settings(IRIS, "sqp", ["chunk_size=40"]).config(0)["chunk_size"] == 40
+    assert "chunk_size" not in walk_settings(IRIS, "sqp").config(0)
     assert walk_settings(IRIS, "sqp", ["regularizer=l1"]).level.regularizer == "l1"
     assert walk_settings(IRIS, "sqp", ["regularizer=l1"]).stop.regularizer is None
     assert walk_settings(IRIS, "sqp", ["regularizer=20"]).stop.regularizer == 20
@@ -53,6 +55,7 @@ def test_pairs_reach_the_part_they_belong_to():
         ("rtol=1", ["rtol=1", "less than 1"]),
         ("points_at_most=1", ["points_at_most=1", "greater than or equal to 2"]),
         ("dtype=float16", ["dtype=float16", "float32"]),
+        ("chunk_size=0", ["chunk_size=0", "greater than or equal to 1"]),
         ("when=print", ["when"]),
     ],
 )

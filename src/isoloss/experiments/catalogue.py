@@ -147,6 +147,7 @@ class Experiment:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         weights: Tensor | None = None,
+        chunk_size: int | None = None,
     ) -> Start:
         """Phase 1: draw the examples, start the network, train it by Adam.
 
@@ -155,6 +156,7 @@ class Experiment:
             device: Where to train and evaluate.
             dtype: Type in which the problem is evaluated; training is in float32.
             weights: What training ended with before, flat, shape (parameters,): there is none then.
+            chunk_size: Training examples evaluated at once; None measures, as `Problem` does.
 
         Returns:
             The trained network with its problem and probes.
@@ -171,8 +173,11 @@ class Experiment:
             shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
             load_into(model, weights, shapes)
         problem, test = (
-            Problem(model, self.loss, pair, metric=self.metric, dtype=dtype)
-            for pair in ((inputs, targets), (data.test_inputs, data.test_targets))
+            Problem(model, self.loss, pair, metric=self.metric, dtype=dtype, chunk_size=size)
+            for pair, size in (
+                ((inputs, targets), chunk_size),
+                ((data.test_inputs, data.test_targets), None),
+            )
         )
         return Start(model, problem, {"test": test}, data)
 

@@ -29,11 +29,13 @@ class Level(Settings):
         regularizer: Name of a regulariser with its default settings, such as `l1`.
         rtol: Relative tolerance of the level, below 1.
         dtype: `float32` or `float64`.
+        chunk_size: Training examples evaluated at once; None takes what is fastest here.
     """
 
     regularizer: str = "squared_norm"
     rtol: float = Field(default=1e-3, gt=0, lt=1)
     dtype: Literal["float32", "float64"] = "float32"
+    chunk_size: int | None = Field(default=None, ge=1)
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class WalkSettings:
             "method": {"name": self.method.name, **method},
             "stop": self.stop.model_dump(exclude=NO_FILE),
             "record": self.record.model_dump(),
-            **self.level.model_dump(),
+            **self.level.model_dump(exclude_none=True),
         }
 
 

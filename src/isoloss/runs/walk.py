@@ -122,7 +122,8 @@ class WalkRun:
             progress=False,
         )
         notes += checkpoint.damage
-        run.save(self.folder, path, {"indices": start.data.indices})
+        size = _number(start.problem.chunk_size)
+        run.save(self.folder, path, {"indices": start.data.indices, "chunk_size": size})
         return self._done(path, notes)
 
     def _start(
@@ -133,21 +134,31 @@ class WalkRun:
         if kept is None:
             tell(News(self.index, "training"))
         level = self.settings.level
+        size = level.chunk_size
+        if size is None and kept is not None and "chunk_size" in kept:
+            size = int(kept["chunk_size"]) or None
         start = self.settings.experiment.start(
             self.seed,
             device=self.settings.device,
             dtype=DTYPES[level.dtype],
             weights=None if kept is None else kept["weights"],
+            chunk_size=size,
         )
         if kept is None:
             weights = flatten(list(start.model.parameters()))
-            save_start(self.folder, config, {"weights": weights})
+            chosen = _number(start.problem.chunk_size)  # measured again it might be another
+            save_start(self.folder, config, {"weights": weights, "chunk_size": chosen})
         return start
 
     def _done(self, path: Path, notes: list[str]) -> News:
         last: Row = path.steps.iloc[-1].to_dict()
         done = sum(kind not in ("start", "correct") for kind in path.steps["kind"])
         return News(self.index, "done", done, last, ending=path.outcome.value, notes=tuple(notes))
+
+
+def _number(size: int | None) -> torch.Tensor:
+    """A chunk size for a file of tensors; 0 stands for the usual one."""
+    return torch.tensor(size or 0)
 
 
 def made_with() -> dict[str, Any]:
