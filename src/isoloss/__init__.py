@@ -2,6 +2,7 @@
 
 from isoloss import experiments, losses
 from isoloss._version import __version__
+from isoloss.checking.check import Check, check
 from isoloss.errors import InputError, IsolossError
 from isoloss.methods import SQP, Paper
 from isoloss.outcome import Outcome
@@ -25,6 +26,7 @@ from isoloss.walk import traverse
 __all__ = [
     "L1",
     "SQP",
+    "Check",
     "Checkpoint",
     "GradientNorm",
     "GroupLasso",
@@ -44,6 +46,7 @@ __all__ = [
     "SquaredNorm",
     "Stop",
     "__version__",
+    "check",
     "experiments",
     "losses",
     "maximize",

@@ -35,6 +35,7 @@ class FlatNetwork:
         size: Number of entries of the flat vector.
         dtype: Type of the flat vector.
         device: Device of the flat vector.
+        leaves: The trainable parameters, views of the flat vector, in order.
 
     Raises:
         InputError: There is no trainable parameter, or they are of several types or devices.
@@ -67,7 +68,7 @@ class FlatNetwork:
             held = dict(zip(named, leaves, strict=True))
             self.model = model
             self._call = lambda inputs: model(held, inputs)
-        self._leaves = leaves
+        self.leaves = leaves
         self._theta = flatten(leaves)
         for leaf, view in zip(leaves, self.split(self._theta), strict=True):
             leaf.data = view
@@ -112,7 +113,7 @@ class FlatNetwork:
         """
         return torch.autograd.grad(
             total,
-            self._leaves,
+            self.leaves,
             scale,
             create_graph=twice,
             allow_unused=True,
@@ -135,7 +136,7 @@ class FlatNetwork:
             return torch.zeros_like(vectors)
         pieces = torch.autograd.grad(
             [slope for slope, _ in bent],
-            self._leaves,
+            self.leaves,
             [vector for _, vector in bent],
             is_grads_batched=True,
             create_graph=True,

@@ -1,0 +1,283 @@
+"""`isoloss.check`: what a walk relies on, looked at one by one, in a table for a bug report."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from isoloss._version import __version__
+from isoloss.checking import cost
+from isoloss.checking.function import check_function
+from isoloss.checking.taylor import Taylor, taylor, wrong_pieces
+from isoloss.errors import InputError, IsolossError, one_line
+from isoloss.methods import SQP
+from isoloss.noise import relative_noise
+from isoloss.path import Record
+from isoloss.problem import Problem
+from isoloss.regularizers import AnyRegularizer, Regularizer, get_regularizer
+
+OK, FAILED, NOTE = "ok", "FAILED", ""
+USUAL_RTOL = 1e-3
+SAME_HESSIAN = 1e-3
+SAME_GRADIENT = 1e-2
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A row of the table.
+
+    Attributes:
+        what: What was looked at.
+        found: What was found.
+        status: `ok`, `FAILED`, or empty for a figure without a verdict.
+    """
+
+    what: str
+    found: str
+    status: str = NOTE
+
+
+@dataclass(frozen=True)
+class Check:
+    """What `isoloss.check` found; printed, a Markdown table.
+
+    Attributes:
+        findings: Its rows.
+    """
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed."""
+        return not any(finding.status == FAILED for finding in self.findings)
+
+    def __str__(self) -> str:
+        """A Markdown table."""
+        rows = [(f.what, f.found.replace("|", "\\|"), f.status) for f in self.findings]
+        return "\n".join(
+            f"| {' | '.join(row)} |" for row in [("check", "found", ""), ("---",) * 3, *rows]
+        )
+
+    __repr__ = __str__
+
+
+def check(
+    problem: Problem, regularizer: AnyRegularizer = "squared_norm", *, seed: int = 0
+) -> Check:
+    """Look at everything that a walk relies on, at the model's present weights.
+
+    The gradients of the training loss and the regulariser are compared with their values in float64
+    (Taylor's remainder must fall at second order), the loss is evaluated again and in another
+    order, its noise, time and memory are measured. Costs some forty evaluations.
+
+    Args:
+        problem: The training loss.
+        regularizer: As for `traverse`.
+        seed: Of the directions along which gradients are compared.
+
+    Returns:
+        The findings; `print` them, or ask `passed`.
+
+    Raises:
+        InputError: The regulariser is none.
+    """
+    theta = problem.current()
+    rows = [*_made_with(problem), *_start(problem, theta)]
+    function = _function(problem, theta)
+    rows.append(function)
+    if function.status == OK and all(row.status != FAILED for row in rows):
+        exact = _in_float64(problem, theta)
+        rows += _loss_gradient(problem, exact, theta, seed)
+        rows += _regularizer_gradient(regularizer, problem, exact, theta, seed)
+        rows.append(_noise(problem, theta))
+    rows += _costs(problem, theta)
+    return Check(tuple(rows))
+
+
+def _made_with(problem: Problem) -> list[Finding]:
+    model = problem.network.model
+    name = type(model).__name__ if isinstance(model, nn.Module) else "function"
+    size = f"{name}, {problem.size:,} parameters, {problem.examples:,} examples"
+    kind = str(problem.dtype).removeprefix("torch.")
+    threads = torch.get_num_threads()
+    where = f"{kind} on {problem.device}, {threads} thread{'s' * (threads > 1)}"
+    versions = (
+        f"isoloss {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    )
+    return [Finding("problem", f"{size}, {where}"), Finding("made with", versions)]
+
+
+def _start(problem: Problem, theta: Tensor) -> list[Finding]:
+    try:
+        loss, grad = problem.loss_and_grad(theta)
+    except IsolossError as error:
+        return [Finding("training loss L", str(error), FAILED)]
+    size = grad.norm().item()
+    good = 0 < loss.item() < math.inf and 0 < size < math.inf
+    found = f"{loss.item():.6g}, gradient of norm {size:.4g}"
+    if not good:
+        found += "; both must be positive and finite"
+    return [Finding("training loss L", found, OK if good else FAILED)]
+
+
+def _function(problem: Problem, theta: Tensor) -> Finding:
+    try:
+        check_function(problem, theta)
+    except IsolossError as error:
+        return Finding("L is a function", str(error), FAILED)
+    value, grad = problem.loss_and_grad(theta)
+    again, grad_again = problem.loss_and_grad(theta)
+    if value == again and torch.equal(grad, grad_again):
+        return Finding("L is a function", "the same bits twice, and in another order", OK)
+    change = ((grad - grad_again).norm() / grad.norm()).item()
+    return Finding(
+        "L is a function", f"the same loss twice; the gradient repeats to {change:.1e}", OK
+    )
+
+
+def _in_float64(problem: Problem, theta: Tensor) -> Problem | None:
+    if problem.dtype == torch.float64:
+        return problem
+    exact = problem.with_dtype(torch.float64)
+    try:
+        exact.loss_and_grad(theta.double())
+    except (RuntimeError, InputError):  # the model holds float32 tensors of its own
+        return None
+    return exact
+
+
+def _loss_gradient(
+    problem: Problem, exact: Problem | None, theta: Tensor, seed: int
+) -> list[Finding]:
+    judge = exact or problem
+    x = theta.to(judge.dtype)
+    grad = judge.loss_and_grad(x)[1]
+    found = taylor(
+        lambda at: judge.loss(at).item(), x, grad, noise=relative_noise(judge, x), seed=seed
+    )
+    rows = [_gradient("gradient of L", found, lambda at: judge.loss(at).item(), x, grad, judge)]
+    if exact is not None and exact is not problem:
+        own = problem.loss_and_grad(theta)[1].double()
+        error = ((own - grad).norm() / grad.norm()).item()
+        same = OK if error < SAME_GRADIENT else FAILED
+        rows.append(Finding("gradient in float32", f"{error:.1e} from that in float64", same))
+    if found.right:
+        rows.append(_hessian(judge, x, seed))
+    return rows
+
+
+def _gradient(
+    what: str,
+    found: Taylor,
+    value: Callable[[Tensor], float],
+    x: Tensor,
+    grad: Tensor,
+    problem: Problem,
+) -> Finding:
+    if found.right:
+        return Finding(what, str(found), OK)
+    text = f"{found}: it is not the gradient of the values"
+    if x.dtype == torch.float64 and math.isfinite(found.order):
+        wrong = wrong_pieces(value, x, grad, problem.shapes)
+        text += f", wrong in {', '.join(wrong[:5])}" if wrong else ""
+    return Finding(
+        what, f"{text}; look for detach, no_grad, .data or a backward of your own", FAILED
+    )
+
+
+def _hessian(problem: Problem, x: Tensor, seed: int) -> Finding:
+    source = torch.Generator().manual_seed(seed)
+    v = torch.randn(problem.size, generator=source, dtype=torch.float64).to(x)
+    h = (1e-6 if x.dtype == torch.float64 else 1e-3) * (x.norm() or 1.0) / v.norm()
+    try:
+        product = problem.hvp(x, v)
+    except (IsolossError, RuntimeError) as error:
+        return Finding("Hessian of L", f"not at hand: {one_line(error)}")
+    ahead, behind = (problem.loss_and_grad(x + s * h * v)[1] for s in (1, -1))
+    differences = (ahead - behind) / (2 * h)
+    error = ((product - differences).norm() / differences.norm().clamp_min(1e-300)).item()
+    note = "" if error < SAME_HESSIAN else " (kinks such as ReLU's do this, or a wrong backward)"
+    return Finding("Hessian of L", f"{error:.1e} from differences of the gradient{note}")
+
+
+def _regularizer_gradient(
+    regularizer: AnyRegularizer, problem: Problem, exact: Problem | None, theta: Tensor, seed: int
+) -> list[Finding]:
+    judge = exact or problem
+    made = get_regularizer(regularizer, problem)
+    try:
+        made, x = get_regularizer(regularizer, judge), theta.to(judge.dtype)
+        value, grad = made.value_and_grad(x)
+    except RuntimeError:  # a regulariser that computes in float32 alone
+        judge, x = problem, theta
+        value, grad = made.value_and_grad(x)
+    except IsolossError as error:
+        return [Finding("regulariser R", str(error), FAILED)]
+    what = f"regulariser R, {made.name}"
+    fit = _fit(made, value, grad, x)
+    if fit:
+        return [Finding(what, fit, FAILED)]
+
+    def values(at: Tensor) -> float:
+        return made.value_and_grad(at)[0].item()
+
+    found = taylor(values, x, grad, noise=torch.finfo(x.dtype).eps, seed=seed)
+    return [
+        Finding(what, f"{value.item():.6g}, gradient of norm {grad.norm().item():.4g}", OK),
+        _gradient("gradient of R", found, values, x, grad, judge),
+    ]
+
+
+def _fit(made: Regularizer, value: Tensor, grad: Tensor, x: Tensor) -> str:
+    if value.shape != () or grad.shape != x.shape:
+        return (
+            f"value_and_grad of {made.name} gave shapes {tuple(value.shape)} and "
+            f"{tuple(grad.shape)}; it must give one number, shape (), and its gradient, shape "
+            f"{tuple(x.shape)}"
+        )
+    if not math.isfinite(value.item() + grad.norm().item()):
+        return f"{value.item():g}, gradient of norm {grad.norm().item():g}; both must be finite"
+    return ""
+
+
+def _noise(problem: Problem, theta: Tensor) -> Finding:
+    noise = relative_noise(problem, theta)
+    found = f"{noise:.1e} of L; rtol must be larger (usual: {USUAL_RTOL:g})"
+    if noise >= USUAL_RTOL:
+        return Finding("noise of L", f"{found}; use dtype=torch.float64", FAILED)
+    return Finding("noise of L", found, OK)
+
+
+def _costs(problem: Problem, theta: Tensor) -> list[Finding]:
+    try:
+        seconds = cost.seconds_per_evaluation(problem, theta)
+        activations = cost.activation_bytes(problem)
+    except (IsolossError, RuntimeError):  # said above
+        return []
+    vector = problem.size * theta.element_size()
+    points = (Record().points_at_most or 0) * vector
+    walk = 2 * SQP().memory * vector + points
+    sizes = (
+        f"some {_size(activations + 2 * vector)} for a chunk and its gradient, "
+        f"{_size(cost.data_bytes(problem))} for data; a walk by sqp up to {_size(walk)}, of it "
+        f"{_size(points)} for the points kept"
+    )
+    speed = (
+        f"{_rate(1 / seconds)} evaluations a second, {_rate(problem.examples / seconds)} examples "
+        f"a second"
+    )
+    return [Finding("speed", speed), Finding("memory", sizes)]
+
+
+def _rate(count: float) -> str:
+    return f"{count:,.0f}" if count >= 100 else f"{count:.3g}"
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / cost.MEGABYTE:.1f} MB"

@@ -1,0 +1,244 @@
+"""`isoloss.check` passes what is right and fails what is not, naming it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from tests.models import kinds
+from tests.problems import F64, classifier, normal
+from torch import Tensor, nn
+
+import isoloss
+from isoloss import Problem
+from isoloss.checking.cost import activation_bytes, data_bytes
+from isoloss.checking.taylor import taylor
+
+
+def found(checked: isoloss.Check, what: str) -> tuple[str, str]:
+    (row,) = [row for row in checked.findings if row.what.startswith(what)]
+    return row.found, row.status
+
+
+# ---------------------------------------------------------------- Taylor
+
+
+def cubic(x: Tensor) -> float:
+    return (x.square().sum() + x.pow(3).sum()).item()
+
+
+X = normal(7, seed=0)
+RIGHT = 2 * X + 3 * X**2
+
+
+def test_the_order_of_a_right_gradient_is_two() -> None:
+    result = taylor(cubic, X, RIGHT, noise=1e-16)
+    assert result.right
+    assert result.order == pytest.approx(2, abs=0.05)
+    assert result.error < 1e-8
+
+
+@pytest.mark.parametrize("off", [1e-5, 1e-2, 2.0])
+def test_the_order_of_a_wrong_gradient_is_one(off: float) -> None:
+    result = taylor(cubic, X, RIGHT * (1 + off), noise=1e-16)
+    assert not result.right
+    assert result.order == pytest.approx(1, abs=0.3)
+    assert result.error == pytest.approx(off, rel=0.8)
+
+
+def test_one_wrong_entry_of_many_is_found() -> None:
+    x = normal(10_000, seed=1)
+    grad = 2 * x
+    grad[77] = 0
+    assert not taylor(lambda at: at.square().sum().item(), x, grad, noise=1e-16).right
+    assert taylor(lambda at: at.square().sum().item(), x, 2 * x, noise=1e-16).right
+
+
+def test_a_linear_function_is_exact() -> None:
+    result = taylor(lambda at: at.sum().item(), X, torch.ones(7, dtype=F64), noise=1e-16)
+    assert result.right
+    assert math.isnan(result.order)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_float32_is_judged_too(seed: int) -> None:
+    x = X.float()
+    assert taylor(cubic, x, RIGHT.float(), noise=1e-7, seed=seed).right
+    assert not taylor(cubic, x, 1.2 * RIGHT.float(), noise=1e-7, seed=seed).right
+
+
+# ---------------------------------------------------------------- what passes
+
+
+@pytest.mark.parametrize("name", list(kinds()))
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_problems_of_all_kinds_pass(name: str, dtype: torch.dtype) -> None:
+    kind = kinds()[name]
+    checked = isoloss.check(Problem(kind.model, kind.loss, kind.data, dtype=dtype))
+    assert checked.passed, checked
+    assert float(found(checked, "Hessian")[0].split()[0]) < 1e-5
+    assert {row.status for row in checked.findings} == {"ok", ""}
+
+
+def test_the_table_is_markdown_and_holds_the_versions() -> None:
+    lines = str(isoloss.check(classifier().problem())).splitlines()
+    assert all(line.startswith("| ") and line.endswith(" |") for line in lines)
+    assert {line.count(" | ") for line in lines} == {2}
+    text = "\n".join(lines)
+    for word in (torch.__version__, isoloss.__version__, "44 parameters", "12 examples", "float64"):
+        assert word in text
+
+
+def test_a_model_with_float32_tensors_of_its_own_is_checked_in_float32() -> None:
+    own = torch.ones(3, 2)
+    data = (normal(20, 3, seed=1).float(), torch.arange(20) % 2)
+    problem = Problem(
+        lambda p, x: x @ (own * p["w"]), data=data, parameters={"w": normal(3, 2, seed=2).float()}
+    )
+    checked = isoloss.check(problem)
+    assert checked.passed, checked
+    assert "order" in found(checked, "gradient of L")[0]
+
+
+# ---------------------------------------------------------------- what fails
+
+
+class Twice(torch.autograd.Function):
+    """The identity with a gradient twice too large."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return 2 * grad
+
+
+class Wrong(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x).tanh()
+        if self.how == "backward":
+            hidden = Twice.apply(hidden)
+        if self.how == "detach":
+            return nn.functional.linear(hidden, self.second.weight, self.second.bias.detach())
+        return self.second(hidden)
+
+
+@pytest.mark.parametrize(
+    ("how", "wrong"),
+    [("backward", ["first.weight", "first.bias"]), ("detach", ["second.bias"])],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_a_wrong_gradient_fails_and_is_placed(
+    how: str, wrong: list[str], dtype: torch.dtype
+) -> None:
+    data = (normal(20, 3, seed=1), torch.arange(20) % 2)
+    checked = isoloss.check(Problem(Wrong(how), data=data, dtype=dtype))
+    text, status = found(checked, "gradient of L")
+    assert not checked.passed
+    assert status == "FAILED"
+    assert f"wrong in {', '.join(wrong)};" in text
+
+
+def test_a_random_loss_fails_with_its_cause() -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 2))
+    checked = isoloss.check(Problem(model, data=(torch.ones(4, 3), torch.tensor([0, 1, 1, 0]))))
+    text, status = found(checked, "L is a function")
+    assert status == "FAILED"
+    assert "1 (Dropout)" in text
+    assert "speed" in [row.what for row in checked.findings]
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (lambda o, t: o.sum(1) * math.nan, "nan"),
+        (lambda o, t: o.sum(1) - 1e3, "positive"),
+        (lambda o, t: o, "one value per example"),
+    ],
+)
+def test_a_loss_without_a_level_fails(loss: Any, words: str) -> None:
+    checked = isoloss.check(
+        Problem(nn.Linear(3, 2), loss, (torch.ones(4, 3), torch.zeros(4).long()))
+    )
+    text, status = found(checked, "training loss L")
+    assert status == "FAILED"
+    assert words in text
+
+
+@dataclass
+class Own:
+    value: Any
+    grad: Any
+    name: str = "own"
+
+    def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        return self.value(theta), self.grad(theta)
+
+
+@pytest.mark.parametrize(
+    ("own", "row", "words"),
+    [
+        (Own(lambda t: t.dot(t), lambda t: 3 * t), "gradient of R", "not the gradient"),
+        (Own(lambda t: t, lambda t: t), "regulariser R", "shapes (44,) and (44,)"),
+        (Own(lambda t: t.dot(t), lambda t: 2 * t[:5]), "regulariser R", "shape (44,)"),
+        (Own(lambda t: t.dot(t) * math.nan, lambda t: t), "regulariser R", "finite"),
+    ],
+)
+def test_a_wrong_regulariser_fails(own: Own, row: str, words: str) -> None:
+    checked = isoloss.check(classifier().problem(), own)
+    text, status = found(checked, row)
+    assert status == "FAILED"
+    assert words in text
+
+
+def test_a_function_returning_a_vector_is_refused(refuses) -> None:
+    with refuses("returned shape", ".sum()"):
+        isoloss.check(classifier().problem(), lambda p: next(iter(p.values())))
+
+
+@pytest.mark.parametrize(
+    "regularizer", ["squared_norm", "l1", "group_lasso", "nuclear_norm", "gradient_norm"]
+)
+def test_the_projects_own_regularisers_pass(regularizer: str) -> None:
+    checked = isoloss.check(classifier().problem(dtype=torch.float32), regularizer)
+    assert checked.passed, checked
+
+
+def test_noise_above_the_usual_tolerance_fails() -> None:
+    # outputs of size 1e6 that cancel leave few digits in float32
+    far = 1e6 * torch.ones(4, 1)
+    problem = Problem(
+        lambda p, x: (x + p["w"]) - x, "mse", (far, torch.zeros(4, 1)),
+        parameters={"w": torch.tensor([0.7])},
+    )  # fmt: skip
+    text, status = found(isoloss.check(problem), "noise")
+    assert status == "FAILED"
+    assert "float64" in text
+
+
+# ---------------------------------------------------------------- cost
+
+
+def test_memory_counts_what_autograd_keeps() -> None:
+    model = nn.Sequential(nn.Linear(3, 50), nn.Tanh(), nn.Linear(50, 2)).double()
+    problem = Problem(model, "mse", (normal(100, 3, seed=0), normal(100, 2, seed=1)))
+    problem.loss(problem.current())
+    assert activation_bytes(problem) == 100 * 50 * 8  # tanh's output serves both layers
+    assert data_bytes(problem) == 100 * 5 * 8
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    net = classifier()
+    before = net.theta
+    isoloss.check(net.problem(dtype=torch.float32))
+    assert torch.equal(net.theta, before)
