@@ -1,0 +1,79 @@
+"""The comparison of an experiment's walks with weight decay, written as tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+
+from isoloss.analysis.comparison import changes_table, comparison_table
+from isoloss.analysis.comparison_text import changes_to_markdown, to_latex, to_markdown
+from isoloss.figures.comparison import comparison_scatter, decay_history
+from isoloss.figures.style import save
+from isoloss.path import Path
+from isoloss.results import Results
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written of a comparison.
+
+    Attributes:
+        figures: Files of figures.
+        tables: Files of tables.
+        text: The tables for people, in Markdown.
+        missing: What could not be compared, a sentence each.
+    """
+
+    figures: list[FilePath] = field(default_factory=list[FilePath])
+    tables: list[FilePath] = field(default_factory=list[FilePath])
+    text: str = ""
+    missing: list[str] = field(default_factory=list[str])
+
+
+def write_comparison(
+    results: Results,
+    experiment: str,
+    methods: Mapping[str, Sequence[Path]],
+    folder: FilePath,
+    metric: str,
+) -> Written:
+    """Write `comparison.csv`, `.md`, `.tex`, `changes.csv`, `.md` and the figures of both.
+
+    Args:
+        results: What the commands wrote.
+        experiment: For example `"IRIS_FF"`.
+        methods: The walks of each method, by its name.
+        folder: Where to.
+        metric: Name of the test metric.
+
+    Returns:
+        What was written.
+    """
+    decay, epochs = results.decay(experiment), results.decay_epochs(experiment)
+    missing = [
+        f"{experiment}, decay, {run}: {reason}"
+        for run, reason in results.decay_unfinished(experiment).items()
+    ]
+    if len(decay) == 0:
+        missing.append(f"{experiment}: no weight decay yet, make it with 'isoloss decay'")
+    compared = comparison_table(methods, decay)
+    changed = changes_table(methods, decay, metric)
+    texts = {
+        "comparison.csv": compared.to_csv(index=False),
+        "comparison.md": to_markdown(compared),
+        "comparison.tex": to_latex(compared),
+        "changes.csv": changed.to_csv(index=False),
+        "changes.md": changes_to_markdown(changed),
+    }
+    tables: list[FilePath] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+        tables.append(folder / name)
+    figures: list[FilePath] = []
+    if len(decay):
+        drawn = comparison_scatter(methods, decay, title=experiment, metric=metric)
+        figures += save(drawn, folder, "comparison")
+        figures += save(decay_history(epochs, title=experiment, metric=metric), folder, "decay")
+    return Written(figures, tables, texts["comparison.md"], missing)
