@@ -93,9 +93,11 @@ def test_stored_points_are_on_the_level_in_double_precision(walked):
 
 def test_the_report_is_written_and_its_numbers_are_the_runs(walked):
     folder = walked / "report" / "IRIS_FF"
-    assert {"walk.png", "walk.pdf", "walk.csv", "walk.md", "pca-sqp.png"} <= {
-        file.name for file in folder.iterdir()
-    }
+    assert {
+        "walk.png", "walk.pdf", "walk.csv", "walk.md", "pca-sqp.png",
+        "comparison.png", "comparison.pdf", "comparison.csv", "comparison.md", "comparison.tex",
+        "changes.csv", "changes.md", "decay.png", "decay.pdf",
+    } <= {file.name for file in folder.iterdir()}  # fmt: skip
     assert "sqp run-001" in (folder.parent / "index.html").read_text(encoding="utf-8")
     assert (folder / "walk.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "walk.pdf").read_bytes().startswith(b"%PDF")

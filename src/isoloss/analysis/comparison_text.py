@@ -42,9 +42,8 @@ def cells(table: pd.DataFrame) -> list[list[tuple[str, str]]]:
         for quantity in QUANTITIES:
             one = by.loc[quantity]
             entries.append(figure(one["mean"], one["std"], one["low"], one["high"]))
-        runs = f"{int(by['runs'].max())}"
-        lost = int(by["lost"].max())
-        entries.append((f"{runs}, {lost} lost" if lost else runs, ""))
+        runs, lost = (f"{int(by.loc['test_loss', name])}" for name in ("runs", "lost"))
+        entries.append((runs if lost == "0" else f"{runs}, {lost} lost", ""))
         found.append(entries)
     return found
 

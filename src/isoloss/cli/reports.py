@@ -6,15 +6,19 @@ from pathlib import Path as FilePath
 
 from isoloss import experiments
 from isoloss.cli import options
+from isoloss.cli.decays import decay_all
 from isoloss.cli.options import Device, Names, Out, Quick, Runs, Seed
 from isoloss.cli.output import console
 from isoloss.cli.walks import walk_all
 from isoloss.figures import report as write_report
 from isoloss.results import open_results
+from isoloss.runs.decay import decay_settings
 from isoloss.runs.settings import walk_settings
 
 QUICK_RUNS = 2
 QUICK_STEPS = {"paper": 2_000}
+QUICK_EPOCHS = 50
+QUICK_PENALTIES = (0.0, 1e-4, 1e-3, 1e-2, 1.0)
 METHODS = ("sqp", "paper")
 
 
@@ -32,7 +36,7 @@ def reproduce(
     device: Device = "auto",
     quick: Quick = False,
 ) -> None:
-    """Walks and report of experiments, in turn."""
+    """Walks, weight decay and report of experiments, in turn."""
     chosen = [experiments.get(one) for one in options.chosen(name)]
     folder, first = options.out_folder(out), options.first_seed(seed)
     target = options.device(device)
@@ -44,6 +48,14 @@ def reproduce(
             pairs = [f"steps={QUICK_STEPS[method]}"] if quick and method in QUICK_STEPS else []
             walk = walk_settings(experiment, method, pairs, target)
             walk_all(walk, options.count(runs, default), first, folder)
+        baseline = decay_settings(
+            experiment,
+            QUICK_PENALTIES if quick else None,
+            QUICK_EPOCHS if quick else None,
+            device=target,
+        )
+        default = QUICK_RUNS if quick else experiment.decay_runs
+        decay_all(baseline, options.count(runs, default), first, folder)
         _report(experiment.name, folder)
 
 

@@ -10,6 +10,7 @@ from isoloss.analysis import markdown, walk_table
 from isoloss.errors import InputError
 from isoloss.experiments.catalogue import Experiment
 from isoloss.figures.chapter import Chapter
+from isoloss.figures.compare import write_comparison
 from isoloss.figures.page import write_page
 from isoloss.figures.pca_section import pca_section
 from isoloss.figures.style import save
@@ -49,7 +50,7 @@ def report(results: Results, experiment: str) -> Report:
 
     Returns:
         What was written: below `OUT/report/EXPERIMENT` the figures as PNG and PDF, `walk.csv`,
-        `walk.md` and `chapter.json`; and `OUT/report/index.html`.
+        `walk.md`, what `write_comparison` writes, and `chapter.json`; and `OUT/report/index.html`.
 
     Raises:
         InputError: There is no walk of the experiment.
@@ -92,6 +93,10 @@ def report(results: Results, experiment: str) -> Report:
     sections += [components] if components else []
     figures += files
     missing += [f"{experiment}, {reason}" for reason in reasons]
+    compared = write_comparison(results, experiment, methods, folder, known.metric)
+    figures += compared.figures
+    tables += compared.tables
+    missing += compared.missing
     Chapter(experiment=experiment, lead=_lead(known), missing=missing, sections=sections).save(
         folder
     )
