@@ -145,8 +145,10 @@ def test_walks_without_test_set_and_methods_without_walk_are_reported(tmp_path):
     begin(run_folder(tmp_path, "IRIS_FF", "paper", 0), {}, {})
     written = report(open_results(tmp_path), "IRIS_FF")
     assert written.missing == [
-        "IRIS_FF, paper, run-000: not finished", "IRIS_FF, paper: no walk yet"
-    ]  # fmt: skip
+        "IRIS_FF, paper, run-000: not finished",
+        "IRIS_FF, paper: no walk yet",
+        "IRIS_FF: no weight decay yet, make it with 'isoloss decay'",
+    ]
     (chapter,) = load_chapters(written.page.parent).values()
     assert table(chapter, "Every run and its outcome").rows[1][-2:] == ["-", "-"]
 

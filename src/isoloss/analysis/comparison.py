@@ -140,7 +140,8 @@ def changes_table(
     rows: list[dict[str, object]] = []
     for method, paths in methods.items():
         for quantity in ("test_loss", "test_metric"):
-            measured = [on_level(path)[quantity].dropna() for path in paths]
+            probed = [path for path in paths if quantity in path.steps]
+            measured = [on_level(path)[quantity].dropna() for path in probed]
             higher = quantity == "test_metric" and metric == "accuracy"
             ends = [float(values.iloc[-1]) for values in measured]
             starts = [float(values.iloc[0]) for values in measured]
@@ -153,9 +154,9 @@ def changes_table(
             }
             if len(fair):
                 known = dict(zip(fair["seed"], fair[quantity], strict=True))
-                theirs = [float(known.get(_seed(path), math.nan)) for path in paths]
+                theirs = [float(known.get(_seed(path), math.nan)) for path in probed]
                 pairs["weight decay, chosen on held-out examples, to end"] = (theirs, ends)
-            for comparison, (before, after) in pairs.items():
+            for comparison, (before, after) in pairs.items() if probed else ():
                 change = paired_change(before, after)
                 rows.append(
                     {
@@ -168,7 +169,8 @@ def changes_table(
                         "note": change.note,
                     }
                 )
-    return pd.DataFrame(rows)
+    columns = ["group", "comparison", "quantity", "mean", "std", "low", "high", "interval", "runs"]
+    return pd.DataFrame(rows, columns=[*columns, "t_p", "wilcoxon_p", "note"])
 
 
 def _best(decay: pd.DataFrame, column: str) -> float:
