@@ -173,6 +173,55 @@ def changes_table(
     return pd.DataFrame(rows, columns=[*columns, "t_p", "wilcoxon_p", "note"])
 
 
+def equivalent_penalty(path: Path) -> float:
+    """The penalty of the weight decay that is stationary where a walk has converged."""
+    return float(on_level(path)["equivalent_penalty"].iloc[-1])
+
+
+def equivalent_table(
+    methods: Mapping[str, Sequence[Path]], trained: Mapping[str, pd.DataFrame]
+) -> pd.DataFrame:
+    """How near a walk and weight decay with the penalty at which it ended come to each other.
+
+    Args:
+        methods: The walks of each method, by its name.
+        trained: What `Results.equivalent` returned, by the method's name.
+
+    Returns:
+        A row for each run that has both, with columns `method`, `run`, `seed`, `penalty`, and with
+        `walk_` and `decay_` before them `loss`, `squared_norm`, `test_loss`, `test_metric` and
+        `objective`: loss + penalty * squared norm, biases included, which both try to make small.
+    """
+    rows: list[dict[str, object]] = []
+    for method, table in trained.items():
+        walks = {_seed(path): path for path in methods.get(method, ())}
+        for network in table.to_dict("records"):
+            if network["seed"] not in walks:
+                continue
+            path = walks[network["seed"]]
+            end, penalty = on_level(path).iloc[-1], network["penalty"]
+            loss, norm = float(end["loss"]), float(end["regularizer"])
+            rows.append(
+                {
+                    "method": method,
+                    "run": network["run"],
+                    "seed": network["seed"],
+                    "penalty": penalty,
+                    "walk_loss": loss,
+                    "decay_loss": network["train_loss"],
+                    "walk_squared_norm": norm,
+                    "decay_squared_norm": network["squared_norm"],
+                    "walk_test_loss": end.get("test_loss", math.nan),
+                    "decay_test_loss": network["test_loss"],
+                    "walk_test_metric": end.get("test_metric", math.nan),
+                    "decay_test_metric": network["test_metric"],
+                    "walk_objective": loss + penalty * norm,
+                    "decay_objective": network["train_loss"] + penalty * network["squared_norm"],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
 def _best(decay: pd.DataFrame, column: str) -> float:
     """The penalty with the smallest mean of a column; NaN where there is none."""
     if column not in decay:

@@ -17,6 +17,8 @@ NOTES = (
     "(v) the penalty with the smallest mean loss on examples held out of the training draw.",
 )
 
+_BOTH = {"walk": "walk", "decay": "weight decay"}
+
 
 def cells(table: pd.DataFrame) -> list[list[tuple[str, str]]]:
     """The table of `comparison_table` for people: a row for each network.
@@ -106,6 +108,17 @@ def changes_to_markdown(table: pd.DataFrame) -> str:
             row["note"],
         )
         lines.append(_line(entries))
+    return "\n".join(lines) + "\n"
+
+
+def equivalent_to_markdown(table: pd.DataFrame) -> str:
+    """The table of `equivalent_table` as Markdown, the walk and weight decay side by side."""
+    quantities = ("loss", "squared_norm", "objective", "test_loss", "test_metric")
+    headings = [f"{name.replace('_', ' ')}: {who}" for name in quantities for who in _BOTH.values()]
+    lines = [_line(("method", "seed", "penalty", *headings)), "| --- |" + " ---: |" * 12]
+    for row in table.to_dict("records"):
+        figures = [f"{row[f'{who}_{name}']:.4g}" for name in quantities for who in _BOTH]
+        lines.append(_line((row["method"], str(row["seed"]), f"{row['penalty']:.3g}", *figures)))
     return "\n".join(lines) + "\n"
 
 

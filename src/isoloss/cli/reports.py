@@ -6,6 +6,7 @@ from pathlib import Path as FilePath
 
 from isoloss import experiments
 from isoloss.cli import options
+from isoloss.cli.compares import compare_all
 from isoloss.cli.decays import decay_all
 from isoloss.cli.options import Device, Names, Out, Quick, Runs, Seed
 from isoloss.cli.output import console
@@ -56,6 +57,8 @@ def reproduce(
         )
         default = QUICK_RUNS if quick else experiment.decay_runs
         decay_all(baseline, options.count(runs, default), first, folder)
+        walk = walk_settings(experiment, METHODS[0], [], target)
+        compare_all(walk, QUICK_EPOCHS if quick else None, folder)
         _report(experiment.name, folder)
 
 

@@ -6,8 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
-from isoloss.analysis.comparison import changes_table, comparison_table
-from isoloss.analysis.comparison_text import changes_to_markdown, to_latex, to_markdown
+import pandas as pd
+
+from isoloss.analysis import markdown, walk_table
+from isoloss.analysis.comparison import changes_table, comparison_table, equivalent_table
+from isoloss.analysis.comparison_text import (
+    changes_to_markdown,
+    equivalent_to_markdown,
+    to_latex,
+    to_markdown,
+)
 from isoloss.figures.comparison import comparison_scatter, decay_history
 from isoloss.figures.style import save
 from isoloss.path import Path
@@ -38,7 +46,9 @@ def write_comparison(
     folder: FilePath,
     metric: str,
 ) -> Written:
-    """Write `comparison.csv`, `.md`, `.tex`, `changes.csv`, `.md` and the figures of both.
+    """Write the tables `comparison`, `changes`, `equivalent` and `after-decay`, and figures.
+
+    The last two are there once `isoloss compare` was called.
 
     Args:
         results: What the commands wrote.
@@ -66,6 +76,21 @@ def write_comparison(
         "changes.csv": changed.to_csv(index=False),
         "changes.md": changes_to_markdown(changed),
     }
+    trained = {name: results.equivalent(experiment, name) for name in methods}
+    equal = equivalent_table(methods, trained)
+    if len(equal):
+        texts["equivalent.csv"] = equal.to_csv(index=False)
+        texts["equivalent.md"] = equivalent_to_markdown(equal)
+    after = {
+        f"{name}, from weight decay's best": paths
+        for name in methods
+        if (paths := results.after_decay(experiment, name))
+    }
+    if after:
+        walked, gained = walk_table(after), changes_table(after, pd.DataFrame(), metric)
+        whole = pd.concat([walked, gained], ignore_index=True)
+        texts["after-decay.csv"] = whole.to_csv(index=False)
+        texts["after-decay.md"] = f"{markdown(walked)}\n{changes_to_markdown(gained)}"
     tables: list[FilePath] = []
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():

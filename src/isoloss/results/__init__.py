@@ -2,14 +2,24 @@
 
 from isoloss.results.checkpoint import Checkpoint
 from isoloss.results.files import ResultsError, check_out_folder
-from isoloss.results.reading import Results, decay_folder, open_results, report_folder, run_folder
+from isoloss.results.reading import (
+    Results,
+    after_decay_folder,
+    decay_folder,
+    equivalent_folder,
+    open_results,
+    report_folder,
+    run_folder,
+)
 
 __all__ = [
     "Checkpoint",
     "Results",
     "ResultsError",
+    "after_decay_folder",
     "check_out_folder",
     "decay_folder",
+    "equivalent_folder",
     "open_results",
     "report_folder",
     "run_folder",

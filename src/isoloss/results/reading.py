@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path as FilePath
 
 import pandas as pd
@@ -23,6 +23,16 @@ def run_folder(out: FilePath, experiment: str, method: str, index: int) -> FileP
 def decay_folder(out: FilePath, experiment: str, index: int) -> FilePath:
     """Where a run of weight decay is: `OUT/EXPERIMENT/decay/run-000`."""
     return out / experiment / "decay" / f"run-{index:03d}"
+
+
+def equivalent_folder(out: FilePath, experiment: str, method: str, index: int) -> FilePath:
+    """Where weight decay with a walk's penalty is: `OUT/NAME/equivalent/METHOD/run-000`."""
+    return out / experiment / "equivalent" / method / f"run-{index:03d}"
+
+
+def after_decay_folder(out: FilePath, experiment: str, method: str, index: int) -> FilePath:
+    """Where a walk from weight decay's best network is: `OUT/NAME/after-decay/METHOD/run-000`."""
+    return out / experiment / "after-decay" / method / f"run-{index:03d}"
 
 
 def report_folder(out: FilePath, experiment: str) -> FilePath:
@@ -84,7 +94,7 @@ class Results:
             trained with the same penalty on the others. Runs in their order, penalties ascending;
             empty where no run is finished.
         """
-        return self._of_runs(experiment, decay.load_members)
+        return _tables(self._decay_runs(experiment), decay.load_members)
 
     def decay_epochs(self, experiment: str) -> pd.DataFrame:
         """How these networks came about: a row for each run, epoch measured and penalty.
@@ -95,7 +105,7 @@ class Results:
         Returns:
             The columns of `decay` but `lost_epoch`, `status` and those of validation.
         """
-        return self._of_runs(experiment, decay.load_epochs)
+        return _tables(self._decay_runs(experiment), decay.load_epochs)
 
     def decay_points(self, experiment: str) -> Tensor:
         """The networks themselves.
@@ -114,24 +124,35 @@ class Results:
         """Why runs of weight decay are not among `decay`, by the name of their folder."""
         return _problems(sorted((self.folder / experiment / "decay").glob("run-*")))
 
-    def _of_runs(self, experiment: str, load: Callable[[FilePath], pd.DataFrame]) -> pd.DataFrame:
-        tables: list[pd.DataFrame] = []
-        for folder in self._decay_runs(experiment):
-            table = load(folder)
-            table.insert(0, "run", int(folder.name.removeprefix("run-")))
-            table.insert(1, "seed", load_config(folder)["seed"])
-            tables.append(table)
-        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    def equivalent(self, experiment: str, method: str) -> pd.DataFrame:
+        """Weight decay with the penalty at which each walk ended: the columns of `decay`."""
+        folder = self.folder / experiment / "equivalent" / method
+        return _tables(_whole(folder.glob("run-*")), decay.load_members)
+
+    def after_decay(self, experiment: str, method: str) -> list[Path]:
+        """The walks from the best networks of weight decay, in the order of the runs."""
+        folder = self.folder / experiment / "after-decay" / method
+        return [run.load(one) for one in _whole(folder.glob("run-*"))]
 
     def _decay_runs(self, experiment: str) -> list[FilePath]:
-        return [
-            folder
-            for folder in sorted((self.folder / experiment / "decay").glob("run-*"))
-            if problem(folder) is None
-        ]
+        return _whole((self.folder / experiment / "decay").glob("run-*"))
 
     def _runs(self, experiment: str, method: str) -> list[FilePath]:
         return sorted((self.folder / experiment / "traverse" / method).glob("run-*"))
+
+
+def _whole(folders: Iterable[FilePath]) -> list[FilePath]:
+    return [folder for folder in sorted(folders) if problem(folder) is None]
+
+
+def _tables(folders: Sequence[FilePath], load: Callable[[FilePath], pd.DataFrame]) -> pd.DataFrame:
+    tables: list[pd.DataFrame] = []
+    for folder in folders:
+        table = load(folder)
+        table.insert(0, "run", int(folder.name.removeprefix("run-")))
+        table.insert(1, "seed", load_config(folder)["seed"])
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def _problems(folders: Sequence[FilePath]) -> dict[str, str]:

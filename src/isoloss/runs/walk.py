@@ -10,6 +10,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from isoloss._version import __version__
 from isoloss.experiments.catalogue import Start
@@ -26,6 +27,19 @@ from isoloss.walk import traverse
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a walk starts, instead of at the end of phase 1.
+
+    Attributes:
+        name: What it is, in `config.json`.
+        weights: The network, shape (parameters,).
+    """
+
+    name: str
+    weights: Tensor
+
+
+@dataclass(frozen=True)
 class WalkRun:
     """One run of a walk.
 
@@ -35,6 +49,7 @@ class WalkRun:
         folder: Where its files go.
         settings: Everything else that determines the run.
         checkpoint_every: Seconds between checkpoints.
+        origin: Where it starts; None starts at the end of phase 1.
     """
 
     index: int
@@ -42,6 +57,12 @@ class WalkRun:
     folder: FilePath
     settings: WalkSettings
     checkpoint_every: float = 30.0
+    origin: Origin | None = None
+
+    def config(self) -> dict[str, Any]:
+        """Everything that determines the run."""
+        start = {} if self.origin is None else {"start": self.origin.name}
+        return {**self.settings.config(self.seed), **start}
 
     @property
     def unit(self) -> str:
@@ -73,7 +94,7 @@ class WalkRun:
         Returns:
             Whether the run is finished, with all its files whole.
         """
-        return is_finished(self.folder, self.settings.config(self.seed))
+        return is_finished(self.folder, self.config())
 
     def execute(self, tell: Callable[[News], None], cancelled: Callable[[], bool]) -> News:
         """Train, walk, write, as the only writer to the folder; go on where there is something.
@@ -90,7 +111,7 @@ class WalkRun:
     def _execute(
         self, tell: Callable[[News], None], cancelled: Callable[[], bool], notes: list[str]
     ) -> News:
-        settings, config = self.settings, self.settings.config(self.seed)
+        settings, config = self.settings, self.config()
         if not begin(self.folder, config, made_with(), notes.append):
             return self._done(run.load(self.folder), notes)
         start = self._start(tell, config, notes)
@@ -131,7 +152,10 @@ class WalkRun:
     ) -> Start:
         """Phase 1, or what it ended with before."""
         kept = load_start(self.folder, notes.append)
-        if kept is None:
+        weights = None if self.origin is None else self.origin.weights
+        if kept is not None:
+            weights = kept["weights"]
+        if weights is None:
             tell(News(self.index, "training"))
         level = self.settings.level
         size = level.chunk_size
@@ -141,7 +165,7 @@ class WalkRun:
             self.seed,
             device=self.settings.device,
             dtype=DTYPES[level.dtype],
-            weights=None if kept is None else kept["weights"],
+            weights=weights,
             chunk_size=size,
         )
         if kept is None:

@@ -1,0 +1,93 @@
+"""Runs at equal training loss: which penalty, which start, which folder."""
+
+import pytest
+import torch
+
+from isoloss import experiments, open_results
+from isoloss.analysis.comparison import chosen_per_run, equivalent_penalty, equivalent_table
+from isoloss.cli.compares import compare_all
+from isoloss.errors import InputError
+from isoloss.results import decay_folder, run_folder
+from isoloss.runs.compare import after_decay_runs, equivalent_runs
+from isoloss.runs.decay import DecayRun, decay_settings
+from isoloss.runs.settings import walk_settings
+from isoloss.runs.walk import WalkRun
+
+IRIS = experiments.get("IRIS_FF")
+WALK = walk_settings(IRIS, "sqp", ["steps=25"])
+
+
+def execute(run):
+    news = run.execute(lambda news: None, bool)
+    assert not news.failed, news.ending
+    return news
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A walk, a run of weight decay on the same seed, and what is compared with them."""
+    out = tmp_path_factory.mktemp("results")
+    execute(WalkRun(0, 4, run_folder(out, "IRIS_FF", "sqp", 0), WALK))
+    settings = decay_settings(IRIS, [0.0, 1e-3], 20)
+    execute(DecayRun(0, 4, decay_folder(out, "IRIS_FF", 0), settings))
+    results = open_results(out)
+    for run in [*equivalent_runs(results, IRIS, "sqp", epochs=3), *after_decay_runs(results, WALK)]:
+        execute(run)
+    return results
+
+
+def test_weight_decay_is_given_the_penalty_at_which_the_walk_ended(results):
+    (path,) = results.paths("IRIS_FF", "sqp")
+    (row,) = results.equivalent("IRIS_FF", "sqp").to_dict("records")
+    assert row["penalty"] == equivalent_penalty(path) > 0
+    assert row["seed"] == 4
+    # on biases too, as the walk's R is
+    expected = row["train_loss"] + row["penalty"] * row["squared_norm"]
+    assert row["penalized_train_loss"] == pytest.approx(expected)
+
+
+def test_the_two_are_tabled_side_by_side(results):
+    paths = results.paths("IRIS_FF", "sqp")
+    trained = results.equivalent("IRIS_FF", "sqp")
+    (row,) = equivalent_table({"sqp": paths}, {"sqp": trained}).to_dict("records")
+    end = paths[0].steps.iloc[-1]
+    assert row["walk_loss"] == end["loss"]
+    assert row["walk_squared_norm"] == end["regularizer"]
+    assert row["decay_loss"] == trained["train_loss"].item()
+    assert row["walk_objective"] == pytest.approx(end["loss"] + row["penalty"] * end["regularizer"])
+    assert row["decay_objective"] == pytest.approx(trained["penalized_train_loss"].item())
+    assert len(equivalent_table({"sqp": []}, {"sqp": trained})) == 0
+
+
+def test_the_walk_goes_on_from_the_network_that_was_chosen_without_the_test_set(results):
+    chosen = chosen_per_run(results.decay("IRIS_FF"))
+    (path,) = results.after_decay("IRIS_FF", "sqp")
+    start = results.decay_points("IRIS_FF")[chosen.index[0]]
+    assert torch.equal(path.points[0], start)
+    assert path.level == pytest.approx(chosen["train_loss"].item(), rel=1e-5)
+    assert path.steps["regularizer"].iloc[-1] < path.steps["regularizer"].iloc[0]
+    penalty = chosen["penalty"].item()
+    assert path.metadata["config"]["start"] == f"weight decay, penalty {penalty:g}"
+
+
+def test_finished_runs_are_not_done_again(results):
+    for run in [*equivalent_runs(results, IRIS, "sqp", epochs=3), *after_decay_runs(results, WALK)]:
+        assert run.finished()
+
+
+def test_without_walks_there_is_nothing_to_compare(tmp_path, refuses):
+    with refuses("no walk of IRIS_FF by sqp", "isoloss traverse"):
+        compare_all(WALK, None, tmp_path)
+
+
+def test_without_held_out_examples_there_is_no_best_network(tmp_path):
+    settings = decay_settings(IRIS, [0.0], 1, ["held_out=0"])
+    execute(DecayRun(0, 4, decay_folder(tmp_path, "IRIS_FF", 0), settings))
+    assert after_decay_runs(open_results(tmp_path), WALK) == []
+
+
+def test_other_starts_are_other_runs(results):
+    (run,) = after_decay_runs(results, WALK)
+    plain = WalkRun(run.index, run.seed, run.folder, WALK)
+    with pytest.raises(InputError, match="start was 'weight decay"):
+        plain.finished()
