@@ -198,8 +198,6 @@ def compare(name: str, ways: list[str], threads: int, rounds: int, turn: float) 
         channels[way].send(count)
         return channels[way].recv()
 
-    for way in ways:
-        ask(way, 3)
     counts = {way: max(1, round(turn / min(ask(way, 1), ask(way, 1)))) for way in ways}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
@@ -231,20 +229,20 @@ def summarise(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def table(results: list[dict[str, Any]], ways: list[str]) -> str:
+def head(ways: list[str]) -> str:
     others = [way for way in ways if way not in ("isoloss", PEAK)]
-    lines = [
-        f"| experiment | isoloss, ms | GFLOP/s | of the peak | {' | '.join(others)} |",
-        f"| --- | ---: | ---: | ---: |{' ---: |' * len(others)}",
-    ]
-    for result in results:
-        figures = result["summary"]
-        times = " | ".join(f"{figures['ratios'][way]:.2f}" for way in others)
-        lines.append(
-            f"| {result['experiment']} | {figures['milliseconds']:.3g} | {figures['gflops']:.0f} | "
-            f"{figures['share_of_peak']:.0%} | {times} |"
-        )
-    return "\n".join(lines)
+    return (
+        f"| experiment | isoloss, ms | GFLOP/s | of the peak | {' | '.join(others)} |\n"
+        f"| --- | ---: | ---: | ---: |{' ---: |' * len(others)}"
+    )
+
+
+def row(name: str, figures: dict[str, Any]) -> str:
+    times = " | ".join(f"{ratio:.2f}" for ratio in figures["ratios"].values())
+    return (
+        f"| {name} | {figures['milliseconds']:.3g} | {figures['gflops']:.0f} | "
+        f"{figures['share_of_peak']:.0%} | {times} |"
+    )
 
 
 def main() -> None:
@@ -258,13 +256,6 @@ def main() -> None:
     if importlib.util.find_spec("jax") is None:
         ways.remove("JAX")
         print('JAX is not here, so its column is missing; pip install "isoloss[benchmarks]"\n')
-    results = []
-    for name in arguments.experiments:
-        if not datasets.at_hand(experiments.get(name).dataset):
-            print(f"{name} is left out: its data is not at hand; isoloss data fetch\n")
-            continue
-        result = compare(name, ways, arguments.threads, arguments.rounds, arguments.turn)
-        results.append({**result, "summary": summarise(result)})
     clock = "CPU time" if arguments.threads == 1 else "wall-clock time"
     environment = {
         "torch": torch.__version__,
@@ -276,11 +267,20 @@ def main() -> None:
     }
     if "JAX" in ways:
         environment["jax"] = importlib.metadata.version("jax")
+    print(f"{', '.join(f'{k} {v}' for k, v in environment.items())}\n\n{head(ways)}", flush=True)
     out = Path(__file__).parent / "out" / "gradient_speed.json"
     out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps({"environment": environment, "results": results}, indent=2))
-    print(", ".join(f"{key} {value}" for key, value in environment.items()))
-    print(f"\n{table(results, ways)}\n\nThe last columns are times over isoloss's.")
+    results = []
+    for name in arguments.experiments:
+        if not datasets.at_hand(experiments.get(name).dataset):
+            print(f"\n{name} is left out: its data is not at hand; isoloss data fetch\n")
+            continue
+        result = compare(name, ways, arguments.threads, arguments.rounds, arguments.turn)
+        result["summary"] = summarise(result)
+        results.append(result)
+        print(row(name, result["summary"]), flush=True)
+        out.write_text(json.dumps({"environment": environment, "results": results}, indent=2))
+    print("\nThe last columns are times over isoloss's, medians of the rounds.")
 
 
 if __name__ == "__main__":

@@ -58,10 +58,10 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in columns}
     for round_ in range(arguments.rounds + 1):
         for name, run in columns.items():
-            began = time.perf_counter()
+            began = time.process_time()
             run()
             if round_:  # the first round warms up
-                seconds[name].append((time.perf_counter() - began) / arguments.steps)
+                seconds[name].append((time.process_time() - began) / arguments.steps)
 
     print(f"{experiment.name}, {arguments.rounds} rounds of {arguments.steps} steps, one thread,")
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}\n")

@@ -51,8 +51,9 @@ class Chain:
         self._layers: list[tuple[Layer, int]] = []
         first = True
         dtype = next(p.dtype for module in network for p in module.parameters())
-        for module in network:
-            layer = _build(module, shape, dtype, first)
+        for k, module in enumerate(network):
+            doubled = dtype == torch.float32 and _linear_then_tanh(network, k)
+            layer = _build(module, shape, dtype, first, doubled)
             count = sum(1 for _ in module.parameters())
             self._layers.append((layer, count))
             first = first and count == 0
@@ -134,11 +135,20 @@ def _admitted(module: nn.Module) -> bool:
     return True
 
 
-def _build(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, first: bool) -> Layer:
+def _linear_then_tanh(network: Sequence[nn.Module], k: int) -> bool:
+    """Whether layer k is one of such a pair, between which x is handed on as 2 x."""
+    if isinstance(network[k], nn.Linear):
+        return isinstance(network[min(k + 1, len(network) - 1)], nn.Tanh)
+    return isinstance(network[k], nn.Tanh) and isinstance(network[k - 1], nn.Linear)
+
+
+def _build(
+    module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, first: bool, doubled: bool
+) -> Layer:
     if isinstance(module, nn.Linear):
         if shape[1:] != (module.in_features,):
             raise ValueError
-        return layers.Linear(module, shape, first)
+        return layers.Linear(module, shape, first, factor=2 if doubled else 1)
     if isinstance(module, nn.Conv2d):
         if len(shape) != 4 or shape[1] != module.in_channels:
             raise ValueError
@@ -152,4 +162,6 @@ def _build(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, first:
         return layers.AveragePool(module, shape, dtype, first)
     if isinstance(module, nn.Flatten):
         return layers.Flatten(shape, dtype, first)
-    return layers.Tanh(shape, dtype) if isinstance(module, nn.Tanh) else layers.ReLU(shape)
+    if isinstance(module, nn.Tanh):
+        return layers.Tanh(shape, dtype, doubled)
+    return layers.ReLU(shape)
