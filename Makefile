@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types format lock clean
+.PHONY: demo test lint types docs format lock clean
 
 demo: $(READY)
 	$(BIN)/isoloss reproduce IRIS_FF --out results
@@ -19,6 +19,10 @@ lint: $(READY)
 
 types: $(READY)
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+
+# The site, into site/; a broken link or reference is an error.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -16,7 +16,7 @@ import isoloss
 from isoloss.experiments import datasets
 
 QUICK = "--quick" in sys.argv
-IMAGES, WIDTH, EPOCHS, EVALUATIONS = (100, 8, 15, 20) if QUICK else (1000, 16, 20, 200)
+IMAGES, WIDTH, EPOCHS, EVALUATIONS = (100, 8, 12, 20) if QUICK else (1000, 16, 20, 200)
 
 
 class Block(nn.Module):
@@ -69,7 +69,7 @@ model = resnet18(WIDTH)
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 model.train()
 for _ in range(EPOCHS):
-    for batch in torch.randperm(IMAGES).split(50):
+    for batch in torch.randperm(IMAGES).split(20):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(inputs[batch]), targets[batch]).backward()
         optimizer.step()

@@ -1,0 +1,65 @@
+"""The code in the documentation works as pasted."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+import torch
+
+from isoloss.cli import main
+
+DOCS = Path(__file__).parents[1] / "docs"
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: Path) -> list[tuple[str, str, int]]:
+    """Language, text and first line of each block of code."""
+    text = page.read_text(encoding="utf-8")
+    return [(m[1], m[2], text[: m.start(2)].count("\n")) for m in BLOCK.finditer(text)]
+
+
+PAGES = [page for page in sorted(DOCS.rglob("*.md")) if any(b[0] == "python" for b in blocks(page))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_code_blocks_work_as_pasted(page: Path, monkeypatch, tmp_path) -> None:
+    """Python blocks of a page run one after another in one namespace, `isoloss` commands too."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__main__"}
+    with mpl.rc_context({"backend": "agg"}), torch.random.fork_rng():
+        for language, text, line in blocks(page):
+            if language == "python":
+                code = compile("\n" * line + text, str(page), "exec")
+                exec(code, names)
+            elif language == "sh":
+                for command in text.splitlines():
+                    program, *arguments = shlex.split(command, comments=True)
+                    assert program == "isoloss", f"{page}: {command}"
+                    _run(arguments)
+    if page.stem == "tutorial":
+        assert (tmp_path / "walk.png").stat().st_size > 10_000
+
+
+def _run(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert not ended.value.code, f"isoloss {shlex.join(arguments)} exited with {ended.value.code}"
+
+
+def test_the_tutorial_goes_from_a_trained_network_to_a_plot_in_ten_lines() -> None:
+    (_, _, _), (_, walk, _), *_ = blocks(DOCS / "tutorial.md")
+    lines = [line for line in walk.splitlines() if line.strip()]
+    assert len(lines) <= 10
+    assert "traverse" in walk
+    assert ".plot()" in walk
+
+
+def test_every_page_is_found_from_the_menu() -> None:
+    menu = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+    missing = {page for page in pages if page not in menu and not page.startswith("results/")}
+    assert not missing, f"add to nav in mkdocs.yml: {', '.join(sorted(missing))}"

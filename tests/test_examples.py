@@ -1,0 +1,84 @@
+"""The examples run in their quick form and find what they say they find."""
+
+from __future__ import annotations
+
+import math
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from isoloss.experiments import datasets
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Run an example as the command does, and give what it left behind and printed."""
+
+    def runner(name: str) -> tuple[dict[str, Any], str]:
+        monkeypatch.setattr("sys.argv", [name, "--quick"])
+        monkeypatch.chdir(tmp_path)
+        with torch.random.fork_rng():
+            left = runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+        return left, capsys.readouterr().out
+
+    return runner
+
+
+def held(path: Any) -> bool:
+    return path.steps["level_error"].abs().max() <= 1.01e-3
+
+
+@pytest.mark.parametrize(
+    "name", ["digits_mlp", "transformer_text", "huber_regression", "training_script"]
+)
+def test_the_squared_norm_falls_at_one_training_loss(name: str, run) -> None:
+    left, printed = run(name)
+    path = left["path"]
+    assert held(path)
+    assert path.steps["regularizer"].iloc[-1] < 0.8 * path.steps["regularizer"].iloc[0]
+    assert f"{path.steps['regularizer'].iloc[0]:.0f}" in printed or "%" in printed
+
+
+def test_a_network_with_batch_norm_is_walked_in_eval_mode(run) -> None:
+    if not datasets.at_hand("cifar10"):
+        pytest.skip("CIFAR-10 is not at hand: isoloss data fetch cifar10")
+    left, printed = run("resnet18_cifar10")
+    path = left["path"]
+    assert held(path)
+    assert path.steps["regularizer"].iloc[-1] < 0.96 * path.steps["regularizer"].iloc[0]
+    assert path.level < 0.9 * math.log(10)  # it has learnt something
+    assert "parameters" in printed
+
+
+def test_an_absent_data_set_is_said(run, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(datasets, "at_hand", lambda name: False)
+    with pytest.raises(SystemExit, match="isoloss data fetch cifar10"):
+        run("resnet18_cifar10")
+
+
+def test_the_end_of_a_walk_is_scikit_learns_logistic_regression(run) -> None:
+    left, printed = run("logistic_regression")
+    assert left["difference"] < 1e-4
+    assert f"{left['difference']:.1e}" in printed
+
+
+def test_flat_and_small_are_two_things(run) -> None:
+    left, printed = run("flatness")
+    assert left["path"].regularizer == "hessian_trace"
+    assert held(left["path"])
+    assert left["flat"][1] < 0.7 * left["flat"][0]
+    assert "Walking by squared_norm" in printed
+
+
+def test_one_can_go_far(run) -> None:
+    left, _ = run("distance")
+    assert left["path"].steps["level_error"].iloc[-1] <= 1.01e-3
+    assert left["distance"] > left["size"]
+    problem, trained = left["problem"], left["trained"]
+    start, end = (problem.loss(theta).item() for theta in (trained, left["path"].points[-1]))
+    assert end == pytest.approx(start, rel=1.01e-3)
