@@ -5,7 +5,7 @@ smaller R by every regulariser there is by name, and by a few others. Counted: e
 and gradient until R is within one part in a hundred of the smallest seen, until the KKT residual is
 1e-1 and 1e-2, and at the end.
 
-    python benchmarks/regularizers.py [--evaluations 600]
+    python benchmarks/regularizers.py [--evaluations 600] [--memory 40]
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def count(steps: pd.DataFrame, reached: pd.Series) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--evaluations", type=int, default=600)
-    limit = parser.parse_args().evaluations
+    parser.add_argument("--memory", type=int, default=40)
+    arguments = parser.parse_args()
+    limit, method = arguments.evaluations, isoloss.SQP(memory=arguments.memory)
     torch.set_num_threads(1)
     problem = trained()
     chosen: list[str | Callable[..., Any] | Any] = [
@@ -60,9 +62,8 @@ def main() -> None:
         isoloss.HessianTrace(probes=5),
         quartic,
     ]
-    print(
-        f"level {problem.loss(problem.current()):.4g}, {problem.size} parameters, float64, at most"
-    )
+    level = problem.loss(problem.current()).item()
+    print(f"level {level:.4g}, {problem.size} parameters, float64, memory {method.memory}, at most")
     print(f"{limit} evaluations; torch {torch.__version__}, {platform.machine()}\n")
     print(
         "| regulariser | R | within 1 % | KKT 1e-1 | 1e-2 | evaluations | KKT residual | outcome |"
@@ -71,7 +72,11 @@ def main() -> None:
     rows = []
     for one in chosen:
         path = isoloss.traverse(
-            problem, regularizer=one, stop=isoloss.Stop(evaluations=limit), progress=False
+            problem,
+            regularizer=one,
+            method=method,
+            stop=isoloss.Stop(evaluations=limit),
+            progress=False,
         )
         steps = path.steps
         values, residuals = steps["regularizer"], steps["kkt_residual"]

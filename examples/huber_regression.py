@@ -36,8 +36,10 @@ for _ in range(300 if QUICK else 3000):
     torch.nn.functional.huber_loss(model(inputs), targets, delta=0.5).backward()
     optimizer.step()
 
-problem = isoloss.Problem(model, isoloss.losses.Huber(delta=0.5), (inputs, targets))
-truth = isoloss.Problem(model, "mse", (between, torch.sin(2 * between)))
+problem = isoloss.Problem(
+    model, isoloss.losses.Huber(delta=0.5), (inputs, targets), dtype=torch.float64
+)
+truth = isoloss.Problem(model, "mse", (between, torch.sin(2 * between)), dtype=torch.float64)
 path = isoloss.traverse(
     problem,
     probes={"truth": truth},
