@@ -6,6 +6,7 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
@@ -59,3 +60,24 @@ def one_thread() -> Generator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def channels_last_is_safe(model: object) -> bool:
+    """Whether images may be laid out with their channels last.
+
+    Torch (2.13, CPU) writes past the end of memory in the gradient by the weights of a convolution
+    of 1x1, a stride, and fewer than eight input channels in that layout.
+
+    Args:
+        model: A module; of anything else nothing is known.
+
+    Returns:
+        False where such a convolution is among its modules.
+    """
+    return not isinstance(model, nn.Module) or not any(
+        isinstance(module, nn.Conv2d)
+        and set(module.kernel_size) == {1}
+        and max(module.stride) > 1
+        and module.in_channels // module.groups < 8
+        for module in model.modules()
+    )

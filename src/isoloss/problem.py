@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isoloss.arithmetic import reproducible
+from isoloss.arithmetic import channels_last_is_safe, reproducible
 from isoloss.data import Chunk, Chunks
 from isoloss.errors import InputError
 from isoloss.evaluation.autograd import Autograd
@@ -103,6 +103,7 @@ class Problem:
             device=self.device,
             size=chunk_size,
             check_targets=self._loss.check_targets if isinstance(self._loss, NamedLoss) else None,
+            channels_last=channels_last_is_safe(self.network.model),
         )
         self.examples = self.chunks.examples
         self._evaluation = evaluation_of(self.network, self.chunks, self._loss)

@@ -49,6 +49,7 @@ class Chunks(Iterable[Chunk]):
         dtype: Type of what is floating.
         device: Where to evaluate.
         size: Examples in a chunk; None chooses.
+        channels_last: Layout of images in memory, which is faster.
         check_targets: Called with the targets of each pair, to refuse what the loss cannot take.
 
     Attributes:
@@ -69,8 +70,10 @@ class Chunks(Iterable[Chunk]):
         device: torch.device,
         size: int | None = None,
         check_targets: Callable[[Any], None] | None = None,
+        channels_last: bool = True,
     ) -> None:
         self._pairs = read(data)
+        self._channels_last = channels_last
         self._dtype, self._device, self._size = dtype, device, size
         if isinstance(self._pairs, Stream):
             check_same(self._pairs)
@@ -156,7 +159,7 @@ class Chunks(Iterable[Chunk]):
     def _place(self, tensor: Tensor) -> Tensor:
         dtype = self._dtype if tensor.is_floating_point() else None
         placed = tensor.to(self._device, dtype)
-        if _is_image(placed):
+        if self._channels_last and _is_image(placed):
             return placed.contiguous(memory_format=torch.channels_last)
         return placed
 
