@@ -234,10 +234,11 @@ def _chain_of(model: nn.Module) -> list[Layer] | None:
     """The layers of a plain chain; None for a network that is more than that."""
     if type(model) is not nn.Sequential or _hooked(model):
         return None
+    modules = list(model)
     layers: list[Layer] = []
-    for module in model:
+    for module, following in zip(modules, [*modules[1:], None], strict=True):
         if type(module) is nn.Linear and _trainable(module):
-            layers.append(Linear())
+            layers.append(Linear(doubled=type(following) is nn.Tanh))
         elif type(module) is nn.Tanh and layers and isinstance(layers[-1], Linear):
             layers.append(Tanh())
         else:
