@@ -133,7 +133,7 @@ def test_changed_settings_are_refused_with_the_difference(walked, capsys):
 def test_version_and_help(capsys):
     assert isoloss("--version") == 0
     assert capsys.readouterr().out == f"isoloss {__version__}\n"
-    for command in ("experiments", "traverse", "decay", "report", "reproduce"):
+    for command in ("experiments", "traverse", "decay", "compare", "report", "reproduce"):
         assert isoloss(command, "--help") == 0
         assert "Usage" in capsys.readouterr().out
 
@@ -171,6 +171,8 @@ def test_experiments_lists_all_five_and_what_a_run_costs_where_data_is_at_hand(c
         (["decay", "IRIS_FF", "--epochs", "0"], ["epochs=0"]),
         (["decay", "IRIS_FF", "--set", "held_out=1"], ["held_out=1"]),
         (["decay", "IRIS_FF", "--set", "epoch=1"], ["epoch", "did you mean epochs"]),
+        (["compare", "IRIS_F"], ["IRIS_F", "did you mean IRIS_FF"]),
+        (["compare", "IRIS_FF"], ["no folder results", "isoloss reproduce"]),
         (["reproduce", "IRIS_FF", "MPG"], ["MPG"]),
         (["reproduce", "IRIS_FF", "--runs", "0"], ["--runs 0"]),
         (["report", "NONSENSE"], ["NONSENSE"]),

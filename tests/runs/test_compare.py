@@ -7,6 +7,7 @@ from isoloss import experiments, open_results
 from isoloss.analysis.comparison import chosen_per_run, equivalent_penalty, equivalent_table
 from isoloss.cli.compares import compare_all
 from isoloss.errors import InputError
+from isoloss.figures.compare import write_comparison
 from isoloss.results import decay_folder, run_folder
 from isoloss.runs.compare import after_decay_runs, equivalent_runs
 from isoloss.runs.decay import DecayRun, decay_settings
@@ -68,6 +69,20 @@ def test_the_walk_goes_on_from_the_network_that_was_chosen_without_the_test_set(
     assert path.steps["regularizer"].iloc[-1] < path.steps["regularizer"].iloc[0]
     penalty = chosen["penalty"].item()
     assert path.metadata["config"]["start"] == f"weight decay, penalty {penalty:g}"
+
+
+def test_the_report_tables_both(results, tmp_path):
+    paths = {"sqp": results.paths("IRIS_FF", "sqp")}
+    written = write_comparison(results, "IRIS_FF", paths, tmp_path, "accuracy")
+    assert {"equivalent.csv", "equivalent.md", "after-decay.csv", "after-decay.md"} <= {
+        file.name for file in written.tables
+    }
+    lines = (tmp_path / "equivalent.md").read_text().splitlines()
+    assert len(lines) == 3
+    assert len({line.count("|") for line in lines}) == 1
+    gained = (tmp_path / "after-decay.md").read_text()
+    assert "sqp, from weight decay's best" in gained
+    assert "start to end" in gained
 
 
 def test_finished_runs_are_not_done_again(results):

@@ -14,7 +14,7 @@ from isoloss import InputError
 from isoloss.flat import flatten
 from isoloss.losses import accuracy, mse
 from isoloss.training import Training
-from isoloss.training.gradients import Chain, OneByOne, Vectorised, best_gradients
+from isoloss.training.gradients import ByHand, Chain, OneByOne, Vectorised, best_gradients
 
 PENALTIES = (0.0, 1e-3, 1.0, 1e6)
 
@@ -32,13 +32,24 @@ def convolutional():
     return nn.Sequential(nn.Unflatten(1, (1, 6, 6)), *layers)
 
 
-MODELS = {"chain": (tanh_chain, 3), "any": (rectified, 3), "images": (convolutional, 36)}
+def plain_convolutional():
+    layers = [nn.Conv2d(1, 2, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(8, 4)]
+    return nn.Sequential(*layers)
+
+
+MODELS = {
+    "by hand": (plain_convolutional, (1, 6, 6)),
+    "chain": (tanh_chain, 3),
+    "any": (rectified, 3),
+    "images": (convolutional, 36),
+}
 
 
 def examples(count, features, seed=1, members=None):
     generator = torch.Generator().manual_seed(seed)
     shape = (count,) if members is None else (members, count)
-    inputs = torch.randn(*shape, features, generator=generator, dtype=torch.float64)
+    features = features if isinstance(features, tuple) else (features,)
+    inputs = torch.randn(*shape, *features, generator=generator, dtype=torch.float64)
     return inputs, torch.randint(4, shape, generator=generator)
 
 
@@ -160,7 +171,7 @@ def test_gradients_by_hand_are_those_of_automatic_differentiation(members, hidde
     parameters = {name: random(members, *p.shape) for name, p in model.named_parameters()}
     inputs, targets = random(members, count, 2), random(members, count, 3)
     found = []
-    for way in (best_gradients(model, mse, members, True), OneByOne(model, mse)):
+    for way in (best_gradients(model, mse, members, (count, 2)), OneByOne(model, mse)):
         into = {name: torch.empty_like(p) for name, p in parameters.items()}
         way.gradient(parameters, inputs, targets, into)
         found.append(into)
@@ -204,14 +215,22 @@ def frozen():
     ],
 )
 def test_what_is_no_plain_chain_is_not_taken_for_one(build):
-    assert not isinstance(best_gradients(build(), mse, 2, True), Chain)
+    assert not isinstance(best_gradients(build(), mse, 2, (4, 3)), Chain)
 
 
 def test_ways_are_chosen_by_kind():
-    assert isinstance(best_gradients(tanh_chain(), mse, 2, True), Chain)
-    assert isinstance(best_gradients(tanh_chain(), mse, 2, False), Vectorised)
-    assert isinstance(best_gradients(rectified(), mse, 2, True), Vectorised)
-    assert isinstance(best_gradients(rectified(), mse, 1, True), OneByOne)
+    ways = [
+        (tanh_chain, 2, (4, 3), Chain),
+        (tanh_chain, 1, (4, 3), Chain),
+        (tanh_chain, 2, (4, 5, 3), Vectorised),
+        (rectified, 2, (4, 3), Vectorised),
+        (rectified, 1, (4, 3), ByHand),
+        (rectified, 1, (4, 5, 3), OneByOne),
+        (plain_convolutional, 2, (4, 1, 6, 6), ByHand),
+        (convolutional, 2, (4, 36), OneByOne),
+    ]
+    for build, members, batch, way in ways:
+        assert type(best_gradients(build(), mse, members, batch)) is way
 
 
 def test_a_member_that_is_lost_leaves_the_others_as_they_are():

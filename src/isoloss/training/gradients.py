@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from isoloss.evaluation.chain import Chain as PlainChain
+from isoloss.evaluation.chain import plain
+from isoloss.evaluation.memory import keep_freed_memory
 from isoloss.losses import Loss
 from isoloss.training.layers import Layer, Linear, Tanh
 from isoloss.training.outputs import output_gradient
@@ -159,34 +162,83 @@ class OneByOne:
                 tensor[k].copy_(piece)
 
 
-def best_gradients(model: nn.Module, loss: Loss, members: int, features: bool) -> Gradients:
+class ByHand:
+    """Networks that convolve, one after the other, each differentiated by hand.
+
+    torch's kernels for stacked or grouped convolutions are slower on a CPU than one network after
+    another, whose intermediates stay in the cache.
+
+    Args:
+        layers: The layers of a network, as `evaluation.chain.plain` gives them.
+        loss: A function of (outputs, targets) giving one loss per example.
+    """
+
+    def __init__(self, layers: list[nn.Module], loss: Loss) -> None:
+        keep_freed_memory()
+        self._layers = copy.deepcopy(layers)
+        self._own = [p.detach() for layer in self._layers for p in layer.parameters()]
+        self._slope = output_gradient(loss)
+        self._chains: dict[tuple[int, ...], PlainChain] = {}
+
+    def outputs(self, parameters: Parameters, inputs: Tensor) -> Tensor:
+        """See `Gradients`."""
+        return torch.stack([self._forward(parameters, k, x).clone() for k, x in enumerate(inputs)])
+
+    def gradient(
+        self, parameters: Parameters, inputs: Tensor, targets: Tensor, into: Parameters
+    ) -> None:
+        """See `Gradients`."""
+        for k, x in enumerate(inputs):
+            outputs = self._forward(parameters, k, x)
+            slope = self._slope(outputs.unsqueeze(0), targets[k : k + 1])[0]
+            self._chains[tuple(x.shape)].gradient(slope, [g[k] for g in into.values()], add=False)
+
+    def _forward(self, parameters: Parameters, k: int, inputs: Tensor) -> Tensor:
+        for own, all_members in zip(self._own, parameters.values(), strict=True):
+            own.copy_(all_members[k])
+        shape = tuple(inputs.shape)
+        if shape not in self._chains:
+            self._chains[shape] = PlainChain(self._layers, shape)
+        return self._chains[shape].outputs(inputs)
+
+
+def best_gradients(model: nn.Module, loss: Loss, members: int, batch: tuple[int, ...]) -> Gradients:
     """The fastest way that was measured for a network of this kind.
 
     Args:
         model: Gives the architecture.
         loss: A function of (outputs, targets) giving one loss per example.
         members: Networks in the stack.
-        features: Whether an example is a vector.
+        batch: Shape of a batch of inputs, the examples first.
 
     Returns:
-        By hand where the network is Linear and Tanh layers in turn, one by one where it convolves
-        or is alone, else vectorised.
+        All members at once by hand where the network is Linear and Tanh layers in turn; one by one
+        where it convolves or is alone, by hand where that can be; else vectorised.
     """
     layers = _chain_of(model)
-    if layers is not None and features:
+    if layers is not None and len(batch) == 2:
         return Chain(layers, loss)
     convolves = any(isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) for m in model.modules())
-    return OneByOne(model, loss) if convolves or members == 1 else Vectorised(model, loss)
+    if not convolves and members > 1:
+        return Vectorised(model, loss)
+    found = plain(model)
+    if found is not None:
+        try:
+            PlainChain(found, batch)
+        except ValueError:  # they do not fit one another, which torch itself may know how to do
+            found = None
+    return OneByOne(model, loss) if found is None else ByHand(found, loss)
 
 
 def _chain_of(model: nn.Module) -> list[Layer] | None:
     """The layers of a plain chain; None for a network that is more than that."""
     if type(model) is not nn.Sequential or _hooked(model):
         return None
+    modules = list(model)
     layers: list[Layer] = []
-    for module in model:
+    for module, following in zip(modules, [*modules[1:], None], strict=True):
         if type(module) is nn.Linear and _trainable(module):
-            layers.append(Linear())
+            layers.append(Linear(doubled=type(following) is nn.Tanh))
         elif type(module) is nn.Tanh and layers and isinstance(layers[-1], Linear):
             layers.append(Tanh())
         else:

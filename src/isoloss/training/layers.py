@@ -65,18 +65,26 @@ class Scratch:
 
 
 class Linear:
-    """x W' + b, of all members in one batched product."""
+    """x W' + b, of all members in one batched product.
+
+    Args:
+        doubled: Whether to give twice that, which costs nothing here and which `Tanh` takes.
+    """
 
     parameters = 2
 
-    def __init__(self) -> None:
+    def __init__(self, doubled: bool) -> None:
+        self._factor = 2 if doubled else 1
         self._outputs, self._slopes = Scratch(), Scratch()
 
     def forward(self, parameters: Sequence[Tensor], inputs: Tensor) -> Tensor:
         """Outputs, shape (members, batch, outputs)."""
         weight, bias = parameters
         outputs = self._outputs.get(weight, *inputs.shape[:2], weight.shape[1])
-        return torch.baddbmm(bias.unsqueeze(1), inputs, weight.mT, out=outputs)
+        factor = self._factor
+        return torch.baddbmm(
+            bias.unsqueeze(1), inputs, weight.mT, beta=factor, alpha=factor, out=outputs
+        )
 
     def backward(
         self,
@@ -97,7 +105,7 @@ class Linear:
 
 
 class Tanh:
-    """The hyperbolic tangent, in place, as 2 / (1 + exp(-2x)) - 1.
+    """The hyperbolic tangent of half its inputs, in place, as 2 / (1 + exp(-2x)) - 1.
 
     torch's own takes three times as long, about as long as the product before it. This form has an
     absolute error of some 1e-7 in float32, that of the rounding of values near one.
@@ -106,12 +114,14 @@ class Tanh:
     parameters = 0
 
     def __init__(self) -> None:
-        self._products = Scratch()
+        self._minus_one: Tensor | None = None
 
     def forward(self, parameters: Sequence[Tensor], inputs: Tensor) -> Tensor:
         """Outputs, in the place of the inputs."""
         del parameters
-        return inputs.mul_(2).sigmoid_().mul_(2).sub_(1)
+        if self._minus_one is None:
+            self._minus_one = inputs.new_full((), -1)
+        return torch.add(self._minus_one, inputs.sigmoid_(), alpha=2, out=inputs)
 
     def backward(
         self,
@@ -122,7 +132,6 @@ class Tanh:
         into: Sequence[Tensor],
         onwards: bool,
     ) -> Tensor:
-        """The slope times 1 - tanh^2, in its place."""
+        """The slope times 1 - tanh^2, in its place: that with respect to half the inputs."""
         del parameters, inputs, into, onwards
-        product = torch.mul(slope, outputs, out=self._products.get(slope, *slope.shape))
-        return slope.addcmul_(product, outputs, value=-1)
+        return torch.ops.aten.tanh_backward.grad_input(slope, outputs, grad_input=slope)

@@ -100,8 +100,8 @@ class Training:
                 strict=True,
             )
         )
-        vectors = self._inputs.ndim == 3
-        self._gradients = best_gradients(model, self._loss, self.members, vectors)
+        batch = tuple(self._batches[0][0].shape[1:])
+        self._gradients = best_gradients(model, self._loss, self.members, batch)
         check_penalties(penalties)
         self._slopes = torch.tensor(penalties, dtype=torch.float64).mul(2).to(first).unsqueeze(1)
         self._penalised = [
