@@ -20,7 +20,7 @@ from isoloss.path import Path, Row
 from isoloss.progress import describe
 from isoloss.results import run
 from isoloss.results.checkpoint import Checkpoint, TrainingCheckpoint
-from isoloss.results.folder import CHECKPOINT, begin, load_start, save_start
+from isoloss.results.folder import CHECKPOINT, begin, load_start, save_start, training_folder
 from isoloss.runs.claim import as_only_writer, is_finished, keep_or_stop
 from isoloss.runs.news import SECONDS_BETWEEN_NEWS, THREADS, News
 from isoloss.runs.settings import DTYPES, WalkSettings
@@ -163,7 +163,7 @@ class WalkRun:
             weights = kept["weights"]
         if weights is None:
             tell(News(self.index, "training"))
-        folder = self.folder / CHECKPOINT / "training"
+        folder = training_folder(self.folder)
         checkpoint = TrainingCheckpoint(folder, self.folder, self.checkpoint_every)
         level = self.settings.level
         size = level.chunk_size
