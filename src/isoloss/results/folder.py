@@ -219,7 +219,7 @@ def load_start(folder: FilePath, tell: Tell = str) -> dict[str, Tensor] | None:
     """
     kept = folder / CHECKPOINT
     remove(*kept.glob(".*.part"), *kept.glob(".tmp*"))
-    if not (kept / "start.json").exists():
+    if not any(kept.glob("start.*")):
         return None
     try:
         stamp = Stamp(**read_json(kept / "start.json")["start"])
