@@ -16,7 +16,9 @@ from isoloss.runs.walk import WalkRun
 
 def go(folder: Path, *pairs: str, cancelled: bool = False) -> Walk:
     settings = walk_settings(experiments.get("IRIS_FF"), "sqp", ["steps=6", *pairs])
-    WalkRun(0, 3, folder, settings).execute(lambda news: None, lambda: cancelled)
+    begun = folder / "checkpoint" / "start.json"  # the walk has begun once it is there
+    one = WalkRun(0, 3, folder, settings)
+    one.execute(lambda news: None, lambda: cancelled and begun.exists())
     return run.load(folder)
 
 

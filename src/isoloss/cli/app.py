@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from isoloss._version import __version__
-from isoloss.cli import compares, data, decays, reports, walks
+from isoloss.cli import compares, data, decays, reports, verify, walks
 from isoloss.cli.output import console
 from isoloss.errors import InputError, IsolossError
 from isoloss.results.files import sentence_of
@@ -31,6 +31,7 @@ app.command("decay")(decays.decay)
 app.command("compare")(compares.compare)
 app.command("report")(reports.report)
 app.command("reproduce")(reports.reproduce)
+app.command("verify")(verify.verify)
 
 
 def _version(wanted: bool) -> None:

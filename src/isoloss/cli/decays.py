@@ -9,7 +9,7 @@ import typer
 
 from isoloss import experiments
 from isoloss.cli import options
-from isoloss.cli.options import Device, Name, Out, Pairs, Runs, Seed
+from isoloss.cli.options import CheckpointEvery, Device, Name, Out, Pairs, Restart, Runs, Seed
 from isoloss.cli.running import run_unfinished
 from isoloss.results import decay_folder
 from isoloss.runs.decay import DecayRun, DecaySettings, decay_settings
@@ -42,6 +42,8 @@ def decay(
     out: Out = FilePath("results"),
     device: Device = "auto",
     settings: Pairs = None,
+    restart: Restart = False,
+    checkpoint_every: CheckpointEvery = 30.0,
 ) -> None:
     """Train with weight decay: the baseline that the walk is compared with."""
     experiment = experiments.get(name)
@@ -57,10 +59,20 @@ def decay(
         options.count(runs, experiment.decay_runs),
         options.first_seed(seed),
         options.out_folder(out),
+        restart=restart,
+        checkpoint_every=options.seconds(checkpoint_every),
     )
 
 
-def decay_all(settings: DecaySettings, runs: int, seed: int, out: FilePath) -> None:
+def decay_all(
+    settings: DecaySettings,
+    runs: int,
+    seed: int,
+    out: FilePath,
+    *,
+    restart: bool = False,
+    checkpoint_every: float = 30.0,
+) -> None:
     """Do those runs of weight decay that are not finished, and print their summary.
 
     Args:
@@ -68,11 +80,16 @@ def decay_all(settings: DecaySettings, runs: int, seed: int, out: FilePath) -> N
         runs: How many.
         seed: Of the first run.
         out: The results folder.
+        restart: Move what there is of these runs aside and begin anew.
+        checkpoint_every: Seconds between checkpoints of a run.
 
     Raises:
-        Exit: A run failed, or Ctrl-C was pressed.
+        Exit: A run failed (1), Ctrl-C was pressed (130), or SIGTERM came (143).
     """
     name = settings.experiment.name
-    planned = [DecayRun(k, seed + k, decay_folder(out, name, k), settings) for k in range(runs)]
+    planned = [
+        DecayRun(k, seed + k, decay_folder(out, name, k), settings, checkpoint_every)
+        for k in range(runs)
+    ]
     steps = planned[0].epochs
-    run_unfinished(f"{name} decay", settings.experiment, planned, steps)
+    run_unfinished(f"{name} decay", settings.experiment, planned, steps, restart=restart)

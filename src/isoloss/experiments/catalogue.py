@@ -17,7 +17,7 @@ from isoloss.flat import load_into
 from isoloss.methods import Paper
 from isoloss.path import Record, Stop
 from isoloss.problem import Problem
-from isoloss.training import train
+from isoloss.training import TrainingState, train
 
 PENALTIES = (0.0, *(float(f"1e{power}") for power in range(-6, 7)))
 """Weights of the squared norm in the paper's weight decay."""
@@ -147,6 +147,8 @@ class Experiment:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         weights: Tensor | None = None,
+        training: TrainingState | None = None,
+        after_epoch: Callable[[TrainingState], object] | None = None,
         chunk_size: int | None = None,
     ) -> Start:
         """Phase 1: draw the examples, start the network, train it by Adam.
@@ -156,6 +158,8 @@ class Experiment:
             device: Where to train and evaluate.
             dtype: Type in which the problem is evaluated; training is in float32.
             weights: What training ended with before, flat, shape (parameters,): there is none then.
+            training: Where it stood before, to go on from there.
+            after_epoch: Called with the state of the training after each epoch.
             chunk_size: Training examples evaluated at once; None measures, as `Problem` does.
 
         Returns:
@@ -168,7 +172,15 @@ class Experiment:
         model = self.network(seed).to(device)
         inputs, targets = data.inputs.to(device), data.targets.to(device)
         if weights is None:
-            train(model, self.loss, inputs, targets, epochs=self.epochs)
+            train(
+                model,
+                self.loss,
+                inputs,
+                targets,
+                epochs=self.epochs,
+                state=training,
+                after_epoch=after_epoch,
+            )
         else:
             shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
             load_into(model, weights, shapes)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from isoloss.errors import InputError
 from isoloss.outcome import Ending
@@ -16,11 +16,90 @@ from isoloss.results.pack import pack, unpack
 from isoloss.results.slots import Content, Slots
 from isoloss.snapshot import Snapshot, differences
 
+AnyState = TypeVar("AnyState")
+
 MOST_OF_THE_TIME = 0.05
 """Share of a walk's time that its checkpoints may take: where writing is slow they are fewer."""
 
 
-class Checkpoint:
+class _Timed:
+    """Slots that are written to from time to time."""
+
+    def __init__(self, folder: Path, rescue: Path, every: float) -> None:
+        if not every >= 0:
+            raise InputError(f"every={every} is not possible; give seconds from 0")
+        self.folder = folder
+        self._slots = Slots(folder, rescue)
+        self._every = every
+        self._wait = every
+        self._last = time.monotonic()
+
+    @property
+    def damage(self) -> list[str]:
+        """What was found damaged when loading, a sentence each."""
+        return self._slots.damage
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for the next one."""
+        return time.monotonic() - self._last >= self._wait
+
+    def _load(self) -> Content | None:
+        self._last = time.monotonic()
+        return self._slots.load()
+
+    def _save(self, content: Content, begun: float) -> None:
+        self._slots.save(content)
+        self._last = time.monotonic()
+        cost = self._last - begun
+        self._wait = max(self._every, cost / MOST_OF_THE_TIME) if self._every else 0.0
+
+    def _of_another_version(self, error: Exception) -> ResultsError:
+        return ResultsError(
+            f"{self.folder} was kept by another version of isoloss and cannot be gone on from "
+            f"({error}); finish with that version, or begin anew with --restart"
+        )
+
+
+class TrainingCheckpoint(_Timed):
+    """Keeps the state of a training in a folder, as `Checkpoint` does a walk's.
+
+    Args:
+        folder: A folder of its own.
+        rescue: In whose `quarantine` goes what is damaged.
+        every: Seconds between two.
+    """
+
+    def load(self, state: type[AnyState]) -> AnyState | None:
+        """The last state that was kept whole.
+
+        Args:
+            state: Its class.
+
+        Returns:
+            The state; None where there is none.
+
+        Raises:
+            ResultsError: It is of another version of isoloss.
+        """
+        content = self._load()
+        if content is None:
+            return None
+        try:
+            found = unpack(content.tree, content.storages, (state,))
+            if not isinstance(found, state):
+                raise ValueError(f"it is not of a {state.__name__}")
+        except ValueError as error:
+            raise self._of_another_version(error) from error
+        return found
+
+    def save(self, state: object) -> None:
+        """Write a state over the older of the two."""
+        begun = time.monotonic()
+        self._save(Content(*pack(state)), begun)
+
+
+class Checkpoint(_Timed):
     """Keeps a walk in a folder, so that it can go on from there after the process has ended.
 
     The last two are kept, each complete in itself and checksummed; what is damaged is moved into
@@ -39,24 +118,8 @@ class Checkpoint:
     """
 
     def __init__(self, folder: str | Path, every: float = 30.0) -> None:
-        if not every >= 0:
-            raise InputError(f"every={every} is not possible; give seconds from 0")
-        self.folder = Path(folder)
+        super().__init__(Path(folder), Path(folder).parent, every)
         self.progress = 0
-        self._slots = Slots(self.folder, self.folder.parent)
-        self._every = every
-        self._wait = every
-        self._last = time.monotonic()
-
-    @property
-    def damage(self) -> list[str]:
-        """What was found damaged when loading, a sentence each."""
-        return self._slots.damage
-
-    @property
-    def due(self) -> bool:
-        """Whether it is time for the next one."""
-        return time.monotonic() - self._last >= self._wait
 
     def load(self, state: type, asked: Mapping[str, Any]) -> Snapshot | None:
         """The last snapshot that was kept whole.
@@ -72,8 +135,7 @@ class Checkpoint:
             InputError: It is of another walk; the difference is shown.
             ResultsError: It is of another version of isoloss.
         """
-        self._last = time.monotonic()
-        content = self._slots.load()
+        content = self._load()
         if content is None:
             return None
         different = differences(content.tree["asked"], dict(asked))
@@ -90,10 +152,7 @@ class Checkpoint:
                 for count, step in content.tree["kept"]
             }
         except (KeyError, ValueError, TypeError) as error:
-            raise ResultsError(
-                f"{self.folder} was kept by another version of isoloss and cannot be gone on from "
-                f"({error}); finish with that version, or begin anew with --restart"
-            ) from error
+            raise self._of_another_version(error) from error
         recorded = snapshot.recorded
         last = recorded.last
         if last is not None:
@@ -123,7 +182,4 @@ class Checkpoint:
             rows=recorded.rows[: recorded.length],
             points={kept.step: kept.theta for kept in recorded.kept},
         )
-        self._slots.save(content)
-        self._last = time.monotonic()
-        cost = self._last - begun
-        self._wait = max(self._every, cost / MOST_OF_THE_TIME) if self._every else 0.0
+        self._save(content, begun)

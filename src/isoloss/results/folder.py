@@ -91,7 +91,7 @@ def begin(
         ResultsError: It is of a newer format.
     """
     if check(folder, config):
-        _clear(folder)
+        _delete(folder / CHECKPOINT)
         return False
     _settle_config(folder, config, made_with, tell)
     if (folder / "outcome.json").exists():
@@ -122,7 +122,7 @@ def seal(
     config = _digest(load_config(folder))
     write_json(folder / "outcome.json", {**content, "config": config, "files": files})
     if content["outcome"] != Outcome.INTERRUPTED.value:
-        _clear(folder)
+        _delete(folder / CHECKPOINT)
 
 
 def whole(folder: FilePath) -> dict[str, Any]:
@@ -188,8 +188,13 @@ def load_config(folder: FilePath) -> dict[str, Any]:
     return config
 
 
+def training_folder(folder: FilePath) -> FilePath:
+    """Where phase 1 is kept while it goes on."""
+    return folder / CHECKPOINT / "training"
+
+
 def save_start(folder: FilePath, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Keep what phase 1 ended with, so that it is not done again.
+    """Keep what phase 1 ended with, so that it is not done again; its checkpoints go.
 
     Args:
         folder: The run's folder.
@@ -199,6 +204,7 @@ def save_start(folder: FilePath, config: Mapping[str, Any], tensors: Mapping[str
     kept = folder / CHECKPOINT
     stamp = write_tensors(kept / "start.safetensors", tensors)
     write_json(kept / "start.json", {"config": _digest(config), "start": asdict(stamp)})
+    _delete(training_folder(folder))
 
 
 def load_start(folder: FilePath, tell: Tell = str) -> dict[str, Tensor] | None:
@@ -213,16 +219,18 @@ def load_start(folder: FilePath, tell: Tell = str) -> dict[str, Tensor] | None:
     """
     kept = folder / CHECKPOINT
     remove(*kept.glob(".*.part"), *kept.glob(".tmp*"))
-    if not (kept / "start.json").exists():
+    if not any(kept.glob("start.*")):
         return None
     try:
         stamp = Stamp(**read_json(kept / "start.json")["start"])
-        return read_tensors(kept / "start.safetensors", stamp)
+        found = read_tensors(kept / "start.safetensors", stamp)
     except DamagedError as error:
         for name in ("start.json", "start.safetensors"):
             quarantine(kept / name, folder)
         tell(str(error))
         return None
+    _delete(training_folder(folder))
+    return found
 
 
 def _settle_config(
@@ -259,10 +267,9 @@ def _digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def _clear(folder: FilePath) -> None:
-    """Delete what a finished run does not go on from any more."""
-    checkpoint = folder / CHECKPOINT
+def _delete(checkpoint: FilePath) -> None:
+    """Delete what a run does not go on from any more."""
     if checkpoint.exists():
         with writing(checkpoint):
             shutil.rmtree(checkpoint)
-            sync_folder(folder)
+            sync_folder(checkpoint.parent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,9 @@ from filelock import FileLock, Timeout
 
 from isoloss.errors import IsolossError
 from isoloss.results.files import ResultsError, StorageError, read_json, write_json, writing
+
+SECONDS_TO_SAY_WHO = 5.0
+"""How long to wait for the holder of a lock to have written who it is."""
 
 
 class LockedError(IsolossError):
@@ -59,14 +63,7 @@ def only_writer(folder: Path) -> Generator[Holder | None]:
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            who = _read(note) or "another process"
-            raise LockedError(
-                f"{folder} is being written to by {who}; wait until it is done, or stop it and "
-                f"call the same command again"
-            ) from None
+        _acquire(lock, folder, note)
     try:
         died = _read(note)
         since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -78,6 +75,35 @@ def only_writer(folder: Path) -> Generator[Holder | None]:
                 note.unlink(missing_ok=True)
     finally:
         lock.release()
+
+
+def _acquire(lock: FileLock, folder: Path, note: Path) -> None:
+    give_up = time.monotonic() + SECONDS_TO_SAY_WHO
+    while True:
+        try:
+            lock.acquire(timeout=0)
+            return
+        except Timeout:
+            holder = _read(note)  # of a dead one, until the living one has written its own
+            known = holder is not None and _lives(holder)
+            if known or time.monotonic() > give_up:
+                raise LockedError(
+                    f"{folder} is being written to by {holder if known else 'another process'}; "
+                    f"wait until it is done, or stop it and call the same command again"
+                ) from None
+            time.sleep(0.02)
+
+
+def _lives(holder: Holder) -> bool:
+    if holder.host != socket.gethostname():
+        return True  # which cannot be seen from here
+    try:
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _read(note: Path) -> Holder | None:

@@ -181,9 +181,7 @@ class _Unpacker:
         fields = {name: self.unpack(item) for name, item in node["fields"].items()}
         if {field.name for field in dataclasses.fields(kind)} != set(fields):
             raise ValueError(f"{kind.__name__} has other fields in this version of isoloss")
-        made = object.__new__(kind)
-        for name, item in fields.items():
-            object.__setattr__(made, name, item)  # as it was, without __post_init__
+        made = kind(**fields)
         self._objects.append(made)
         return made
 

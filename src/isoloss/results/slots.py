@@ -29,6 +29,7 @@ from isoloss.results.files import (
 )
 from isoloss.results.quarantine import quarantine
 
+MANIFEST = "manifest.json"
 _FILE = re.compile(r"(state|rows|points)-\d{1,12}\.(safetensors|parquet)")
 
 
@@ -108,8 +109,8 @@ class _Slot:
     def open(self) -> None:
         """Learn what is there, and check every byte of it."""
         self.clear()
-        file = self.folder / "manifest.json"
-        if not file.exists():
+        file = self.folder / MANIFEST
+        if not any(found.name[0] != "." for found in self.folder.glob("*")):
             return
         manifest = read_json(file)
         try:
@@ -150,6 +151,8 @@ class _Slot:
             ) from error
 
     def write(self, content: Content, number: int) -> None:
+        if not self._manifest:  # from now on a slot without one is damaged
+            write_json(self.folder / MANIFEST, {"number": 0, "files": {}, "points": {}})
         # names are never used twice, so that what the manifest on disk names stays as it is
         state = f"state-{number}.safetensors"
         files = {state: write_tensors(self.folder / state, content.storages)}
@@ -168,11 +171,11 @@ class _Slot:
         files.update({name: self._files[name] for name in points.values() if name in self._files})
         manifest["points"] = {str(k): name for k, name in points.items()}
         manifest["files"] = {name: asdict(stamp) for name, stamp in files.items()}
-        write_json(self.folder / "manifest.json", manifest)
+        write_json(self.folder / MANIFEST, manifest)
         self.number, self._manifest, self._files, self._points = number, manifest, files, points
         self._sweep()
 
     def _sweep(self) -> None:
         """Delete what the manifest does not name."""
-        keep = {"manifest.json", *self._files}
+        keep = {MANIFEST, *self._files}
         remove(*(file for file in self.folder.iterdir() if file.name not in keep))

@@ -8,11 +8,17 @@ from pathlib import Path as FilePath
 from typing import Any, Protocol
 
 from isoloss.errors import IsolossError
+from isoloss.outcome import Outcome
+from isoloss.results.checkpoint import TrainingCheckpoint
 from isoloss.results.files import StorageError, sentence_of
 from isoloss.results.folder import check, save_failure
 from isoloss.results.lock import only_writer
 from isoloss.results.quarantine import move_aside
 from isoloss.runs.news import News
+
+
+class Cancelled(Exception):  # noqa: N818
+    """A training was told to stop, and its state is kept."""
 
 
 class _Run(Protocol):
@@ -40,11 +46,34 @@ def as_only_writer(one: _Run, execute: Callable[[list[str]], News]) -> News:
         notes = [f"{one.folder}: {died} did not end properly"] if died else []
         try:
             return execute(notes)
+        except Cancelled:
+            ending = Outcome.INTERRUPTED.value
+            return News(one.index, "done", ending=ending, notes=tuple(notes))
         except Exception as error:
             what = said(error)
             with suppress(StorageError):  # what cannot be written is said all the same
                 save_failure(one.folder, what)
             return News(one.index, "done", ending=what, failed=True, notes=tuple(notes))
+
+
+def keep_or_stop(
+    checkpoint: TrainingCheckpoint, cancelled: Callable[[], bool], state: object
+) -> None:
+    """After an epoch: keep the state where that is due, and stop where that is asked.
+
+    Args:
+        checkpoint: Keeps it.
+        cancelled: Whether to stop.
+        state: Of the training.
+
+    Raises:
+        Cancelled: It is to stop; the state is kept.
+    """
+    stop = cancelled()
+    if stop or checkpoint.due:
+        checkpoint.save(state)
+    if stop:
+        raise Cancelled
 
 
 def is_finished(folder: FilePath, config: Mapping[str, Any]) -> bool:

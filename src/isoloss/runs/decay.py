@@ -19,11 +19,12 @@ from isoloss.experiments.catalogue import Data, Experiment
 from isoloss.flat import flatten
 from isoloss.path import Row
 from isoloss.results import decay
-from isoloss.results.folder import begin
-from isoloss.runs.claim import as_only_writer, is_finished
+from isoloss.results.checkpoint import TrainingCheckpoint
+from isoloss.results.folder import CHECKPOINT, begin
+from isoloss.runs.claim import as_only_writer, is_finished, keep_or_stop
 from isoloss.runs.news import SECONDS_BETWEEN_NEWS, News
 from isoloss.runs.settings import override, parse_pairs
-from isoloss.runs.sweep import Pair, Sweep
+from isoloss.runs.sweep import Pair, Sweep, SweepState
 from isoloss.runs.walk import made_with
 from isoloss.settings import Settings
 from isoloss.training import check_penalties
@@ -120,12 +121,14 @@ class DecayRun:
         seed: Determines the run: start, draw of examples, and which of them are held out.
         folder: Where its files go.
         settings: Everything else that determines the run.
+        checkpoint_every: Seconds between checkpoints.
     """
 
     index: int
     seed: int
     folder: FilePath
     settings: DecaySettings
+    checkpoint_every: float = 30.0
 
     @property
     def unit(self) -> str:
@@ -173,7 +176,7 @@ class DecayRun:
 
         Args:
             tell: Receives news, at most ten times a second.
-            cancelled: Asked after each epoch; the run ends unfinished once it returns True.
+            cancelled: Asked after each epoch; the run is kept and interrupted once it says True.
 
         Returns:
             The last news, once everything is written.
@@ -197,30 +200,32 @@ class DecayRun:
         news = News(self.index, "training")
         tell(news)
 
-        def follow(sweep: Sweep) -> decay.Stack | None:
+        def follow(name: str, sweep: Sweep) -> decay.Stack:
             nonlocal told, done, news
-            state = sweep.init(start.to(self.settings.device))
+            folder = self.folder / CHECKPOINT / name
+            checkpoint = TrainingCheckpoint(folder, self.folder, self.checkpoint_every)
+            state = checkpoint.load(SweepState) or sweep.init(start.to(self.settings.device))
+            notes.extend(checkpoint.damage)
+            done += state.epoch
             while not sweep.finished(state):
                 sweep.step(state)
                 done += 1
-                if cancelled():
-                    return None
+                if sweep.finished(state):
+                    checkpoint.save(state)
+                keep_or_stop(checkpoint, cancelled, state)
                 now = time.monotonic()
                 if now - told >= SECONDS_BETWEEN_NEWS:
                     told = now
                     tell(News(self.index, "training", done, news.row))
             return decay.Stack(sweep.history(state), sweep.thetas(state), state.lost)
 
-        whole = follow(self._sweep(train, {"test": test}))
-        if whole is None:
-            return News(self.index, "done", done, None, ending="interrupted")
+        whole = follow("whole", self._sweep(train, {"test": test}))
         news = News(self.index, "training", done, _best(whole))
         chosen = None
         if options.held_out:
             kept, aside = hold_out(data, options.held_out, self.seed)
-            chosen = follow(self._sweep(_rows(train, kept), {"validation": _rows(train, aside)}))
-            if chosen is None:
-                return News(self.index, "done", done, None, ending="interrupted")
+            parts = _rows(train, kept), {"validation": _rows(train, aside)}
+            chosen = follow("chosen", self._sweep(*parts))
         decay.save(self.folder, whole, chosen, start=start, indices=data.indices)
         return News(
             self.index, "done", done, _best(whole), ending=decay.FINISHED, notes=tuple(notes)

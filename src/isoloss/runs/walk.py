@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -18,11 +19,12 @@ from isoloss.flat import flatten
 from isoloss.path import Path, Row
 from isoloss.progress import describe
 from isoloss.results import run
-from isoloss.results.checkpoint import Checkpoint
-from isoloss.results.folder import CHECKPOINT, begin, load_start, save_start
-from isoloss.runs.claim import as_only_writer, is_finished
+from isoloss.results.checkpoint import Checkpoint, TrainingCheckpoint
+from isoloss.results.folder import CHECKPOINT, begin, load_start, save_start, training_folder
+from isoloss.runs.claim import as_only_writer, is_finished, keep_or_stop
 from isoloss.runs.news import SECONDS_BETWEEN_NEWS, THREADS, News
 from isoloss.runs.settings import DTYPES, WalkSettings
+from isoloss.training import TrainingState
 from isoloss.walk import traverse
 
 
@@ -114,7 +116,7 @@ class WalkRun:
         settings, config = self.settings, self.config()
         if not begin(self.folder, config, made_with(), notes.append):
             return self._done(run.load(self.folder), notes)
-        start = self._start(tell, config, notes)
+        start = self._start(tell, cancelled, config, notes)
         checkpoint = Checkpoint(self.folder / CHECKPOINT, self.checkpoint_every)
         told = 0.0
         done: int | None = None
@@ -148,7 +150,11 @@ class WalkRun:
         return self._done(path, notes)
 
     def _start(
-        self, tell: Callable[[News], None], config: dict[str, Any], notes: list[str]
+        self,
+        tell: Callable[[News], None],
+        cancelled: Callable[[], bool],
+        config: dict[str, Any],
+        notes: list[str],
     ) -> Start:
         """Phase 1, or what it ended with before."""
         kept = load_start(self.folder, notes.append)
@@ -157,6 +163,8 @@ class WalkRun:
             weights = kept["weights"]
         if weights is None:
             tell(News(self.index, "training"))
+        folder = training_folder(self.folder)
+        checkpoint = TrainingCheckpoint(folder, self.folder, self.checkpoint_every)
         level = self.settings.level
         size = level.chunk_size
         if size is None and kept is not None and "chunk_size" in kept:
@@ -166,8 +174,11 @@ class WalkRun:
             device=self.settings.device,
             dtype=DTYPES[level.dtype],
             weights=weights,
+            training=checkpoint.load(TrainingState) if weights is None else None,
+            after_epoch=partial(keep_or_stop, checkpoint, cancelled),
             chunk_size=size,
         )
+        notes += checkpoint.damage
         if kept is None:
             weights = flatten(list(start.model.parameters()))
             chosen = _number(start.problem.chunk_size)  # measured again it might be another

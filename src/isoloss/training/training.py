@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -206,6 +206,8 @@ def train(
     *,
     epochs: int,
     batch_size: int = 32,
+    state: TrainingState | None = None,
+    after_epoch: Callable[[TrainingState], object] | None = None,
 ) -> None:
     """Train a model in place by Adam, over the same mini-batches in the same order every epoch.
 
@@ -216,6 +218,8 @@ def train(
         targets: Training targets.
         epochs: Passes over the examples.
         batch_size: Examples a step; the last batch of an epoch holds what is left.
+        state: Where the same training stood, to go on from there; it is changed in place.
+        after_epoch: Called with the state after each epoch.
 
     Raises:
         InputError: A count is not positive.
@@ -226,7 +230,10 @@ def train(
         )
     named = trainable(model, None)
     training = Training(model, loss, inputs, targets, batch_size=batch_size)
-    state = training.init(flatten(list(named.values())).unsqueeze(0))
-    for _ in range(epochs):
+    if state is None:
+        state = training.init(flatten(list(named.values())).unsqueeze(0))
+    while state.epoch < epochs:
         training.epoch(state)
+        if after_epoch is not None:
+            after_epoch(state)
     load_into(model, training.thetas(state)[0], {n: tuple(p.shape) for n, p in named.items()})

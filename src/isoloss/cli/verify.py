@@ -1,0 +1,42 @@
+"""`isoloss verify`."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path as FilePath
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from isoloss.analysis.verify import verify as check_results
+from isoloss.cli.output import console, table
+
+Folder = Annotated[
+    FilePath, typer.Argument(metavar="FOLDER", help="A results folder, or any folder in it.")
+]
+
+
+def verify(folder: Folder = FilePath("results")) -> None:
+    """Check files against their checksums, and recorded numbers against float64; 1 if any is wrong.
+
+    Loss, regulariser and test figures are computed anew from the stored weights alone.
+    """
+    checks = check_results(folder)
+    for run, of_run in groupby(checks, lambda check: check.run):
+        console.print(f"\n{escape(run)}", soft_wrap=True)
+        shown = table("  checked (how many)", "worst>", "allowed>", "verdict")
+        for check in of_run:
+            verdict = "[red]WRONG[/red]" if check.problem else "right" if check.allowed else ""
+            shown.add_row(f"  {check.what}", check.found, check.allowed, verdict)
+        console.print(shown)
+    console.print()
+    wrong = [check for check in checks if check.problem]
+    for check in wrong:
+        sentence = f"{escape(check.run)}: {escape(check.problem)}"
+        console.print(f"[red]wrong:[/red] {sentence}", soft_wrap=True)
+    runs = len({check.run for check in checks})
+    if wrong:
+        console.print(f"{len({check.run for check in wrong})} of {runs} are not right.")
+        raise typer.Exit(1)
+    console.print(f"All {runs} are right.")
