@@ -10,7 +10,6 @@ from torch import Tensor
 
 from isoloss import experiments
 from isoloss.analysis import markdown, walk_table
-from isoloss.errors import InputError
 from isoloss.experiments.catalogue import Experiment
 from isoloss.figures.chapter import Chapter
 from isoloss.figures.compare import write_comparison
@@ -62,22 +61,16 @@ def report(results: Results, experiment: str) -> Report:
         InputError: There is no walk of the experiment.
     """
     known = experiments.get(experiment)
-    methods = {name: results.paths(experiment, name) for name in results.methods(experiment)}
-    unfinished = {name: results.unfinished(experiment, name) for name in methods}
+    methods = results.walks(experiment)
+    unfinished = {
+        name: results.unfinished(experiment, name) for name in results.methods(experiment)
+    }
     missing = [
         f"{experiment}, {name}, {run}: {reason}"
         for name, reasons in unfinished.items()
         for run, reason in reasons.items()
     ]
-    missing += [
-        f"{experiment}, {name}: no walk yet" for name, paths in methods.items() if not paths
-    ]
-    methods = {name: paths for name, paths in methods.items() if paths}
-    if not methods:
-        raise InputError(
-            f"{results.folder} holds no walk of {experiment}; make one with 'isoloss traverse "
-            f"{experiment} --out {results.folder}'"
-        )
+    missing += [f"{experiment}, {name}: no walk yet" for name in unfinished if name not in methods]
     folder = report_folder(results.folder, experiment)
     figures: list[FilePath] = []
     for against, (file, _) in AGAINST.items():
