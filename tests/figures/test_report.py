@@ -6,13 +6,18 @@ import re
 from html.parser import HTMLParser
 
 import matplotlib.image
+import pandas as pd
 import pytest
+import torch
 from tests.figures.made import FAILURE, made_path, write_run
 
 from isoloss import open_results
+from isoloss.analysis.comparison import changes_table, comparison_table
 from isoloss.figures import report, write_page
 from isoloss.figures.chapter import Chapter, load_chapters
-from isoloss.results import ResultsError, run_folder
+from isoloss.figures.comparison_section import comparison_section
+from isoloss.figures.report import _mean_of_decay
+from isoloss.results import Results, ResultsError, run_folder
 from isoloss.results.folder import begin
 
 
@@ -169,3 +174,52 @@ def test_a_damaged_chapter_is_named_and_the_page_left_alone(tmp_path):
     with pytest.raises(ResultsError, match="isoloss report IRIS_FF"):
         write_page(tmp_path)
     assert (tmp_path / "index.html").read_text() == "before"
+
+
+def decay_table(penalties=(0.0, 1e-3), runs=2):
+    rows = [
+        {
+            "run": k, "seed": 7 + k, "penalty": penalty, "epoch": 4, "train_loss": 0.2 + penalty,
+            "penalized_train_loss": 0.3, "train_metric": 0.9,
+            "test_loss": 0.5 - 100 * penalty + k / 50,
+            "penalized_test_loss": 0.6, "test_metric": 0.8, "squared_norm": 10.0 + k,
+            "squared_norm_weights": 9.0, "lost_epoch": -1, "status": "finished",
+        }
+        for k in range(runs)
+        for penalty in penalties
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_the_section_on_weight_decay_says_what_was_run_and_lost():
+    methods, decay = {"sqp": [made_path(9), made_path(9, 1)]}, decay_table()
+    decay.loc[3, "status"] = "non_finite"
+    compared, changed = comparison_table(methods, decay), changes_table(methods, decay, "accuracy")
+    section = comparison_section(compared, changed, decay)
+    assert section.text[0] == (
+        "Weight decay from 2 random starts with penalties 0, 0.001, 4 epochs. 1 of 4 networks "
+        "became infinite or not a number and are counted as lost."
+    )
+    assert "smallest mean test loss of weight decay is 0.41, at penalty 0.001" in (
+        section.pictures[0].alt
+    )
+    changes, networks = section.tables
+    assert changes.rows[0][:3:2] == ["walk by sqp: test loss", "start to end"]
+    assert [row[0] for row in networks.rows] == [
+        "walk by sqp, start", "walk by sqp, end", "weight decay, 0", "weight decay, 0.001 (t)"
+    ]  # fmt: skip
+    alone = comparison_section(compared, changed, decay.iloc[:0])
+    assert "no weight decay" in alone.text[0]
+    assert alone.pictures == []
+
+
+def test_the_mean_end_of_weight_decay_is_marked_among_the_components(tmp_path, monkeypatch):
+    decay = decay_table()
+    decay.loc[3, "status"] = "non_finite"  # of run 1, penalty 1e-3
+    points = torch.arange(4.0)[:, None] * torch.ones(60)
+    monkeypatch.setattr(Results, "decay", lambda self, experiment: decay)
+    monkeypatch.setattr(Results, "decay_points", lambda self, experiment: points)
+    (label, mean), *rest = _mean_of_decay(Results(tmp_path), "IRIS_FF").items()
+    assert label == "mean end of weight decay, penalty 0.001"
+    assert torch.equal(mean, torch.ones(60, dtype=torch.float64))
+    assert rest == []

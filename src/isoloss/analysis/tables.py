@@ -32,7 +32,7 @@ def walk_table(methods: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
     """
     rows: list[dict[str, object]] = []
     for method, paths in methods.items():
-        ends = pd.DataFrame([on_level(path).iloc[-1] for path in paths])
+        ends = pd.DataFrame([on_level(path).ffill().iloc[-1] for path in paths])
         starts = pd.DataFrame([path.steps.iloc[0] for path in paths])
         for place, table in (("start", starts), ("end", ends)):
             extra = {"progress": "steps", "evaluations": "evaluations"} if place == "end" else {}

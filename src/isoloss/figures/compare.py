@@ -16,7 +16,9 @@ from isoloss.analysis.comparison_text import (
     to_latex,
     to_markdown,
 )
+from isoloss.figures.chapter import Section
 from isoloss.figures.comparison import comparison_scatter, decay_history
+from isoloss.figures.comparison_section import comparison_section
 from isoloss.figures.style import save
 from isoloss.path import Path
 from isoloss.results import Results
@@ -30,12 +32,14 @@ class Written:
         figures: Files of figures.
         tables: Files of tables.
         text: The tables for people, in Markdown.
+        section: For the page.
         missing: What could not be compared, a sentence each.
     """
 
-    figures: list[FilePath] = field(default_factory=list[FilePath])
-    tables: list[FilePath] = field(default_factory=list[FilePath])
-    text: str = ""
+    figures: list[FilePath]
+    tables: list[FilePath]
+    text: str
+    section: Section
     missing: list[str] = field(default_factory=list[str])
 
 
@@ -101,4 +105,5 @@ def write_comparison(
         drawn = comparison_scatter(methods, decay, title=experiment, metric=metric)
         figures += save(drawn, folder, "comparison")
         figures += save(decay_history(epochs, title=experiment, metric=metric), folder, "decay")
-    return Written(figures, tables, texts["comparison.md"], missing)
+    section = comparison_section(compared, changed, decay)
+    return Written(figures, tables, texts["comparison.md"], section, missing)

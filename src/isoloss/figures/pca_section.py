@@ -74,7 +74,6 @@ def _of_method(
     others: Mapping[str, Tensor],
 ) -> tuple[Scene, list[Picture], list[FilePath]]:
     paths = [path for path in paths if len(path.points)]
-    title = f"{title}, {method}"
     both = {
         name: pca([path.points for path in paths], scaled=name == "scaled")
         for name in ("scaled", "unscaled")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
+import numpy as np
+from torch import Tensor
+
 from isoloss import experiments
 from isoloss.analysis import markdown, walk_table
-from isoloss.errors import InputError
 from isoloss.experiments.catalogue import Experiment
 from isoloss.figures.chapter import Chapter
 from isoloss.figures.compare import write_comparison
@@ -18,6 +20,9 @@ from isoloss.figures.walk import walk_panels
 from isoloss.figures.walk_section import AGAINST, walk_section
 from isoloss.results import Results, report_folder
 from isoloss.results.files import write_text
+
+MARKED_PENALTY = 1e-3
+"""Of weight decay, marked among the components of the walks as in the paper's Fig. 7."""
 
 UNITS = {"cross_entropy": "nats", "mse": "squared error"}
 
@@ -56,22 +61,16 @@ def report(results: Results, experiment: str) -> Report:
         InputError: There is no walk of the experiment.
     """
     known = experiments.get(experiment)
-    methods = {name: results.paths(experiment, name) for name in results.methods(experiment)}
-    unfinished = {name: results.unfinished(experiment, name) for name in methods}
+    methods = results.walks(experiment)
+    unfinished = {
+        name: results.unfinished(experiment, name) for name in results.methods(experiment)
+    }
     missing = [
         f"{experiment}, {name}, {run}: {reason}"
         for name, reasons in unfinished.items()
         for run, reason in reasons.items()
     ]
-    missing += [
-        f"{experiment}, {name}: no walk yet" for name, paths in methods.items() if not paths
-    ]
-    methods = {name: paths for name, paths in methods.items() if paths}
-    if not methods:
-        raise InputError(
-            f"{results.folder} holds no walk of {experiment}; make one with 'isoloss traverse "
-            f"{experiment} --out {results.folder}'"
-        )
+    missing += [f"{experiment}, {name}: no walk yet" for name in unfinished if name not in methods]
     folder = report_folder(results.folder, experiment)
     figures: list[FilePath] = []
     for against, (file, _) in AGAINST.items():
@@ -89,19 +88,34 @@ def report(results: Results, experiment: str) -> Report:
     write_text(tables[0], table.to_csv(index=False))
     write_text(tables[1], text)
     sections = walk_section(methods, unfinished, table, known.metric)
-    components, files, reasons = pca_section(methods, folder, title=experiment)
-    sections += [components] if components else []
-    figures += files
-    missing += [f"{experiment}, {reason}" for reason in reasons]
     compared = write_comparison(results, experiment, methods, folder, known.metric)
+    sections.append(compared.section)
     figures += compared.figures
     tables += compared.tables
     missing += compared.missing
+    others = _mean_of_decay(results, experiment)
+    components, files, reasons = pca_section(methods, folder, title=experiment, others=others)
+    sections += [components] if components else []
+    figures += files
+    missing += [f"{experiment}, {reason}" for reason in reasons]
     Chapter(experiment=experiment, lead=_lead(known), missing=missing, sections=sections).save(
         folder
     )
     page = write_page(folder.parent)
     return Report(figures, tables, page, text, missing)
+
+
+def _mean_of_decay(results: Results, experiment: str) -> dict[str, Tensor]:
+    """The mean end point of weight decay with the paper's penalty for its Fig. 7, by its label."""
+    decay = results.decay(experiment)
+    if not len(decay):
+        return {}
+    of_penalty = np.isclose(decay["penalty"], MARKED_PENALTY, rtol=1e-9)
+    chosen = np.flatnonzero(of_penalty & (decay["status"] == "finished")).tolist()
+    if not chosen:
+        return {}
+    mean = results.decay_points(experiment)[chosen].double().mean(dim=0)
+    return {f"mean end of weight decay, penalty {MARKED_PENALTY:g}": mean}
 
 
 def _lead(known: Experiment) -> str:

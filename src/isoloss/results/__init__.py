@@ -11,6 +11,7 @@ from isoloss.results.reading import (
     report_folder,
     run_folder,
 )
+from isoloss.results.reference import export_reference, import_reference
 
 __all__ = [
     "Checkpoint",
@@ -20,6 +21,8 @@ __all__ = [
     "check_out_folder",
     "decay_folder",
     "equivalent_folder",
+    "export_reference",
+    "import_reference",
     "open_results",
     "report_folder",
     "run_folder",

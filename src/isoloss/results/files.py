@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -148,6 +150,24 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> Stamp:
     return _atomically(
         file, lambda part: save_file(whole, part, {_VERSION_KEY: str(FORMAT_VERSION)})
     )
+
+
+def write_arrays(file: Path, arrays: Mapping[str, NDArray[Any]]) -> Stamp:
+    """Write numeric arrays as `.npz`, atomically.
+
+    Args:
+        file: Where to.
+        arrays: What, by name.
+
+    Returns:
+        The file's stamp.
+    """
+
+    def write(part: Path) -> None:
+        with part.open("wb") as opened:
+            np.savez(opened, allow_pickle=False, **arrays)
+
+    return _atomically(file, write)
 
 
 def read_json(file: Path) -> dict[str, Any]:

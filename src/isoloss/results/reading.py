@@ -75,6 +75,27 @@ class Results:
         folders = self._runs(experiment, method)
         return [run.load(folder) for folder in folders if problem(folder) is None]
 
+    def walks(self, experiment: str) -> dict[str, list[Path]]:
+        """The walks of an experiment by each method that has any.
+
+        Args:
+            experiment: For example `"IRIS_FF"`.
+
+        Returns:
+            What `paths` returns, by the method's name.
+
+        Raises:
+            InputError: There is no walk.
+        """
+        found = {name: self.paths(experiment, name) for name in self.methods(experiment)}
+        found = {name: paths for name, paths in found.items() if paths}
+        if not found:
+            raise InputError(
+                f"{self.folder} holds no walk of {experiment}; make one with 'isoloss traverse "
+                f"{experiment} --out {self.folder}'"
+            )
+        return found
+
     def unfinished(self, experiment: str, method: str) -> dict[str, str]:
         """Why runs are not among `paths`, by the name of their folder."""
         return _problems(self._runs(experiment, method))
