@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from isoloss.arithmetic import channels_last_is_safe
 from isoloss.evaluation import layers
 from isoloss.evaluation.layers import Layer
 
@@ -89,7 +90,7 @@ def plain(model: object) -> list[nn.Module] | None:
 
     Args:
         model: Plain are an `nn.Sequential`, also nested, of `Linear`, `Conv2d` (no groups, no
-            dilation, padded by zeros if at all), `Tanh`, `ReLU`, `AvgPool2d` and `Flatten`, with
+            dilation, padded by zeros if at all, safe with channels last), `Tanh`, `ReLU`, `AvgPool2d` and `Flatten`, with
             biases, all parameters trainable, none shared, without hooks or parametrizations, an
             activation directly after a layer that does not need its own outputs again.
 
@@ -129,7 +130,8 @@ def _admitted(module: nn.Module) -> bool:
         return False
     if isinstance(module, nn.Conv2d):
         usual = module.groups == 1 and module.dilation == (1, 1)
-        return usual and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+        padded = module.padding_mode == "zeros" and not isinstance(module.padding, str)
+        return usual and padded and channels_last_is_safe(module)
     if isinstance(module, nn.Flatten):
         return module.start_dim == 1 and module.end_dim == -1
     return True
