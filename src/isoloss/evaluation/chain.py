@@ -90,9 +90,10 @@ def plain(model: object) -> list[nn.Module] | None:
 
     Args:
         model: Plain are an `nn.Sequential`, also nested, of `Linear`, `Conv2d` (no groups, no
-            dilation, padded by zeros if at all, safe with channels last), `Tanh`, `ReLU`, `AvgPool2d` and `Flatten`, with
-            biases, all parameters trainable, none shared, without hooks or parametrizations, an
-            activation directly after a layer that does not need its own outputs again.
+            dilation, padded by zeros if at all, safe with channels last), `Tanh`, `ReLU`,
+            `AvgPool2d` and `Flatten`, with biases, all parameters trainable, none shared, without
+            hooks or parametrizations, an activation directly after a layer that does not need its
+            own outputs again.
 
     Returns:
         The layers in order.
