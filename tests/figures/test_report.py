@@ -12,6 +12,7 @@ import torch
 from tests.figures.made import FAILURE, made_path, write_run
 
 from isoloss import open_results
+from isoloss.analysis import walk_table
 from isoloss.analysis.comparison import changes_table, comparison_table
 from isoloss.figures import report, write_page
 from isoloss.figures.chapter import Chapter, load_chapters
@@ -223,3 +224,18 @@ def test_the_mean_end_of_weight_decay_is_marked_among_the_components(tmp_path, m
     assert label == "mean end of weight decay, penalty 0.001"
     assert torch.equal(mean, torch.ones(60, dtype=torch.float64))
     assert rest == []
+
+
+def test_what_compare_found_is_in_the_section():
+    methods, decay = {"sqp": [made_path(9)]}, decay_table(runs=1)
+    compared, changed = comparison_table(methods, decay), changes_table(methods, decay, "accuracy")
+    row = {"method": "sqp", "run": 0, "seed": 7, "penalty": 0.00251}
+    for name in ("loss", "squared_norm", "objective", "test_loss", "test_metric"):
+        row |= {f"walk_{name}": 0.25, f"decay_{name}": 0.5}
+    after = walk_table({"sqp, from weight decay's best": methods["sqp"]})
+    section = comparison_section(compared, changed, decay, pd.DataFrame([row]), after)
+    equal, gained = section.tables[2:]
+    assert equal.rows == [["sqp, seed 7", "0.00251", *["0.25", "0.5"] * 5]]
+    assert equal.columns[2:4] == ["loss, walk", "loss, weight decay"]
+    assert gained.columns == ["", "sqp, from weight decay's best (1 run)"]
+    assert gained.rows[0] == ["R, start", "300"]

@@ -105,5 +105,7 @@ def write_comparison(
         drawn = comparison_scatter(methods, decay, title=experiment, metric=metric)
         figures += save(drawn, folder, "comparison")
         figures += save(decay_history(epochs, title=experiment, metric=metric), folder, "decay")
-    section = comparison_section(compared, changed, decay)
+    section = comparison_section(
+        compared, changed, decay, equal, walk_table(after) if after else None
+    )
     return Written(figures, tables, texts["comparison.md"], section, missing)

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoloss.analysis import readable
 from isoloss.analysis.comparison import QUANTITIES
 from isoloss.analysis.comparison_text import HEADINGS, NOTES, cells, figure
 from isoloss.figures.chapter import Picture, Section, Table
 
 NONE = "-"
+WHO = {"walk": "walk", "decay": "weight decay"}
 READING = (
     "In the scatter, a walk is a curve from its hollow start to its full end, at one training "
     "loss; dots are networks trained with weight decay, coloured by the penalty."
@@ -20,7 +22,11 @@ READING = (
 
 
 def comparison_section(
-    compared: pd.DataFrame, changed: pd.DataFrame, decay: pd.DataFrame
+    compared: pd.DataFrame,
+    changed: pd.DataFrame,
+    decay: pd.DataFrame,
+    equal: pd.DataFrame | None = None,
+    after: pd.DataFrame | None = None,
 ) -> Section:
     """The section on weight decay.
 
@@ -28,6 +34,8 @@ def comparison_section(
         compared: What `comparison_table` returned.
         changed: What `changes_table` returned.
         decay: What `Results.decay` returned.
+        equal: What `equivalent_table` returned; None without `isoloss compare`.
+        after: `walk_table` of walks from weight decay's best; None likewise.
 
     Returns:
         Tables, and figures where there is weight decay.
@@ -43,6 +51,13 @@ def comparison_section(
     ]
     if len(changed):
         tables.insert(0, _changes(changed))
+    if equal is not None and len(equal):
+        tables.append(_equal(equal))
+    if after is not None:
+        columns, rows = readable(after)
+        tables.append(
+            Table(title="What walks from weight decay's best gain", columns=columns, rows=rows)
+        )
     if not len(decay):
         return Section(
             title="The walks beside weight decay",
@@ -92,6 +107,24 @@ def _changes(changed: pd.DataFrame) -> Table:
         rows=rows,
         caption="Mean ± standard deviation of the change, 95 % bootstrap interval in brackets. The "
         "best point is chosen on the test set, so its change is too good.",
+    )
+
+
+def _equal(equal: pd.DataFrame) -> Table:
+    quantities = ("loss", "squared_norm", "objective", "test_loss", "test_metric")
+    heads = [f"{name.replace('_', ' ')}, {who}" for name in quantities for who in WHO.values()]
+    return Table(
+        title="Trained with the penalty at which each walk ended",
+        columns=["walk", "penalty", *heads],
+        rows=[
+            [
+                f"{row['method']}, seed {row['seed']}",
+                f"{row['penalty']:.3g}",
+                *(f"{row[f'{who}_{name}']:.4g}" for name in quantities for who in WHO),
+            ]
+            for row in equal.to_dict("records")
+        ],
+        caption="The objective is loss + penalty x squared norm, which both make small.",
     )
 
 
