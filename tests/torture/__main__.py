@@ -11,6 +11,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # as in the processes of runs; read when torch is loaded
 
 import torch
+from tests.torture.commands import commands
 from tests.torture.corruption import Findings, of_finished, of_unfinished
 from tests.torture.kills import kills
 from tests.torture.writers import writers
@@ -18,9 +19,10 @@ from tests.torture.writers import writers
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="*", default=["kills", "corruptions", "writers"])
+    parser.add_argument("what", nargs="*", default=["kills", "commands", "corruptions", "writers"])
     parser.add_argument("--every", type=int, default=1, help="each so manieth moment of writing")
     parser.add_argument("--random", type=int, default=30, help="runs of a kind killed at random")
+    parser.add_argument("--commands", type=int, default=10, help="sweeps by command to kill")
     parser.add_argument("--corruptions", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=50)
     asked = parser.parse_args()
@@ -29,8 +31,12 @@ def main() -> None:
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             scratch = Path(folder)
-            if what == "kills":
-                tally = kills(scratch, every=asked.every, random_runs=asked.random)
+            if what in ("kills", "commands"):
+                tally = (
+                    kills(scratch, every=asked.every, random_runs=asked.random)
+                    if what == "kills"
+                    else commands(scratch, asked.commands)
+                )
                 say(what, began, f"{sum(tally.kills.values())} SIGKILLs on {tally.runs} runs")
                 say(what, began, f"lost runs {len(tally.lost)} {tally.lost}")
                 say(what, began, f"runs with other bits {len(tally.differing)} {tally.differing}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import shutil
 from dataclasses import dataclass, field
@@ -68,7 +69,7 @@ def of_finished(scratch: Path, count: int, seed: int, findings: Findings, repair
         whole = make(scratch / "whole" / kind, kind)
         assert not whole.execute(lambda news: None, lambda: False).failed
         expected = result(whole.folder)
-        for k in range(count // len(KINDS)):
+        for k in range(math.ceil(count / len(KINDS))):
             one = make(scratch / f"{kind}-corrupt", kind)
             shutil.copytree(whole.folder, one.folder)
             file = rng.choice(sorted(one.folder.iterdir()))
@@ -100,7 +101,7 @@ def of_unfinished(scratch: Path, count: int, seed: int, findings: Findings) -> N
             return asked > 1
 
         assert part.execute(lambda news: None, late).interrupted
-        for _ in range(count // len(KINDS)):
+        for _ in range(math.ceil(count / len(KINDS))):
             one = make(scratch / f"{kind}-part", kind)
             shutil.copytree(part.folder, one.folder)
             file = rng.choice([f for f in sorted(one.folder.rglob("*")) if f.is_file()])

@@ -46,6 +46,8 @@ def at_every_moment(scratch: Path, kind: str, every: int, seed: int, tally: Tall
     for moment in range(1 + seed % every, len(names) + 1, every):
         one = make(scratch / f"{kind}-{moment}", kind)
         code = wait(child(lambda one=one, at=moment: go(one, at)))
+        if code == 0 and moment > 0.9 * len(names):
+            break  # there were more folders to make for the first
         assert code == -9, f"{kind} was not killed at moment {moment}: {code}"
         tally.kills[names[moment - 1]] += 1
         again = rng.randrange(1, len(names) + 1)

@@ -1,0 +1,91 @@
+"""The short form; the long one is `python -m tests.torture`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.torture.corruption import Findings, of_finished, of_unfinished
+from tests.torture.kills import Tally, at_every_moment
+from tests.torture.victim import child, go, make, result, wait
+from tests.torture.writers import writers
+
+from isoloss.results.folder import failure, problem
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+def done(tally: Tally) -> None:
+    assert tally.runs >= 3
+    assert sum(tally.kills.values()) >= tally.runs
+    assert (tally.lost, tally.differing) == ([], [])
+
+
+@pytest.mark.parametrize("kind", ["paper", "decay"])
+def test_runs_killed_at_moments_of_writing_lose_no_bit(tmp_path: Path, kind: str) -> None:
+    tally = Tally()
+    at_every_moment(tmp_path, kind, every=61, seed=23, tally=tally)
+    done(tally)
+
+
+def test_changed_files_are_noticed_and_runs_done_again(tmp_path: Path) -> None:
+    found = Findings()
+    of_finished(tmp_path / "finished", 60, 11, found, repair=20)
+    of_unfinished(tmp_path / "unfinished", 9, 12, found)
+    assert found.corruptions >= 69
+    assert found.repaired >= 9
+    assert (found.undetected, found.crashes, found.wrong) == ([], [], [])
+
+
+def test_of_eight_processes_exactly_one_writes(tmp_path: Path) -> None:
+    contest = writers(tmp_path, 2)
+    assert contest.winners == [1, 1]
+    assert contest.wrong == []
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("a small disk can only be mounted by root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_fails_the_run_with_a_sentence_and_it_goes_on_later(tmp_path: Path) -> None:
+    whole = make(tmp_path / "whole", "sqp")
+    assert wait(child(lambda: go(whole))) == 0
+    disk = tmp_path / "disk"
+    with small_disk(disk, "1m"):
+        one = make(disk, "sqp")
+        news = one.execute(lambda news: None, lambda: False)
+        assert news.failed
+        assert "No space left on device; free some space" in news.ending
+        said = failure(one.folder)
+        assert said is None or "No space left" in said
+        subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
+        assert not one.execute(lambda news: None, lambda: False).failed
+        assert problem(one.folder) is None
+        assert result(one.folder) == result(whole.folder)
+
+
+def test_a_folder_that_cannot_be_written_to_is_a_sentence(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, "1m"):
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        pid = child(lambda: "Read-only file system" not in said(disk))
+        assert wait(pid) == 0
+
+
+def said(disk: Path) -> str:
+    try:
+        return make(disk, "paper").execute(lambda news: None, lambda: False).ending
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
