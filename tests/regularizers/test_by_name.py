@@ -119,10 +119,11 @@ def test_nuclear_norm_is_smooth_at_equal_and_at_vanishing_singular_values() -> N
     assert_gradient_is_the_slope("nuclear_norm", problem)
 
 
-def test_nuclear_norm_of_what_is_not_finite_is_not_finite() -> None:
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_nuclear_norm_of_what_is_not_finite_is_not_finite(value: float) -> None:
     problem = classifier().problem()
     theta = problem.current()
-    theta[0] = math.inf
+    theta[0] = value
     assert math.isnan(value_at("nuclear_norm", problem, theta))
 
 
