@@ -154,7 +154,9 @@ def test_the_best_point_is_the_highest_accuracy_and_the_lowest_error():
         ((7.86e7, 1.2e6, 7.7e7, 8e7), ("7.86e+07 ± 1.2e+06", "7.7e+07 to 8e+07")),
         ((0.5, float("nan"), float("nan"), float("nan")), ("0.5", "")),
         ((float("nan"),) * 4, ("", "")),
-        ((1.0, 0.0, 1.0, 1.0), ("1.0000 ± 0.0000", "1.0000 to 1.0000")),
+        ((1.0, 0.0, 1.0, 1.0), ("1.0000 ± 0", "1.0000 to 1.0000")),
+        ((0.0, 0.0, 0.0, 0.0), ("0.0000 ± 0", "0.0000 to 0.0000")),
+        ((1.0965621, 5.9e-7, 1.0965619, 1.0965624), ("1.0966 ± 6e-07", "1.0966 to 1.0966")),
     ],
 )
 def test_figures_are_given_to_the_digits_their_spread_leaves(given, expected):

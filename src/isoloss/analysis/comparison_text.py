@@ -68,9 +68,14 @@ def figure(mean: float, std: float, low: float, high: float) -> tuple[str, str]:
         return f"{mean:.4g}", ""
     if abs(mean) >= 1e5 or (std and abs(mean) < 1e-3):
         return f"{mean:.3g} ± {std:.2g}", f"{low:.3g} to {high:.3g}"
-    digits = max(0, 1 - math.floor(math.log10(std))) if std > 1e-12 * abs(mean) else 4
+    digits = 4
+    if mean:  # five figures of the mean at most
+        digits = max(0, digits - math.floor(math.log10(abs(mean))))
+    if std > 1e-12 * abs(mean):
+        digits = min(digits, max(0, 1 - math.floor(math.log10(std))))
+    spread = f"{std:.{digits}f}"
     return (
-        f"{mean:.{digits}f} ± {std:.{digits}f}",
+        f"{mean:.{digits}f} ± {spread if float(spread) else f'{std:.1g}'}",
         "" if math.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}",
     )
 
