@@ -35,6 +35,9 @@ class Timed:
     def __init__(self, problem: Problem, clock: Callable[[], float]) -> None:
         self.problem, self.clock, self.seconds = problem, clock, 0.0
 
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.problem, name)
+
     def loss_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """As the problem's."""
         began = self.clock()

@@ -22,7 +22,7 @@ LANDING = 0.3
 ROUGH = 6
 """Rejections after which a step begins anew from the last point, with a tenth of the radius; after
 as many again, what was learnt of the bend is forgotten too."""
-MOST_IDLE = 100
+MOST_IDLE = 50
 """Steps without gain after which the walk has stalled."""
 
 
@@ -184,9 +184,11 @@ class _Search:
     def _trust(self, trial: Trial, phi: float, ratio: float) -> None:
         """The radius after a trial that ended at phi with actual over modelled fall `ratio`."""
         factor = _growth(abs(phi) / self.loose, ratio)
-        if factor < 1:
+        if self.landing < math.inf:  # how well so short a step went says little about a long one
+            self.radius *= max(0.5, min(1.0, factor))
+        elif factor < 1:
             self.radius = min(self.radius, trial.length * factor)
-        elif self.landing == math.inf and trial.length > 0.8 * self.radius:
+        elif trial.length > 0.8 * self.radius:
             self.radius = trial.length * factor
 
     def _lands(self, reached: _Centre, noise: float) -> bool:

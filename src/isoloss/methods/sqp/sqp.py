@@ -34,7 +34,7 @@ class SQP(Settings):
             are full, the half in which it matters most is kept.
         first_step: Longest first step, as a share of |theta|.
         max_trials: Evaluations in one step after which the walk has stalled; a stall is tried once
-            more with a fresh model where R has fallen since the last.
+            more with a fresh model where R or the KKT residual has fallen since the last.
         max_approach: Steps towards another level after which it counts as not reachable.
     """
 
@@ -98,15 +98,17 @@ class SQP(Settings):
         room = {"keep": self.memory // 2, "max_trials": self.max_trials}
         moved = advance(objective, state, model, slopes, **room)
         stalled = moved.ending is not None and moved.ending.outcome is Outcome.STALLED
-        if not (stalled and state.point.regularizer < state.renewed_below):
+        gained = state.point.regularizer < state.renewed_below
+        if not (stalled and (gained or state.nearest < state.renewed_nearer)):
             return moved
         # rounding gathers in what is carried along: once more from what is exactly known here
-        worth = 1e-4 * abs(state.point.regularizer)
+        worth = 1e-6 * abs(state.point.regularizer)
         fresh = self._settled(objective, state)
         fresh = replace(
             fresh,
             radius=max(state.radius, 1e-3 * fresh.radius),
             renewed_below=state.point.regularizer - worth,
+            renewed_nearer=0.8 * min(state.nearest, state.renewed_nearer),
             idle=0,
             nearest=math.inf,
         )

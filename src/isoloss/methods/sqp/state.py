@@ -27,6 +27,7 @@ class SQPState:
         step_length: Length of the last step.
         reached: Steps taken towards another level.
         renewed_below: R below which a stall leads to a fresh model instead of the end.
+        renewed_nearer: KKT residual below which it does so too.
         idle: Steps in a row that gained next to nothing.
         nearest: Smallest KKT residual up to the last step that gained.
         ending: Why the walk can go no further.
@@ -44,6 +45,7 @@ class SQPState:
     step_length: float = 0.0
     reached: int = 0
     renewed_below: float = math.inf
+    renewed_nearer: float = math.inf
     idle: int = 0
     nearest: float = math.inf
     ending: Ending | None = None
