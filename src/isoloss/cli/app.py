@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from isoloss._version import __version__
-from isoloss.cli import compares, data, decays, reports, verify, walks
+from isoloss.cli import compares, data, decays, projects, reports, verify, walks
 from isoloss.cli.output import console
 from isoloss.errors import InputError, IsolossError
 from isoloss.results.files import sentence_of
@@ -27,6 +27,8 @@ app = typer.Typer(
 app.command("experiments")(data.list_experiments)
 app.add_typer(data.data, name="data")
 app.command("traverse")(walks.traverse)
+app.command("check")(projects.check)
+app.command("new")(projects.new)
 app.command("decay")(decays.decay)
 app.command("compare")(compares.compare)
 app.command("report")(reports.report)

@@ -24,7 +24,7 @@ def compare(
     settings: Pairs = None,
 ) -> None:
     """Weight decay with the penalties at which walks ended; walks from weight decay's best."""
-    walk = walk_settings(experiments.get(name), method, settings or [], options.device(device))
+    walk = walk_settings(options.experiment(name), method, settings or [], options.device(device))
     compare_all(walk, epochs, options.out_folder(out))
 
 
@@ -40,7 +40,7 @@ def compare_all(walk: WalkSettings, epochs: int | None, out: FilePath) -> None:
         InputError: There is no walk.
         Exit: A run failed, or Ctrl-C was pressed.
     """
-    experiment, method = walk.experiment, walk.method.name
+    experiment, method = experiments.get(walk.subject.name), walk.method.name
     results = open_results(out)
     if not results.paths(experiment.name, method):
         raise InputError(

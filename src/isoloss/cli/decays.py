@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from isoloss import experiments
 from isoloss.cli import options
 from isoloss.cli.options import CheckpointEvery, Device, Name, Out, Pairs, Restart, Runs, Seed
 from isoloss.cli.running import run_unfinished
@@ -46,7 +45,7 @@ def decay(
     checkpoint_every: CheckpointEvery = 30.0,
 ) -> None:
     """Train with weight decay: the baseline that the walk is compared with."""
-    experiment = experiments.get(name)
+    experiment = options.experiment(name)
     chosen = decay_settings(
         experiment,
         None if penalties is None else options.numbers("--penalties", penalties),

@@ -12,7 +12,10 @@ import typer
 
 from isoloss import experiments
 from isoloss.errors import InputError
+from isoloss.experiments.catalogue import Experiment
+from isoloss.projects import Project, is_project
 from isoloss.results import check_out_folder
+from isoloss.runs.subject import Subject
 
 
 def whole(text: str) -> int:
@@ -24,6 +27,13 @@ def whole(text: str) -> int:
 
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Experiment, for example IRIS_FF.")]
+Walked = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="Experiment, for example IRIS_FF, or a function of yours, FILE.py:build.",
+    ),
+]
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Experiments, or 'all'.")]
 DataNames = Annotated[
     list[str] | None, typer.Argument(metavar="[NAME...]", help="Data sets; all by default.")
@@ -69,6 +79,39 @@ def chosen(names: Sequence[str]) -> list[str]:
     if "all" in names:
         return experiments.names()
     return [experiments.get(one).name for one in names]
+
+
+def experiment(name: str) -> Experiment:
+    """The experiment of that name, for commands that a project cannot be given to."""
+    if is_project(name):
+        raise InputError(
+            f"{name} is not possible here: only the experiments of the paper are trained with "
+            f"weight decay; walk your own with 'isoloss traverse {name}'"
+        )
+    return experiments.get(name)
+
+
+def subject(name: str, given_device: str) -> tuple[Subject, str]:
+    """What a name means to be walked, and where: a project decides that itself.
+
+    Args:
+        name: Of an experiment, or FILE.py:FUNCTION.
+        given_device: As typed.
+
+    Returns:
+        The experiment or project, and the device for a run's settings.
+
+    Raises:
+        InputError: There is no such thing, or a device was named for a project.
+    """
+    if not is_project(name):
+        return experiments.get(name), device(given_device)
+    if given_device != "auto":
+        raise InputError(
+            f"--device {given_device} is not possible for {name}: its function decides where the "
+            f"model is; write model.to({given_device!r}) there"
+        )
+    return Project.of(name), "as built"
 
 
 def count(given: int | None, default: int) -> int:

@@ -12,6 +12,7 @@ from isoloss.cli.options import Device, Names, Out, Quick, Runs, Seed
 from isoloss.cli.output import console
 from isoloss.cli.walks import walk_all
 from isoloss.figures import report as write_report
+from isoloss.projects import Project, is_project
 from isoloss.results import open_results
 from isoloss.runs.decay import decay_settings
 from isoloss.runs.settings import walk_settings
@@ -25,8 +26,14 @@ METHODS = ("sqp", "paper")
 
 def report(name: Names, out: Out = FilePath("results")) -> None:
     """Figures and tables of what is in the results folder."""
-    for experiment in options.chosen(name):
-        _report(experiment, out)
+    for one in name:
+        if is_project(one):
+            _report(Project.named(one).name, out)
+        elif one == "all" or one in experiments.names() or not out.is_dir():
+            for experiment in options.chosen([one]):
+                _report(experiment, out)
+        else:
+            _report(one, out)
 
 
 def reproduce(

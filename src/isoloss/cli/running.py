@@ -8,19 +8,18 @@ import typer
 from rich.markup import escape
 
 from isoloss.cli.output import console
-from isoloss.experiments import datasets
-from isoloss.experiments.catalogue import Experiment
 from isoloss.runs import signals
 from isoloss.runs.claim import put_aside
 from isoloss.runs.decay import DecayRun
 from isoloss.runs.display import Display
 from isoloss.runs.pool import run_all
+from isoloss.runs.subject import Subject
 from isoloss.runs.walk import WalkRun
 
 
 def run_unfinished(
     title: str,
-    experiment: Experiment,
+    subject: Subject,
     planned: Sequence[WalkRun] | Sequence[DecayRun],
     steps: int | None,
     *,
@@ -30,7 +29,7 @@ def run_unfinished(
 
     Args:
         title: What is going on.
-        experiment: Its data are fetched where they are not at hand.
+        subject: What the runs are of; what it needs is fetched.
         planned: All runs.
         steps: Steps of a run; None where it ends when it has converged.
         restart: Move what there is of these runs aside and begin anew.
@@ -43,8 +42,7 @@ def run_unfinished(
             moved = put_aside(one.folder)
             if moved is not None:
                 console.print(f"{one.folder} is now {moved}", soft_wrap=True)
-    if not datasets.at_hand(experiment.dataset):
-        datasets.fetch(experiment.dataset)
+    subject.prepare()
     todo = [one for one in planned if not one.finished()]
     finished = len(planned) - len(todo)
     if finished:

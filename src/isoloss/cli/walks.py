@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path as FilePath
 
-from isoloss import experiments
 from isoloss.cli import options
 from isoloss.cli.options import (
     CheckpointEvery,
     Device,
     MethodName,
-    Name,
     Out,
     Pairs,
     Restart,
     Runs,
     Seed,
+    Walked,
 )
 from isoloss.cli.running import run_unfinished
 from isoloss.results import run_folder
@@ -24,7 +23,7 @@ from isoloss.runs.walk import WalkRun
 
 
 def traverse(
-    name: Name,
+    name: Walked,
     runs: Runs = None,
     seed: Seed = 0,
     method: MethodName = "sqp",
@@ -34,12 +33,12 @@ def traverse(
     restart: Restart = False,
     checkpoint_every: CheckpointEvery = 30.0,
 ) -> None:
-    """Train, then walk the level set: phases 1 and 2 of an experiment."""
-    experiment = experiments.get(name)
-    walk = walk_settings(experiment, method, settings or [], options.device(device))
+    """Train, then walk the level set: of an experiment, or of your own FILE.py:FUNCTION."""
+    subject, target = options.subject(name, device)
+    walk = walk_settings(subject, method, settings or [], target)
     walk_all(
         walk,
-        options.count(runs, experiment.runs),
+        options.count(runs, subject.runs),
         options.first_seed(seed),
         options.out_folder(out),
         restart=restart,
@@ -69,10 +68,10 @@ def walk_all(
     Raises:
         Exit: A run failed (1), Ctrl-C was pressed (130), or SIGTERM came (143).
     """
-    name, method = walk.experiment.name, walk.method.name
+    name, method = walk.subject.name, walk.method.name
     planned = [
         WalkRun(k, seed + k, run_folder(out, name, method, k), walk, checkpoint_every)
         for k in range(runs)
     ]
     steps = walk.stop.steps if method == "paper" else None
-    run_unfinished(f"{name} {method}", walk.experiment, planned, steps, restart=restart)
+    run_unfinished(f"{name} {method}", walk.subject, planned, steps, restart=restart)

@@ -110,11 +110,11 @@ class Chunks(Iterable[Chunk]):
         return max(examples_of(targets) for _, targets in self._pairs)
 
     def recut(self, size: int) -> Chunks:
-        """The same examples in chunks of another size, without a copy; kept ones only."""
+        """The same examples in chunks of another size, without a copy."""
         other = Chunks.__new__(Chunks)
         other.__dict__.update(self.__dict__)
         other._size = size
-        other._kept = list(other._placed())
+        other._kept = list(other._placed()) if self.kept else None
         return other
 
     def sample(self, size: int) -> Chunks:

@@ -58,6 +58,11 @@ class Start:
     probes: dict[str, Problem]
     data: Data
 
+    @property
+    def extra(self) -> dict[str, Tensor]:
+        """What a run keeps beside its points: which examples were drawn."""
+        return {"indices": self.data.indices}
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -77,6 +82,7 @@ class Experiment:
         epochs: Epochs of phase 1.
         decay_runs: Runs of weight decay in the paper.
         penalties: Penalties of weight decay in the paper.
+        default_dtype: Type in which it is evaluated.
     """
 
     name: str
@@ -92,6 +98,17 @@ class Experiment:
     epochs: int = 100
     decay_runs: int = 15
     penalties: tuple[float, ...] = PENALTIES
+    default_dtype: str = "float32"
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Its name says it all."""
+        return {}
+
+    def prepare(self) -> None:
+        """Fetch its data where they are not at hand."""
+        if not datasets.at_hand(self.dataset):
+            datasets.fetch(self.dataset)
 
     @property
     def parameters(self) -> int:
@@ -145,7 +162,7 @@ class Experiment:
         seed: int = 0,
         *,
         device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = torch.float32,
         weights: Tensor | None = None,
         training: TrainingState | None = None,
         after_epoch: Callable[[TrainingState], object] | None = None,

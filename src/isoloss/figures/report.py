@@ -10,6 +10,7 @@ from torch import Tensor
 
 from isoloss import experiments
 from isoloss.analysis import markdown, walk_table
+from isoloss.errors import unknown
 from isoloss.experiments.catalogue import Experiment
 from isoloss.figures.chapter import Chapter
 from isoloss.figures.compare import write_comparison
@@ -60,7 +61,7 @@ def report(results: Results, experiment: str) -> Report:
     Raises:
         InputError: There is no walk of the experiment.
     """
-    known = experiments.get(experiment)
+    known = _described(results, experiment)
     methods = results.walks(experiment)
     unfinished = {
         name: results.unfinished(experiment, name) for name in results.methods(experiment)
@@ -79,7 +80,7 @@ def report(results: Results, experiment: str) -> Report:
             against=against,
             title=experiment,
             metric=known.metric,
-            unit=UNITS.get(known.loss, ""),
+            unit=known.unit,
         )
         figures += save(drawn, folder, file)
     table = walk_table(methods)
@@ -98,9 +99,7 @@ def report(results: Results, experiment: str) -> Report:
     sections += [components] if components else []
     figures += files
     missing += [f"{experiment}, {reason}" for reason in reasons]
-    Chapter(experiment=experiment, lead=_lead(known), missing=missing, sections=sections).save(
-        folder
-    )
+    Chapter(experiment=experiment, lead=known.lead, missing=missing, sections=sections).save(folder)
     page = write_page(folder.parent)
     return Report(figures, tables, page, text, missing)
 
@@ -116,6 +115,37 @@ def _mean_of_decay(results: Results, experiment: str) -> dict[str, Tensor]:
         return {}
     mean = results.decay_points(experiment)[chosen].double().mean(dim=0)
     return {f"mean end of weight decay, penalty {MARKED_PENALTY:g}": mean}
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What the report says of an experiment or a user's project.
+
+    Attributes:
+        metric: Name of what is measured beside the loss.
+        unit: Of the loss.
+        lead: The sentence that begins the chapter.
+    """
+
+    metric: str
+    unit: str
+    lead: str
+
+
+def _described(results: Results, name: str) -> _Described:
+    if name in experiments.names():
+        known = experiments.get(name)
+        return _Described(known.metric, UNITS.get(known.loss, ""), _lead(known))
+    if name not in results.experiments():
+        raise unknown("experiment", name, {*experiments.names(), *results.experiments()})
+    for method in results.methods(name):
+        for path in results.paths(name, method):
+            project = path.metadata.get("config", {}).get("project", {})
+            function, file = project.get("function", name), project.get("file", "a file of yours")
+            size = path.points.shape[-1]
+            lead = f"{function} of {file}; a network of {size:,} parameters."
+            return _Described("metric", "", lead)
+    return _Described("metric", "", name)
 
 
 def _lead(known: Experiment) -> str:

@@ -65,7 +65,7 @@ def after_decay_runs(results: Results, walk: WalkSettings) -> list[WalkRun]:
     Returns:
         A run for each of weight decay in which examples were held out.
     """
-    name = walk.experiment.name
+    name = walk.subject.name
     table = results.decay(name)
     if not len(table):
         return []

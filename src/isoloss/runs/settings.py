@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 
 from isoloss.errors import InputError, unknown
-from isoloss.experiments.catalogue import Experiment
 from isoloss.methods import METHODS, Method
 from isoloss.path import Record, Stop
 from isoloss.regularizers import REGULARIZERS
+from isoloss.runs.subject import Subject
 from isoloss.settings import Settings
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
@@ -28,13 +28,13 @@ class Level(Settings):
     Attributes:
         regularizer: Name of a regulariser with its default settings, such as `l1`.
         rtol: Relative tolerance of the level, below 1.
-        dtype: `float32` or `float64`.
+        dtype: `float32` or `float64`; None is the problem's own.
         chunk_size: Training examples evaluated at once; None takes what is fastest here.
     """
 
     regularizer: str = "squared_norm"
     rtol: float = Field(default=1e-3, gt=0, lt=1)
-    dtype: Literal["float32", "float64"] = "float32"
+    dtype: Literal["float32", "float64"] | None = "float32"
     chunk_size: int | None = Field(default=None, ge=1)
 
 
@@ -43,7 +43,7 @@ class WalkSettings:
     """Everything but the seed that determines a run of a walk.
 
     Attributes:
-        experiment: The experiment.
+        subject: What is walked.
         method: How to step.
         stop: When to end.
         record: What to keep.
@@ -51,7 +51,7 @@ class WalkSettings:
         device: For example `cpu` or `cuda`.
     """
 
-    experiment: Experiment
+    subject: Subject
     method: Method
     stop: Stop
     record: Record
@@ -62,7 +62,8 @@ class WalkSettings:
         """What goes into a run's `config.json`."""
         method = self.method.model_dump() if isinstance(self.method, Settings) else {}
         return {
-            "experiment": self.experiment.name,
+            "experiment": self.subject.name,
+            **self.subject.identity,
             "seed": seed,
             "device": self.device,
             "method": {"name": self.method.name, **method},
@@ -73,12 +74,12 @@ class WalkSettings:
 
 
 def walk_settings(
-    experiment: Experiment, method: str, pairs: Sequence[str] = (), device: str = "cpu"
+    subject: Subject, method: str, pairs: Sequence[str] = (), device: str = "cpu"
 ) -> WalkSettings:
     """The settings of a walk, from the experiment's and from KEY=VALUE pairs.
 
     Args:
-        experiment: The experiment.
+        subject: What is walked.
         method: Name of the method.
         pairs: `KEY=VALUE`, where KEY is a setting of the method, of `Stop`, of `Record`, `rtol`,
             `dtype` or `regularizer` (a name chooses it, a number is that of `Stop`); VALUE `none`
@@ -93,8 +94,9 @@ def walk_settings(
     """
     if method not in METHODS:
         raise unknown("method", method, METHODS)
-    start: Settings = experiment.paper if method == "paper" else METHODS[method]()
-    stop, record, level = experiment.stop(), experiment.record(method), Level()
+    start: Settings = subject.paper if method == "paper" else METHODS[method]()
+    stop, record = subject.stop(), subject.record(method)
+    level = Level(dtype=cast("Any", subject.default_dtype))
     given = parse_pairs(pairs, *(type(part) for part in (start, stop, record, level)))
     chosen = level.regularizer
     # a number is where to stop (`Stop.regularizer`), a name says which regulariser
@@ -105,7 +107,7 @@ def walk_settings(
         del given["regularizer"]
         chosen = name
     return WalkSettings(
-        experiment=experiment,
+        subject=subject,
         method=cast("Method", override(start, given)),
         stop=override(stop, given),
         record=override(record, given),

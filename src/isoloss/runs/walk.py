@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 
 from isoloss._version import __version__
-from isoloss.experiments.catalogue import Start
-from isoloss.flat import flatten
 from isoloss.path import Path, Row
 from isoloss.progress import describe
 from isoloss.results import run
@@ -24,6 +22,7 @@ from isoloss.results.folder import CHECKPOINT, begin, load_start, save_start, tr
 from isoloss.runs.claim import as_only_writer, is_finished, keep_or_stop
 from isoloss.runs.news import SECONDS_BETWEEN_NEWS, THREADS, News
 from isoloss.runs.settings import DTYPES, WalkSettings
+from isoloss.runs.subject import Begun
 from isoloss.training import TrainingState
 from isoloss.walk import traverse
 
@@ -83,7 +82,7 @@ class WalkRun:
             f"{row['evaluations']:,}",
             f"{row['regularizer']:.4g}",
             f"{row['angle_degrees']:.2f}",
-            f"{row['test_loss']:.4g}",
+            f"{row['test_loss']:.4g}" if "test_loss" in row else "",
         )
 
     def describe(self, row: Row) -> dict[str, str]:
@@ -146,7 +145,7 @@ class WalkRun:
         )
         notes += checkpoint.damage
         size = _number(start.problem.chunk_size)
-        run.save(self.folder, path, {"indices": start.data.indices, "chunk_size": size})
+        run.save(self.folder, path, {**start.extra, "chunk_size": size})
         return self._done(path, notes)
 
     def _start(
@@ -155,7 +154,7 @@ class WalkRun:
         cancelled: Callable[[], bool],
         config: dict[str, Any],
         notes: list[str],
-    ) -> Start:
+    ) -> Begun:
         """Phase 1, or what it ended with before."""
         kept = load_start(self.folder, notes.append)
         weights = None if self.origin is None else self.origin.weights
@@ -169,10 +168,10 @@ class WalkRun:
         size = level.chunk_size
         if size is None and kept is not None and "chunk_size" in kept:
             size = int(kept["chunk_size"]) or None
-        start = self.settings.experiment.start(
+        start = self.settings.subject.start(
             self.seed,
             device=self.settings.device,
-            dtype=DTYPES[level.dtype],
+            dtype=None if level.dtype is None else DTYPES[level.dtype],
             weights=weights,
             training=checkpoint.load(TrainingState) if weights is None else None,
             after_epoch=partial(keep_or_stop, checkpoint, cancelled),
@@ -180,7 +179,7 @@ class WalkRun:
         )
         notes += checkpoint.damage
         if kept is None:
-            weights = flatten(list(start.model.parameters()))
+            weights = start.problem.current()
             chosen = _number(start.problem.chunk_size)  # measured again it might be another
             save_start(self.folder, config, {"weights": weights, "chunk_size": chosen})
         return start

@@ -1,0 +1,368 @@
+"""A user's own file as what is walked: loading, its name, its runs, resuming, and every mistake."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import isoloss
+from isoloss import experiments, open_results
+from isoloss.cli import main
+from isoloss.projects import Project, is_project, template
+from isoloss.results import run_folder
+from isoloss.runs.settings import walk_settings
+from isoloss.runs.walk import WalkRun
+
+FILE = """
+import torch
+from torch import nn
+import isoloss
+from helper import COUNT
+
+def build(seed):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    x = torch.randn(COUNT, 3).double()
+    return isoloss.Problem(model, "mse", (x, x.prod(1, keepdim=True)))
+
+def probed(seed):
+    problem = build(seed)
+    return problem, {"test": build(seed), "other": build(seed)}
+
+def flaky(seed):
+    flaky.calls = getattr(flaky, "calls", 0) + 1
+    return build(seed + flaky.calls)
+
+def unseeded(seed):
+    model = nn.Linear(3, 1)
+    return isoloss.Problem(model, "mse", (torch.randn(9, 3), torch.randn(9, 1)))
+
+def wrong_gradient(seed):
+    def model(p, x):
+        return x @ p["w"].detach() + x @ p["w"] * 1e-3
+    return isoloss.Problem(model, "mse", (torch.randn(9, 3), torch.randn(9, 1)),
+        parameters={"w": torch.ones(3, 1)}, dtype=torch.float64)
+
+def two(seed, other): ...
+def seedless(): ...
+def three(seed): return 3
+def listed(seed): return build(seed), [build(seed)]
+def named(seed): return build(seed), {1: build(seed)}
+def boom(seed):
+    raise ValueError("no such thing\\nat all")
+def own(seed):
+    raise isoloss.InputError("isoloss says this itself, in one sentence")
+def leaves(seed):
+    raise SystemExit(3)
+number = 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "helper.py").write_text("COUNT = 20\n")
+    (tmp_path / "mine.py").write_text(FILE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("helper", None)
+
+
+def command(*arguments: str) -> int:
+    try:
+        main(list(arguments))
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+# ---------------------------------------------------------------- what is loaded
+
+
+def test_a_function_gives_a_problem_and_probes(folder) -> None:
+    begun = Project.of("mine.py:probed").start(3)
+    again = Project.of(f"{folder}/mine.py:build").start(3)
+    assert list(begun.probes) == ["test", "other"]
+    assert begun.problem.examples == 20
+    assert torch.equal(begun.problem.current(), again.problem.current())
+    assert again.probes == {}
+
+
+def test_random_numbers_are_seeded_before_the_call(folder) -> None:
+    project = Project.of("mine.py:unseeded")
+    first, second, other = (project.start(seed).problem for seed in (5, 5, 6))
+    assert torch.equal(first.current(), second.current())
+    assert first.loss(first.current()) == second.loss(first.current())
+    assert not torch.equal(first.current(), other.current())
+
+
+def test_the_problem_keeps_its_type_unless_another_is_asked_for(folder) -> None:
+    project = Project.of("mine.py:probed")
+    assert project.start(0).problem.dtype == torch.float64
+    begun = project.start(0, dtype=torch.float32, chunk_size=6)
+    assert begun.problem.dtype == begun.probes["test"].dtype == torch.float32
+    assert begun.problem.chunk_size == 6
+    assert "dtype" not in walk_settings(project, "sqp").config(0)
+    assert walk_settings(project, "sqp", ["dtype=float32"]).config(0)["dtype"] == "float32"
+
+
+MISTAKES: dict[str, list[str]] = {
+    "two": ["two(seed)", "'other'", "defaults"],
+    "seedless": ["seedless(seed)", "too many"],
+    "number": ["number", "int", "takes a seed"],
+    "biuld": ["'biuld'", "did you mean build?"],
+}
+RETURNS: dict[str, list[str]] = {
+    "three": ["returned int", "isoloss.Problem"],
+    "listed": ["returned (Problem, list)", "{'test': test_problem}"],
+    "named": ["returned (Problem, dict)"],
+    "boom": ["boom(0) in mine.py failed in line 37 (ValueError: no such thing)"],
+    "own": ["isoloss says this itself"],
+    "leaves": ["SystemExit: 3", "line 41"],
+}
+
+
+@pytest.mark.parametrize("function", MISTAKES)
+def test_functions_that_cannot_be_called_are_refused(refuses, folder, function: str) -> None:
+    with refuses(*MISTAKES[function]):
+        Project.of(f"mine.py:{function}")
+
+
+@pytest.mark.parametrize("function", RETURNS)
+def test_what_a_function_must_not_do_is_said(refuses, folder, function: str) -> None:
+    project = Project.of(f"mine.py:{function}")
+    with refuses(*RETURNS[function]):
+        project.start(0)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("import nothere", ["line 1", "ModuleNotFoundError", "nothere"]),
+        ("x = 1\ndef build(seed:", ["line 2", "SyntaxError"]),
+        ("import sys\nsys.exit(2)", ["line 2", "SystemExit"]),
+        ("\n\n1 / 0", ["line 3", "ZeroDivisionError"]),
+        ("x\0", ["failed", "null bytes"]),
+    ],
+)
+def test_files_that_cannot_be_run_are_refused(
+    refuses, folder, content: str, words: list[str]
+) -> None:
+    (folder / "bad.py").write_text(content)
+    with refuses("bad.py", *words):
+        Project.of("bad.py:build")
+
+
+@pytest.mark.parametrize(
+    "text", ["mine.py", "mine.py:", "mine:build", "mine.py:a/b", "mine.py:..", ":build", ".py:1"]
+)
+def test_what_names_no_function_of_a_file_is_refused(refuses, folder, text: str) -> None:
+    with refuses(text, "FILE.py:FUNCTION"):
+        Project.of(text)
+
+
+def test_a_file_that_is_not_there_is_refused(refuses, folder) -> None:
+    with refuses("gone.py", "isoloss new"):
+        Project.of("gone.py:build")
+    (folder / "dir.py").mkdir()
+    with refuses("dir.py"):
+        Project.of("dir.py:build")
+
+
+# ---------------------------------------------------------------- the folder's name
+
+
+@given(stem=st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1))
+def test_the_name_is_one_safe_component(stem: str) -> None:
+    name = Project(Path("/some") / f"{stem}.py", "build").name
+    out = Path("/out")
+    assert (out / name).parent == out
+    assert (out / name).resolve().parent == out
+    assert name not in {*experiments.names(), "report", ".", ".."}
+    assert name.endswith(".build")
+    assert all(c.isascii() and (c.isalnum() or c in "_.-") for c in name)
+    assert not name.startswith(".") or stem.startswith(".")
+
+
+@pytest.mark.parametrize("stem", ["..", "...", "../../up", "report", "IRIS_FF", "a b", "ü", "-rf"])
+def test_names_of_odd_files(stem: str) -> None:
+    name = Project(Path(f"{stem}.py"), "build").name
+    assert "/" not in name
+    assert not name.startswith(".")
+
+
+def test_a_name_too_long_for_a_folder_is_refused(refuses, folder) -> None:
+    file = folder / f"{'x' * 200}.py"
+    file.write_text(FILE)
+    with refuses("too long", "120"):
+        Project.of(f"{file}:build")
+
+
+def test_experiments_are_no_projects() -> None:
+    assert not any(is_project(name) for name in experiments.names())
+    assert is_project("a.py:b")
+    assert is_project("a.py")
+
+
+# ---------------------------------------------------------------- runs
+
+
+def execute(run: WalkRun, after: int | None = None) -> Any:
+    """Do a run in this process; interrupted after so many rows."""
+    seen = 0
+
+    def cancelled() -> bool:
+        nonlocal seen
+        seen += 1
+        return after is not None and seen > after
+
+    return run.execute(lambda news: None, cancelled)
+
+
+@pytest.fixture
+def planned(folder, monkeypatch):
+    monkeypatch.setattr("isoloss.runs.walk.SECONDS_BETWEEN_NEWS", 0.0)
+    project = Project.of("mine.py:probed")
+
+    def plan(out: str, *pairs: str) -> WalkRun:
+        settings = walk_settings(project, "sqp", ["steps=25", "kkt_residual=0", *pairs])
+        place = run_folder(folder / out, project.name, "sqp", 0)
+        return WalkRun(0, 4, place, settings)
+
+    return plan
+
+
+def test_a_run_goes_on_where_it_stopped_with_the_same_bits(planned, folder) -> None:
+    whole, cut = planned("whole"), planned("cut")
+    assert execute(whole).ending == "step_limit"
+    assert execute(cut, after=9).ending == "interrupted"
+    assert not cut.finished()
+    assert execute(cut).ending == "step_limit"
+    assert cut.finished()
+    one, two = (
+        open_results(folder / out).paths("mine.probed", "sqp")[0] for out in ("whole", "cut")
+    )
+    assert len(one.steps) == 26
+    pd.testing.assert_frame_equal(
+        one.steps.drop(columns="seconds"), two.steps.drop(columns="seconds")
+    )
+    assert torch.equal(one.points, two.points)
+    assert {"test_loss", "other_loss"} <= set(one.steps)
+    assert one.metadata["config"]["project"]["function"] == "probed"
+
+
+def test_a_walk_of_a_file_is_that_of_the_library(planned, folder) -> None:
+    run = planned("out")
+    execute(run)
+    begun = Project.of("mine.py:probed").start(4)
+    path = isoloss.traverse(
+        begun.problem, stop=isoloss.Stop(steps=25, kkt_residual=0), progress=False
+    )
+    kept = open_results(folder / "out").paths("mine.probed", "sqp")[0]
+    assert torch.equal(kept.points, path.points)
+
+
+def test_another_file_of_the_same_name_does_not_pass_for_the_first(
+    planned, folder, refuses
+) -> None:
+    run = planned("out")
+    execute(run)
+    (folder / "mine.py").write_text(FILE + "\n# changed\n")
+    with refuses("mine.probed", "sha256", "--restart"):
+        run.finished()
+
+
+def test_other_weights_for_the_same_seed_are_refused_when_going_on(folder, refuses) -> None:
+    project = Project.of("mine.py:build")
+    weights = project.start(0).problem.current()
+    project.start(0, weights=weights)
+    with refuses("build(1)", "other weights", "--restart"):
+        project.start(1, weights=weights)
+
+
+# ---------------------------------------------------------------- commands
+
+
+def test_the_template_runs_as_it_is_from_new_to_report(folder, capsys) -> None:
+    assert command("new") == 0
+    printed = capsys.readouterr().out
+    assert printed == template()
+    (folder / "my_project.py").write_text(printed)
+    assert command("check", "my_project.py:build") == 0
+    table = capsys.readouterr().out
+    assert table.startswith("| check | found |")
+    assert "FAILED" not in table
+    walk = ("traverse", "my_project.py:build", "--out", "out", "--set", "steps=4")
+    assert command(*walk) == 0
+    assert "run-000" in capsys.readouterr().out
+    assert command(*walk) == 0
+    assert "1 of 1 runs are finished already" in capsys.readouterr().out
+
+
+def test_a_walk_without_probes_is_walked_and_reported(folder, capsys) -> None:
+    project = Project.of("mine.py:build")
+    settings = walk_settings(project, "sqp", ["steps=4"])
+    run = WalkRun(0, 0, run_folder(folder / "out", project.name, "sqp", 0), settings)
+    news = execute(run)
+    assert "" in run.numbers(news.done, news.row)
+    (folder / "mine.py").unlink()  # reading runs no code of the user's
+    assert command("report", "mine.py:build", "--out", "out") == 0
+    assert "evaluations" in capsys.readouterr().out
+    assert (folder / "out/report/mine.build/walk.png").stat().st_size > 10_000
+    assert "build of mine.py" in (folder / "out/report/index.html").read_text()
+
+
+def test_check_fails_with_the_table(folder, capsys) -> None:
+    assert command("check", "mine.py:wrong_gradient") == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_check_leaves_the_random_states_as_they_were(folder) -> None:
+    states = torch.get_rng_state(), random.getstate()
+    assert command("check", "mine.py:build") == 0
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+
+
+def test_check_takes_an_experiment_and_a_regulariser(folder, capsys) -> None:
+    assert command("check", "mine.py:build", "--regularizer", "l1", "--seed", "2") == 0
+    assert "regulariser R, l1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("traverse", "mine.py:build", "--device", "cuda"), ["--device cuda", "model.to"]),
+        (("traverse", "mine.py:biuld"), ["did you mean build?"]),
+        (("traverse", "mine.py:build", "--set", "stesp=3"), ["'stesp'", "did you mean steps"]),
+        (("check", "mine.py:build", "--regularizer", "l3"), ["'l3'", "did you mean l1?"]),
+        (("check", "NONSENSE"), ["'NONSENSE'"]),
+        (("decay", "mine.py:build"), ["weight decay", "isoloss traverse mine.py:build"]),
+        (("report", "mine.py:build"), ["no folder results"]),
+        (("report", "../up", "--out", "."), ["'../up'"]),
+        (("report", "mine.biuld", "--out", "."), ["'mine.biuld'"]),
+    ],
+)
+def test_wrong_arguments_exit_2_with_a_sentence(
+    folder, capsys, arguments: tuple[str, ...], words: list[str]
+) -> None:
+    assert command(*arguments) == 2
+    said = capsys.readouterr().err
+    assert all(word in " ".join(said.split()) for word in words), said
+
+
+def test_a_failing_function_fails_its_run(folder) -> None:
+    project = Project.of("mine.py:boom")
+    place = run_folder(folder / "out", project.name, "sqp", 0)
+    news = execute(WalkRun(0, 0, place, walk_settings(project, "sqp")))
+    assert news.failed
+    assert "ValueError: no such thing" in news.ending
+    assert open_results("out").unfinished("mine.boom", "sqp")["run-000"].startswith("boom(0)")
