@@ -1,0 +1,135 @@
+"""`isoloss verify` finds what is wrong, and nothing where nothing is."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.torture.victim import make
+
+from isoloss import InputError
+from isoloss import Path as Walk
+from isoloss.analysis import walk_table
+from isoloss.analysis.verify import verify
+from isoloss.cli import main
+from isoloss.results import decay, open_results, run
+from isoloss.results.files import write_tensors
+from isoloss.results.folder import seal, whole
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("results")
+    for kind in ("paper", "sqp", "decay"):
+        assert not make(out, kind).execute(lambda news: None, lambda: False).failed
+    return out
+
+
+@pytest.fixture
+def out(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "out"))
+
+
+def wrong(out: Path) -> list[str]:
+    return [check.problem for check in verify(out) if check.problem]
+
+
+def test_what_was_computed_is_right(out: Path) -> None:
+    checks = verify(out)
+    assert not wrong(out)
+    assert {check.run for check in checks} == {
+        "IRIS_FF/traverse/paper/run-000", "IRIS_FF/traverse/sqp/run-000", "IRIS_FF/decay/run-000"
+    }  # fmt: skip
+    said = " ".join(check.what for check in checks)
+    for what in ("files", "loss on the level", "regularizer", "test_loss", "test_metric"):
+        assert what in said
+
+
+def test_runs_of_format_1_are_checked_too(tmp_path: Path) -> None:
+    old = Path(__file__).parents[1] / "results" / "formats" / "version-1"
+    shutil.copytree(old, tmp_path / "run-000")
+    assert not wrong(tmp_path)
+    assert any("no checksums" in check.found for check in verify(tmp_path))
+
+
+def rewrite(folder: Path, change: Callable[[Walk], Walk]) -> None:
+    """A changed walk with checksums that are right."""
+    path = run.load(folder)
+    tensors = dict(path.metadata["tensors"])
+    run.save(folder, change(path), tensors)
+
+
+def test_a_wrong_point_with_right_checksums_is_found(out: Path) -> None:
+    def change(path: Walk) -> Walk:
+        points = path.points.clone()
+        points[-1] *= 1.01
+        return replace(path, points=points)
+
+    rewrite(out / "IRIS_FF" / "traverse" / "sqp" / "run-000", change)
+    assert any("loss on the level" in problem for problem in wrong(out))
+
+
+@pytest.mark.parametrize("column", ["loss", "regularizer", "test_loss", "test_metric"])
+def test_a_wrong_number_with_right_checksums_is_found(out: Path, column: str) -> None:
+    def change(path: Walk) -> Walk:
+        steps = path.steps.copy()
+        steps[column] *= 1.1
+        return replace(path, steps=steps)
+
+    rewrite(out / "IRIS_FF" / "traverse" / "paper" / "run-000", change)
+    (problem,) = wrong(out)
+    assert problem.startswith(f"{column} is off by")
+
+
+def test_wrong_weights_of_weight_decay_are_found(out: Path) -> None:
+    folder = out / "IRIS_FF" / "decay" / "run-000"
+    ending, ends = whole(folder), decay.load_ends(folder)
+    stamps = {}
+
+    def write() -> dict[str, object]:
+        tensors = {"ends": ends * 1.1, "start": ends[0], "indices": torch.arange(3)}
+        stamps["points.safetensors"] = write_tensors(folder / "points.safetensors", tensors)
+        return stamps
+
+    seal(folder, {"outcome": ending["outcome"], "message": ending["message"]}, write)
+    assert any("squared_norm is off" in problem for problem in wrong(out))
+
+
+def test_a_table_that_is_not_of_these_runs_is_found(out: Path) -> None:
+    results = open_results(out)
+    table = walk_table({name: results.paths("IRIS_FF", name) for name in ("paper", "sqp")})
+    file = out / "report" / "IRIS_FF" / "walk.csv"
+    file.parent.mkdir(parents=True)
+    file.write_text(table.to_csv(index=False))
+    assert not wrong(out)
+    file.write_text(file.read_text().replace("1", "2"))
+    (problem,) = wrong(out)
+    assert "isoloss report IRIS_FF" in problem
+
+
+def test_the_command_names_the_damaged_file_and_exits_with_1(out: Path, capsys) -> None:
+    main_code(0, "verify", str(out))
+    assert "All 3 are right." in capsys.readouterr().out
+    file = out / "IRIS_FF" / "traverse" / "sqp" / "run-000" / "points.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    main_code(1, "verify", str(out))
+    said = capsys.readouterr().out
+    assert "points.safetensors was changed" in said
+    assert "1 of 3 are not right." in said
+
+
+def main_code(code: int, *arguments: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    assert (end.value.code or 0) == code
+
+
+def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no run"):
+        verify(tmp_path)
