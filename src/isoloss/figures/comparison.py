@@ -14,6 +14,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import NullFormatter
 
 from isoloss.analysis import on_level
 from isoloss.analysis.curves import Array
@@ -66,6 +67,7 @@ def comparison_scatter(
                     for path in paths:
                         _draw_walk(panel, path, x, y, COLOURS[1 - k % 2], MARKS[k % len(MARKS)])
                 panel.set_xscale("log")
+                panel.xaxis.set_minor_formatter(NullFormatter())  # they would overlap
                 if y == "test_loss":
                     panel.set_yscale("log")
                 if row == len(ordinates) - 1:
