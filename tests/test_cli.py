@@ -1,5 +1,6 @@
 """The commands as a user types them."""
 
+import contextlib
 import json
 import os
 import re
@@ -220,17 +221,25 @@ def test_one_failing_run_does_not_stop_the_others(tmp_path, capsys):
 def test_ctrl_c_keeps_what_was_walked_and_the_next_call_goes_on(tmp_path):
     command = [sys.executable, "-m", "isoloss", "traverse", "IRIS_FF", "--runs", "1"]
     command += ["--method", "paper", "--set", "steps=1000000", "--out", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    command += ["--checkpoint-every", "0.2"]
     folder = tmp_path / "IRIS_FF" / "traverse" / "paper" / "run-000"
-    wait_until(lambda: (folder / "config.json").exists())
-    time.sleep(8)
-    os.killpg(process.pid, signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
+    # a shell that starts the tests in the background lets them ignore Ctrl-C; the command must not
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    signal.signal(signal.SIGINT, before)
+    try:
+        wait_until((folder / "checkpoint" / "a").exists, seconds=240.0)  # it walks
+        os.killpg(process.pid, signal.SIGINT)
+        said, _ = process.communicate(timeout=240)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     assert process.returncode == 130
     assert "call the same command again" in said
-    if (folder / "outcome.json").exists():  # the walk had begun
-        (path,) = open_results(tmp_path).paths("IRIS_FF", "paper")
-        assert path.outcome.value == "interrupted"
+    (path,) = open_results(tmp_path).paths("IRIS_FF", "paper")
+    assert path.outcome.value == "interrupted"
+    assert len(path.steps) > 1
 
 
 def wait_until(condition, seconds=60.0):
