@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from isoloss import Problem, Stop, traverse
 from isoloss.data import map_tensors
+from isoloss.noise import relative_noise
 
 DEVICES = [
     "cpu",
@@ -210,6 +211,23 @@ def test_weights_count_examples_as_if_they_were_repeated() -> None:
         assert problem.loss(theta).item() == pytest.approx(wanted.item(), rel=1e-12)
         exact = problem.with_dtype(torch.float64)
         assert exact.loss(theta).item() == pytest.approx(wanted.item(), rel=1e-12)
+
+
+def test_weights_count_in_the_noise() -> None:
+    # the first half cancels large numbers in float32 and is noisy, the second is not
+    x = torch.cat([torch.full((10, 1), 1e5), torch.zeros(10, 1)])
+    noisy, quiet = torch.zeros(20).index_fill_(0, torch.arange(10), 1.0), torch.ones(20)
+    quiet[:10] = 0
+
+    def noise(weights: Tensor) -> float:
+        problem = Problem(
+            lambda p, x: (x + p["w"]) - x, "mse", (x, torch.zeros(20, 1)), weights=weights,
+            parameters={"w": torch.tensor([0.7])},
+        )  # fmt: skip
+        return relative_noise(problem, problem.current())
+
+    assert noise(noisy) > 1e-4
+    assert noise(quiet) < 1e-6
 
 
 def test_weights_count_in_the_metric() -> None:

@@ -22,6 +22,8 @@ from isoloss.runs.settings import walk_settings
 from isoloss.runs.walk import WalkRun
 
 FILE = """
+import random
+import numpy as np
 import torch
 from torch import nn
 import isoloss
@@ -43,7 +45,8 @@ def flaky(seed):
 
 def unseeded(seed):
     model = nn.Linear(3, 1)
-    return isoloss.Problem(model, "mse", (torch.randn(9, 3), torch.randn(9, 1)))
+    x = torch.randn(9, 3) * random.random() * float(np.random.rand())
+    return isoloss.Problem(model, "mse", (x, torch.randn(9, 1)))
 
 def wrong_gradient(seed):
     def model(p, x):
@@ -124,9 +127,9 @@ RETURNS: dict[str, list[str]] = {
     "three": ["returned int", "isoloss.Problem"],
     "listed": ["returned (Problem, list)", "{'test': test_problem}"],
     "named": ["returned (Problem, dict)"],
-    "boom": ["boom(0) in mine.py failed in line 37 (ValueError: no such thing)"],
+    "boom": ["boom(0) in mine.py failed in line 40 (ValueError: no such thing)"],
     "own": ["isoloss says this itself"],
-    "leaves": ["SystemExit: 3", "line 41"],
+    "leaves": ["SystemExit: 3", "line 44"],
 }
 
 
