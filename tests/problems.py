@@ -242,7 +242,8 @@ class Net:
         else:
             shifted = out - out.max(1, keepdims=True)
             p = np.exp(shifted) / np.exp(shifted).sum(1, keepdims=True)
-            loss = -np.mean(np.log(p[np.arange(n), targets]))
+            normaliser = np.log(np.exp(shifted).sum(1))
+            loss = np.mean(normaliser - shifted[np.arange(n), targets])
             back = p.copy()
             back[np.arange(n), targets] -= 1
             back /= n
