@@ -171,6 +171,7 @@ class Running(nn.Module):
 @pytest.mark.parametrize("culprit", [Centre(), Running(), nn.Softmax(dim=0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_mixing_of_examples_is_named(refuses, culprit: nn.Module, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Tanh(), culprit), nn.Linear(3, 2))
     with refuses("begins in 1.1 ", type(culprit).__name__, "in its chunk"):
         check(model, dtype=dtype)
