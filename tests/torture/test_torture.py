@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tests.torture.victim import child, go, make, result, wait
 from tests.torture.writers import writers
 
 from isoloss.results.folder import failure, problem
+from isoloss.runs import pool
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -89,3 +91,22 @@ def said(disk: Path) -> str:
         return make(disk, "paper").execute(lambda news: None, lambda: False).ending
     except Exception as error:
         return f"{type(error).__name__}: {error}"
+
+
+def test_a_run_killed_after_its_last_word_is_finished_and_tidied_up(tmp_path: Path) -> None:
+    one = make(tmp_path, "paper")
+    assert wait(child(lambda: go(one))) == 0
+    before = result(one.folder)
+    (one.folder / "checkpoint").mkdir()  # killed before it was deleted
+    assert problem(one.folder) is None
+    assert not one.finished()
+    assert wait(child(lambda: go(one))) == 0
+    assert one.finished()
+    assert result(one.folder) == before
+
+
+def test_a_worker_that_dies_after_its_last_word_leaves_no_failure(tmp_path: Path) -> None:
+    one = make(tmp_path, "sqp")
+    assert wait(child(lambda: go(one))) == 0
+    assert pool._lost(one, BrokenProcessPool()).failed
+    assert one.finished()

@@ -11,7 +11,7 @@ from isoloss.errors import IsolossError
 from isoloss.outcome import Outcome
 from isoloss.results.checkpoint import TrainingCheckpoint
 from isoloss.results.files import StorageError, sentence_of
-from isoloss.results.folder import check, save_failure
+from isoloss.results.folder import CHECKPOINT, check, save_failure
 from isoloss.results.lock import only_writer
 from isoloss.results.quarantine import move_aside
 from isoloss.runs.news import News
@@ -84,14 +84,15 @@ def is_finished(folder: FilePath, config: Mapping[str, Any]) -> bool:
         config: Everything that determines the run.
 
     Returns:
-        Whether the run is finished, with all its files whole; False where that cannot be found out
-        now, which the run itself will say, while the others go on.
+        Whether the run is finished, with all its files whole and no checkpoint left to delete;
+        False where that cannot be found out now, which the run itself will say, while the others go
+        on.
 
     Raises:
         InputError: The folder holds a run with another configuration; the difference is shown.
     """
     try:
-        return check(folder, config)
+        return check(folder, config) and not (folder / CHECKPOINT).exists()
     except StorageError:
         return False
 

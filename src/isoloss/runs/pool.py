@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from isoloss.results.files import StorageError
-from isoloss.results.folder import save_failure
+from isoloss.results.files import ResultsError, StorageError
+from isoloss.results.folder import problem, save_failure
 from isoloss.results.lock import LockedError, only_writer
 from isoloss.runs.claim import said
 from isoloss.runs.news import THREADS, News
@@ -126,8 +126,9 @@ def _lost(one: Run, error: BaseException) -> News:
     """News of a run whose process could not give them."""
     what = _DIED if isinstance(error, BrokenProcessPool) else said(error)
     if not isinstance(error, LockedError):
-        with suppress(StorageError, LockedError), only_writer(one.folder):
-            save_failure(one.folder, what)
+        with suppress(StorageError, LockedError, ResultsError), only_writer(one.folder):
+            if problem(one.folder) is not None:  # it may have died after its last word
+                save_failure(one.folder, what)
     return News(one.index, "done", ending=what, failed=True)
 
 
