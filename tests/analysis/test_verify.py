@@ -16,9 +16,12 @@ from isoloss import Path as Walk
 from isoloss.analysis import walk_table
 from isoloss.analysis.verify import verify
 from isoloss.cli import main
-from isoloss.results import decay, open_results, run
+from isoloss.projects import Project, template
+from isoloss.results import decay, open_results, run, run_folder
 from isoloss.results.files import write_tensors
 from isoloss.results.folder import seal, whole
+from isoloss.runs.settings import walk_settings
+from isoloss.runs.walk import WalkRun
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,30 @@ def test_runs_of_format_1_are_checked_too(tmp_path: Path) -> None:
     shutil.copytree(old, tmp_path / "run-000")
     assert not wrong(tmp_path)
     assert any("no checksums" in check.found for check in verify(tmp_path))
+
+
+def test_weight_decay_of_a_comparison_is_checked_as_weight_decay(out: Path) -> None:
+    other = out / "IRIS_FF" / "equivalent" / "sqp" / "run-000"
+    shutil.copytree(out / "IRIS_FF" / "decay" / "run-000", other)
+    assert not wrong(out)
+    rows = [check.what for check in verify(other) if check.what.startswith("squared_norm")]
+    assert rows == ["squared_norm (2)"]
+
+
+def test_of_a_users_own_project_the_files_are_checked_and_its_code_is_not_run(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(template())
+    walk = walk_settings(Project.of(f"{file}:build"), "sqp", ["steps=2"], "as built")
+    folder = run_folder(tmp_path / "out", "mine.build", "sqp", 0)
+    assert not WalkRun(0, 0, folder, walk).execute(lambda news: None, lambda: False).failed
+    file.write_text("raise RuntimeError('run')")
+    assert not wrong(tmp_path / "out")
+    found = {check.what: check.found for check in verify(tmp_path / "out")}
+    assert found == {"files": "2 whole", "computed anew": "not done: your own project"}
+    (folder / "steps.parquet").write_bytes(b"torn")
+    assert "steps.parquet" in wrong(tmp_path / "out")[0]
 
 
 def rewrite(folder: Path, change: Callable[[Walk], Walk]) -> None:

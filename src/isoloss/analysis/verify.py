@@ -34,6 +34,8 @@ more."""
 ROUNDING = {"float32": 1e-5, "float64": 1e-12}
 """By how much of the level the rounding of the loss may carry a point out of the tolerance."""
 NOT_FINISHED = "not finished"
+NOT_DONE = "not done: your own project"
+"""Of runs whose problem only the user's code can build, which is not run here."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ def _checks(folder: FilePath, name: str) -> Iterator[Check]:
     files = whole(folder).get("files", {})
     yield Check(name, "files", f"{len(files)} whole" if files else "format 1: no checksums", "")
     try:
-        if folder.parent.name == "decay":
+        if "project" in load_config(folder):
+            yield Check(name, "computed anew", NOT_DONE, "")
+        elif (folder / "members.parquet").exists():
             yield from _decay(folder, name)
         else:
             yield from _walk(run.load(folder), name)

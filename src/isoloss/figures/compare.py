@@ -8,6 +8,7 @@ from pathlib import Path as FilePath
 
 import pandas as pd
 
+from isoloss import experiments
 from isoloss.analysis import markdown, walk_table
 from isoloss.analysis.comparison import changes_table, comparison_table, equivalent_table
 from isoloss.analysis.comparison_text import (
@@ -22,6 +23,7 @@ from isoloss.figures.comparison_section import comparison_section
 from isoloss.figures.style import save
 from isoloss.path import Path
 from isoloss.results import Results
+from isoloss.results.files import write_text
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def write_comparison(
         f"{experiment}, decay, {run}: {reason}"
         for run, reason in results.decay_unfinished(experiment).items()
     ]
-    if len(decay) == 0:
+    if len(decay) == 0 and experiment in experiments.names():
         missing.append(f"{experiment}: no weight decay yet, make it with 'isoloss decay'")
     compared = comparison_table(methods, decay)
     changed = changes_table(methods, decay, metric)
@@ -96,9 +98,8 @@ def write_comparison(
         texts["after-decay.csv"] = whole.to_csv(index=False)
         texts["after-decay.md"] = f"{markdown(walked)}\n{changes_to_markdown(gained)}"
     tables: list[FilePath] = []
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
         tables.append(folder / name)
     figures: list[FilePath] = []
     if len(decay):

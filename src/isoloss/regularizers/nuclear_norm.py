@@ -8,7 +8,7 @@ from torch import Tensor
 
 from isoloss.problem import Problem
 from isoloss.regularizers.regularizer import Differentiated, Parameters, Regularizer
-from isoloss.regularizers.sparsity import matrices, smooth_abs
+from isoloss.regularizers.sparsity import matrices, smooth_root
 from isoloss.settings import Settings
 
 
@@ -42,7 +42,9 @@ class NuclearNorm(Settings):
 
         def value(parameters: Parameters) -> Tensor:
             spectra = [_singular_values(parameters[name].flatten(1)) for name in names]
-            return torch.stack([smooth_abs(s, self.smoothing).sum() for s in spectra]).sum()
+            return torch.stack(
+                [smooth_root(s.square(), self.smoothing).sum() for s in spectra]
+            ).sum()
 
         return Differentiated(self.name, value, problem.shapes)
 

@@ -12,18 +12,17 @@ from isoloss.regularizers.regularizer import Differentiated, Parameters, Regular
 from isoloss.settings import Settings
 
 
-def smooth_abs(size: Tensor, smoothing: float) -> Tensor:
+def smooth_root(square: Tensor, smoothing: float) -> Tensor:
     """The hyperbola sqrt(x^2 + s^2) - s, which is |x| less s far out and smooth at zero.
 
     Args:
-        size: x, of any shape.
+        square: x^2, of any shape.
         smoothing: s.
 
     Returns:
         The same shape.
     """
     # the form without cancellation near zero
-    square = size.square()
     return square / ((square + smoothing**2).sqrt() + smoothing)
 
 
@@ -46,7 +45,7 @@ class L1(Settings):
 
         def value(parameters: Parameters) -> Tensor:
             return torch.stack(
-                [smooth_abs(p, self.smoothing).sum() for p in parameters.values()]
+                [smooth_root(p.square(), self.smoothing).sum() for p in parameters.values()]
             ).sum()
 
         return Differentiated(self.name, value, problem.shapes)
@@ -85,8 +84,7 @@ class GroupLasso(Settings):
             total: list[Tensor] = []
             for name in names:
                 rows = parameters[name].flatten(1)
-                square = rows.square().sum(1)
-                size = square / ((square + self.smoothing**2).sqrt() + self.smoothing)
+                size = smooth_root(rows.square().sum(1), self.smoothing)
                 total.append(rows.shape[1] ** 0.5 * size.sum())
             return torch.stack(total).sum()
 

@@ -95,8 +95,8 @@ class SQP(Settings):
         model, slopes = state.model, state.slopes
         if model is None or slopes is None:
             return self._approach(objective, state)
-        room = {"keep": self.memory // 2, "max_trials": self.max_trials}
-        moved = advance(objective, state, model, slopes, **room)
+        keep, trials = self.memory // 2, self.max_trials
+        moved = advance(objective, state, model, slopes, keep=keep, max_trials=trials)
         stalled = moved.ending is not None and moved.ending.outcome is Outcome.STALLED
         gained = state.point.regularizer < state.renewed_below
         if not (stalled and (gained or state.nearest < state.renewed_nearer)):
