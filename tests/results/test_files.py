@@ -21,7 +21,6 @@ from isoloss import IsolossError
 from isoloss.results import ResultsError, run
 from isoloss.results.files import (
     DamagedError,
-    StorageError,
     read_json,
     read_table,
     read_tensors,
@@ -31,6 +30,7 @@ from isoloss.results.files import (
 )
 from isoloss.results.folder import begin, problem
 from isoloss.results.pack import pack, unpack
+from isoloss.results.storage import StorageError
 
 SOURCE = Path(__file__).parents[2] / "src"
 

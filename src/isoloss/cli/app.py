@@ -14,7 +14,7 @@ from isoloss._version import __version__
 from isoloss.cli import compares, data, decays, projects, reports, verify, walks
 from isoloss.cli.output import console
 from isoloss.errors import InputError, IsolossError
-from isoloss.results.files import sentence_of
+from isoloss.results.storage import sentence_of
 from isoloss.runs import signals
 
 app = typer.Typer(

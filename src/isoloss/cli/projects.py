@@ -27,15 +27,7 @@ def check(
     subject, target = options.subject(name, device)
     subject.prepare()
     with random_state_kept():
-        begun = subject.start(
-            options.first_seed(seed),
-            device=target,
-            dtype=None,
-            weights=None,
-            training=None,
-            after_epoch=None,
-            chunk_size=None,
-        )
+        begun = subject.start(options.first_seed(seed), device=target, dtype=None)
         found = check_problem(begun.problem, regularizer)
     typer.echo(str(found))
     if not found.passed:

@@ -1,7 +1,7 @@
 """Run folders on disk: layout, atomic writes, reading back."""
 
 from isoloss.results.checkpoint import Checkpoint
-from isoloss.results.files import ResultsError, check_out_folder
+from isoloss.results.files import ResultsError
 from isoloss.results.reading import (
     Results,
     after_decay_folder,
@@ -12,6 +12,7 @@ from isoloss.results.reading import (
     run_folder,
 )
 from isoloss.results.reference import export_reference, import_reference
+from isoloss.results.storage import check_out_folder
 
 __all__ = [
     "Checkpoint",

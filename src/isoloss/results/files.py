@@ -7,11 +7,9 @@ is written after them.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,27 +20,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from isoloss.errors import InputError, IsolossError
+from isoloss.errors import IsolossError
+from isoloss.results.storage import StorageError, sentence_of, sync, writing
 
 FORMAT_VERSION = 2
 """Of everything below a results folder; docs/formats.md tells the versions."""
 _VERSION_KEY = "format_version"
 _TABLE_VERSION_KEY = b"isoloss_format_version"
-
-_REMEDIES = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some of your quota",
-    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
-    errno.EMFILE: "raise the limit on open files (ulimit -n)",
-    errno.ENFILE: "close other programs, the system has too many files open",
-    errno.EACCES: "get the permission to write there",
-    errno.EPERM: "get the permission to write there",
-    errno.EROFS: "make the folder writable",
-}
 
 
 class ResultsError(IsolossError):
@@ -51,10 +38,6 @@ class ResultsError(IsolossError):
 
 class DamagedError(ResultsError):
     """A file is missing, torn or changed, so that nothing in it may be believed."""
-
-
-class StorageError(IsolossError):
-    """The disk, or a limit of the system, does not let a file be written or read now."""
 
 
 @dataclass(frozen=True)
@@ -258,75 +241,6 @@ def check_version(file: Path, version: int) -> None:
         )
 
 
-def remove(*files: Path) -> None:
-    """Delete files that are not needed any more, those that are there, and make that last."""
-    for file in files:
-        with writing(file):
-            file.unlink(missing_ok=True)
-    for folder in {file.parent for file in files}:
-        if folder.exists():
-            _flush(folder)
-
-
-def check_out_folder(folder: Path) -> None:
-    """Insist that results can be written below a folder, without writing anything.
-
-    Args:
-        folder: The folder, which need not exist.
-
-    Raises:
-        InputError: It is a file, lies below one, or may not be written to.
-    """
-    nearest = folder.absolute()
-    while not nearest.exists():
-        nearest = nearest.parent
-    if not nearest.is_dir():
-        raise InputError(f"--out {folder} is not possible: {nearest} is a file; name a folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(
-            f"--out {folder} is not possible: {nearest} may not be written to; name another folder"
-        )
-
-
-def sentence_of(error: Exception) -> str | None:
-    """What the system refused and what to do about it; None for errors of other kinds."""
-    number = error.errno if isinstance(error, OSError) else None
-    if isinstance(error, SafetensorError):
-        found = re.search(r"\(os error (\d+)\)", str(error))
-        number = int(found[1]) if found else None
-    if number is None:
-        return None
-    remedy = _REMEDIES.get(number, "see to that")
-    return (
-        f"{os.strerror(number)}; {remedy} and call the same command again: all that was written "
-        f"before is still valid"
-    )
-
-
-@contextlib.contextmanager
-def writing(file: Path) -> Generator[None]:
-    """Turn what the system refuses into a sentence.
-
-    Args:
-        file: What is being written, for the sentence.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        StorageError: It could not be written.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"cannot write {file}: {sentence_of(error) or error}") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make it last which files a folder holds."""
-    _flush(folder)
-
-
 def _atomically(file: Path, write: Callable[[Path], object]) -> Stamp:
     part = file.with_name(f".{file.name}.part")
     with writing(file):
@@ -337,21 +251,13 @@ def _atomically(file: Path, write: Callable[[Path], object]) -> Stamp:
             write(part)
             part.chmod(mode)  # safetensors makes files that only their owner may read
             stamp = Stamp.of(part)
-            _flush(part)
+            sync(part)
             os.replace(part, file)  # noqa: PTH105
         finally:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
-        _flush(file.parent)
+        sync(file.parent)
     return stamp
-
-
-def _flush(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -25,13 +25,11 @@ from isoloss.results.files import (
     Stamp,
     read_json,
     read_tensors,
-    remove,
-    sync_folder,
     write_json,
     write_tensors,
-    writing,
 )
 from isoloss.results.quarantine import quarantine
+from isoloss.results.storage import remove, sync, writing
 from isoloss.snapshot import differences
 
 FAILED = "failed"
@@ -272,4 +270,4 @@ def _delete(checkpoint: FilePath) -> None:
     if checkpoint.exists():
         with writing(checkpoint):
             shutil.rmtree(checkpoint)
-            sync_folder(checkpoint.parent)
+            sync(checkpoint.parent)

@@ -14,7 +14,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from isoloss.errors import IsolossError
-from isoloss.results.files import ResultsError, StorageError, read_json, write_json, writing
+from isoloss.results.files import ResultsError, read_json, write_json
+from isoloss.results.storage import StorageError, writing
 
 SECONDS_TO_SAY_WHO = 5.0
 """How long to wait for the holder of a lock to have written who it is."""

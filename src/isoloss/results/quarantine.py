@@ -6,7 +6,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from isoloss.results.files import sync_folder, writing
+from isoloss.results.storage import sync, writing
 
 
 def quarantine(damaged: Path, folder: Path) -> Path | None:
@@ -42,6 +42,6 @@ def move_aside(what: Path, folder: Path) -> Path:
             count += 1
             target = folder / f"{what.name}-{stamp}-{count}"
         os.replace(what, target)  # noqa: PTH105
-        sync_folder(folder)
-        sync_folder(what.parent)
+        sync(folder)
+        sync(what.parent)
     return target

@@ -22,12 +22,12 @@ from isoloss.results.files import (
     read_json,
     read_table,
     read_tensors,
-    remove,
     write_json,
     write_table,
     write_tensors,
 )
 from isoloss.results.quarantine import quarantine
+from isoloss.results.storage import remove
 
 MANIFEST = "manifest.json"
 _FILE = re.compile(r"(state|rows|points)-\d{1,12}\.(safetensors|parquet)")

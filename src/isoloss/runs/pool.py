@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from isoloss.results.files import ResultsError, StorageError
+from isoloss.results.files import ResultsError
 from isoloss.results.folder import problem, save_failure
 from isoloss.results.lock import LockedError, only_writer
+from isoloss.results.storage import StorageError
 from isoloss.runs.claim import said
 from isoloss.runs.news import THREADS, News
 from isoloss.runs.run import Run

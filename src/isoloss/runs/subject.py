@@ -77,12 +77,12 @@ class Subject(Protocol):
         self,
         seed: int,
         *,
-        device: str,
-        dtype: torch.dtype | None,
-        weights: Tensor | None,
-        training: TrainingState | None,
-        after_epoch: Callable[[TrainingState], object] | None,
-        chunk_size: int | None,
+        device: str = ...,
+        dtype: torch.dtype | None = ...,
+        weights: Tensor | None = ...,
+        training: TrainingState | None = ...,
+        after_epoch: Callable[[TrainingState], object] | None = ...,
+        chunk_size: int | None = ...,
     ) -> Begun:
         """Train, or load the weights that training ended with before."""
         ...
