@@ -14,6 +14,10 @@ class InputError(IsolossError, ValueError):
     """A value the user gave cannot be used; the text names the value, the reason, the remedy."""
 
 
+class DerivativeError(InputError):
+    """A derivative that is needed does not exist, or is not the derivative it claims to be."""
+
+
 def unknown(what: str, value: str, known: Iterable[str]) -> InputError:
     """An error for a name that is not among the known ones, with the nearest suggested.
 

@@ -134,16 +134,20 @@ class FlatNetwork:
         bent = [(slope, vector) for slope, vector in several if slope.requires_grad]
         if not bent:
             return torch.zeros_like(vectors)
-        pieces = torch.autograd.grad(
+        found: Any = torch.autograd.grad(
             [slope for slope, _ in bent],
             self.leaves,
             [vector for _, vector in bent],
             is_grads_batched=True,
             create_graph=True,
             allow_unused=True,
-            materialize_grads=True,
         )
-        return torch.cat([piece.flatten(1) for piece in pieces], dim=1)
+        # torch would make up the missing ones itself, without the axis of the vectors
+        whole = [
+            vectors.new_zeros(len(vectors), math.prod(shape)) if piece is None else piece.flatten(1)
+            for piece, shape in zip(found, self.shapes.values(), strict=True)
+        ]
+        return torch.cat(whole, dim=1)
 
     def split(self, flat: Tensor) -> list[Tensor]:
         """Views of a flat vector, or of a matrix's rows, in the parameters' shapes, in order."""

@@ -16,6 +16,7 @@ from isoloss.errors import InputError
 from isoloss.evaluation.autograd import Autograd
 from isoloss.evaluation.choice import Evaluation, evaluation_of, measured_size
 from isoloss.evaluation.examples import per_example, weighted_sum
+from isoloss.evaluation.second import EXAMPLES, check_slope, own_functions, random_direction
 from isoloss.flat import FlatNetwork, Model, flatten, trainable
 from isoloss.losses import Loss, NamedLoss, get_loss, get_metric
 
@@ -109,6 +110,7 @@ class Problem:
         self._evaluation = evaluation_of(self.network, self.chunks, self._loss)
         self._gradient: Evaluation | None = None
         self._chunk_size = chunk_size
+        self._twice_checked = False
         self.evaluations = 0
 
     def current(self) -> Tensor:
@@ -151,7 +153,9 @@ class Problem:
     def hvp(self, theta: Tensor, vector: Tensor) -> Tensor:
         """The Hessian of the training loss at a point, times a vector; exact, chunk by chunk.
 
-        Costs some three evaluations and twice their memory; does not count as one.
+        Costs some three evaluations and twice their memory; does not count as one. Where the model
+        has a `torch.autograd.Function` of its own, the first product is compared with differences
+        of the gradient, on a few examples.
 
         Args:
             theta: Shape (size,).
@@ -162,13 +166,15 @@ class Problem:
 
         Raises:
             InputError: A shape is another, or an operation of the model cannot be differentiated
-                twice.
+                twice; where that is a function of the model's own and the product would be wrong,
+                `DerivativeError`.
         """
         if vector.shape != (self.size,):
             raise InputError(
                 f"vector has shape {tuple(vector.shape)}, the problem has {self.size} parameters; "
                 f"give a flat vector in the order of model.named_parameters()"
             )
+        self.check_twice(theta)
         self.network.load(theta)
         return self._evaluation.hvp(vector.to(self.device, self.dtype))
 
@@ -184,6 +190,59 @@ class Problem:
         """
         self.network.load(theta)
         return Autograd(self.network, self.chunks, self._loss)
+
+    def check_twice(self, theta: Tensor) -> None:
+        """Insist, once, that products with the Hessian are right.
+
+        Args:
+            theta: Shape (size,).
+
+        Raises:
+            DerivativeError: They are not: the model has a `torch.autograd.Function` whose backward
+                cannot be differentiated.
+        """
+        if self._twice_checked:
+            return
+        found = self.suspect(theta)
+        if found is not None:
+            few, names = found
+            few._twice_checked = True
+            at = theta.to(few.dtype)
+            v = random_direction(at)
+            what = "a product with the loss's Hessian"
+            check_slope(lambda x: few.loss_and_grad(x)[1], few.hvp(at, v), at, v, what, names)
+        self._twice_checked = True
+
+    def suspect(self, theta: Tensor) -> tuple[Problem, list[str]] | None:
+        """Whether derivatives of derivatives need a look, and a few examples to look at.
+
+        Args:
+            theta: Shape (size,).
+
+        Returns:
+            Where the model or the loss calls functions with a backward of their own: a problem of
+            the first few examples, in float64 if it can be computed in it, and the functions'
+            names. Else None.
+        """
+        first = next(iter(self.chunks)).first(EXAMPLES)
+        for dtype in (torch.float64, self.dtype):
+            few = Problem(
+                self.network.model,
+                self._loss,
+                [(first.inputs, first.targets)],
+                parameters=self._parameters,
+                dtype=dtype,
+                device=self.device,
+            )
+            try:
+                total = few.autograd(theta.to(dtype)).total(next(iter(few.chunks)))
+            except (RuntimeError, InputError):  # the model holds float32 tensors of its own
+                if dtype == self.dtype:
+                    raise
+                continue
+            names = own_functions(total)
+            return (few, names) if names else None
+        return None
 
     def evaluate(self, theta: Tensor) -> tuple[float, float]:
         """Loss and metric at a point, from one pass over the data.

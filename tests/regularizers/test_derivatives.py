@@ -73,6 +73,25 @@ def test_many_parameters_are_estimated() -> None:
     )
 
 
+def test_parameters_without_second_derivatives_count_as_flat() -> None:
+    class Idle(nn.Module):
+        def __init__(self, used: nn.Module) -> None:
+            super().__init__()
+            self.used, self.idle = used, nn.Parameter(torch.ones((), dtype=F64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.used(x)
+
+    net = classifier(sizes=(3, 2, 2))
+    with_idle = Problem(Idle(net.model), "cross_entropy", net.data)
+    assert value_at("hessian_trace", with_idle) == pytest.approx(
+        value_at("hessian_trace", net.problem()), rel=1e-12
+    )
+    assert grad_at("hessian_trace", with_idle)[0] == 0
+    problem = Problem(net.model, lambda outputs, targets: outputs.sum(1) + 10, net.data)
+    assert_gradient_is_the_slope("hessian_trace", problem)  # the last bias is linear in the loss
+
+
 def test_gradient_norm_is_that_of_the_gradient_by_hand() -> None:
     net = classifier()
     _, gradient = net.loss_and_grad(net.theta.numpy())

@@ -14,7 +14,7 @@ from isoloss._version import __version__
 from isoloss.checking import cost
 from isoloss.checking.function import check_function
 from isoloss.checking.taylor import Taylor, taylor, wrong_pieces
-from isoloss.errors import InputError, IsolossError, one_line
+from isoloss.errors import DerivativeError, InputError, IsolossError, one_line
 from isoloss.methods import SQP
 from isoloss.noise import relative_noise
 from isoloss.path import Record
@@ -197,7 +197,9 @@ def _hessian(problem: Problem, x: Tensor, seed: int) -> Finding:
     h = (1e-6 if x.dtype == torch.float64 else 1e-3) * (x.norm() or 1.0) / v.norm()
     try:
         product = problem.hvp(x, v)
-    except (IsolossError, RuntimeError) as error:
+    except IsolossError as error:
+        return Finding("Hessian of L", f"not at hand: {error}")
+    except RuntimeError as error:
         return Finding("Hessian of L", f"not at hand: {one_line(error)}")
     ahead, behind = (problem.loss_and_grad(x + s * h * v)[1] for s in (1, -1))
     differences = (ahead - behind) / (2 * h)
@@ -210,7 +212,10 @@ def _regularizer_gradient(
     regularizer: AnyRegularizer, problem: Problem, exact: Problem | None, theta: Tensor, seed: int
 ) -> list[Finding]:
     judge = exact or problem
-    made = get_regularizer(regularizer, problem)
+    try:
+        made = get_regularizer(regularizer, problem)
+    except DerivativeError as error:
+        return [Finding("regulariser R", str(error), FAILED)]
     try:
         made, x = get_regularizer(regularizer, judge), theta.to(judge.dtype)
         value, grad = made.value_and_grad(x)

@@ -1,9 +1,11 @@
 """Insist that the loss is a function of the parameters alone, and name what makes it none.
 
-Costs two passes over the data without gradients and one over three examples.
+Costs two passes over the data without gradients and two over a few examples.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +15,14 @@ from isoloss.checking.trace import changing, mixing, named
 from isoloss.data import Chunk, map_tensors, random_state_kept
 from isoloss.data.structure import is_opaque
 from isoloss.errors import InputError, one_line
+from isoloss.evaluation.autograd import differentiable
 from isoloss.problem import Problem
 
 ROUNDINGS = 1e5
 """Losses of an example in two chunks may differ by so many roundings of the mean loss."""
+
+FEW = 4
+"""Examples that are enough to see what the loss depends on."""
 
 NO_FUNCTION = "the loss is not a function of the parameters alone"
 
@@ -29,8 +35,8 @@ def check_function(problem: Problem, theta: Tensor) -> None:
         theta: Shape (problem.size,).
 
     Raises:
-        InputError: They differ, or batch statistics or changing buffers go into the loss; the text
-            names the modules and says what to do.
+        InputError: They differ, batch statistics or changing buffers go into the loss, or the
+            parameters do not; the text names the modules and says what to do.
     """
     _check_batch_norm(problem)
     with random_state_kept():
@@ -41,6 +47,20 @@ def check_function(problem: Problem, theta: Tensor) -> None:
         if not torch.equal(first.nan_to_num(), second.nan_to_num()):
             _refuse_random(problem, first, second)
         _check_order(problem, first)
+        _check_dependence(problem, theta)
+
+
+def _check_dependence(problem: Problem, theta: Tensor) -> None:
+    few = next(iter(problem.chunks)).first(FEW)
+    with torch.enable_grad():
+        total = differentiable(problem.autograd(theta).total(few))
+    grads: Any = torch.autograd.grad(total, problem.network.leaves, allow_unused=True)
+    if all(grad is None for grad in grads):
+        raise InputError(
+            f"the loss depends on none of the {problem.size} parameters of the model: its forward "
+            f"computes with other tensors, for example those of the model it was copied from; "
+            f"write forward as a method that uses self"
+        )
 
 
 def _check_batch_norm(problem: Problem) -> None:

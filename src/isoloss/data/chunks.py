@@ -36,6 +36,13 @@ class Chunk(NamedTuple):
         """Number of examples."""
         return examples_of(self.targets)
 
+    def first(self, count: int) -> Chunk:
+        """Its first examples; all of them where they cannot be told apart."""
+        if is_opaque(self.inputs) or is_opaque(self.targets):
+            return self
+        inputs, targets = (map_tensors(lambda t: t[:count], tree) for tree in self[:2])
+        return Chunk(inputs, targets, None if self.weights is None else self.weights[:count])
+
 
 class Chunks(Iterable[Chunk]):
     """A training set that can be gone through again and again, chunk by chunk.

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from isoloss.arithmetic import reproducible, twice_differentiable
 from isoloss.data import Chunk, Chunks, leaves
-from isoloss.errors import InputError, one_line
+from isoloss.errors import DerivativeError, InputError, one_line
 from isoloss.evaluation.examples import per_example, weighted_sum
+from isoloss.evaluation.second import undifferentiable
 from isoloss.flat import FlatNetwork, flatten
 from isoloss.losses import Loss
 
@@ -79,7 +80,7 @@ class Autograd:
         """The Hessian of the mean loss times a flat vector; twice the memory of a gradient.
 
         Raises:
-            InputError: An operation of the model cannot be differentiated twice.
+            DerivativeError: An operation of the model cannot be differentiated twice.
         """
         directions = self._network.split(vector)
         product = torch.zeros_like(vector)
@@ -104,9 +105,9 @@ class Autograd:
                 return tuple(torch.zeros_like(grad) for grad in grads)
             return self._network.gradients(slope)
         except RuntimeError as error:
-            if "derivative" not in str(error):
+            if not undifferentiable(error):
                 raise
-            raise InputError(
+            raise DerivativeError(
                 f"the model cannot be differentiated twice ({one_line(error)}); write that "
                 f"operation out in plain ones"
             ) from error

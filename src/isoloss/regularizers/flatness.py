@@ -8,7 +8,7 @@ from torch import Tensor
 
 from isoloss.flat import flatten
 from isoloss.problem import Problem
-from isoloss.regularizers.higher import differentiating
+from isoloss.regularizers.higher import check_gradient, differentiating
 from isoloss.regularizers.regularizer import Regularizer
 from isoloss.settings import Settings
 
@@ -50,7 +50,15 @@ class HessianTrace(Settings):
 
         Returns:
             The regulariser.
+
+        Raises:
+            DerivativeError: The model cannot be differentiated three times.
         """
+        problem.check_twice(problem.current())
+        check_gradient(self._trace, problem)
+        return self._trace(problem)
+
+    def _trace(self, problem: Problem) -> _Trace:
         n = problem.size
         if self.probes is None and n <= EXACT_UP_TO:
             vectors, scale = torch.eye(n), 1.0

@@ -12,8 +12,10 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from isoloss.arithmetic import reproducible, twice_differentiable
-from isoloss.errors import InputError, one_line
+from isoloss.errors import DerivativeError, one_line
+from isoloss.evaluation.second import check_slope, random_direction, undifferentiable
 from isoloss.problem import Problem
+from isoloss.regularizers.regularizer import Regularizer
 
 
 @contextmanager
@@ -28,19 +30,45 @@ def differentiating(problem: Problem, regularizer: str) -> Generator[None]:
         Nothing; differentiate within.
 
     Raises:
-        InputError: An operation of the model cannot be differentiated that often.
+        DerivativeError: An operation of the model cannot be differentiated that often.
     """
     device = problem.device
     try:
         with torch.enable_grad(), reproducible(device), twice_differentiable(device), _PlainNorms():
             yield
     except RuntimeError as error:
-        if "derivative" not in str(error) and "double backward" not in str(error):
+        if not undifferentiable(error):
             raise
-        raise InputError(
+        raise DerivativeError(
             f"{regularizer} needs higher derivatives, which an operation of the model does not "
             f"have ({one_line(error)}); write that operation out in plain ones"
         ) from error
+
+
+def check_gradient(make: Callable[[Problem], Regularizer], problem: Problem) -> None:
+    """Insist that the gradient of a regulariser made of derivatives is that of its values.
+
+    Looked at on a few examples at the model's present weights, and only where the model calls a
+    function with a backward of its own; torch's operations are right or refuse.
+
+    Args:
+        make: Gives the regulariser of a problem.
+        problem: The problem.
+
+    Raises:
+        DerivativeError: It is not.
+    """
+    theta = problem.current()
+    found = problem.suspect(theta)
+    if found is None:
+        return
+    few, names = found
+    theta = theta.to(few.dtype)
+    made = make(few)
+    v = random_direction(theta)
+    slope = made.value_and_grad(theta)[1].dot(v)
+    what = f"the gradient of {made.name}"
+    check_slope(lambda at: made.value_and_grad(at)[0], slope, theta, v, what, names)
 
 
 class _PlainNorms(TorchFunctionMode):

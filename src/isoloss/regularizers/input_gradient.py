@@ -11,7 +11,7 @@ from isoloss.evaluation.autograd import Autograd
 from isoloss.evaluation.examples import weighted_sum
 from isoloss.flat import flatten
 from isoloss.problem import Problem
-from isoloss.regularizers.higher import differentiating
+from isoloss.regularizers.higher import check_gradient, differentiating
 from isoloss.regularizers.regularizer import Regularizer
 from isoloss.settings import Settings
 
@@ -40,7 +40,7 @@ class InputGradient(Settings):
             The regulariser.
 
         Raises:
-            InputError: No input is floating.
+            InputError: No input is floating, or the gradient would be wrong (`DerivativeError`).
         """
         first = next(iter(problem.chunks))
         if not any(tensor.is_floating_point() for _, tensor in leaves(first.inputs, "inputs")):
@@ -48,6 +48,7 @@ class InputGradient(Settings):
                 "input_gradient differentiates by the inputs, and all of them are integers; use "
                 "another regulariser, or a model that takes embedded inputs"
             )
+        check_gradient(_InputGradient, problem)
         return _InputGradient(problem)
 
 
