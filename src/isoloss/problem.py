@@ -340,6 +340,16 @@ class Problem:
         return self._chunk_size
 
     @property
+    def example_loss(self) -> Loss:
+        """The per-example loss, as it was given or named."""
+        return self._loss
+
+    @property
+    def example_metric(self) -> Loss | None:
+        """The per-example metric, likewise; None where there is none."""
+        return self._metric
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the parameters that make up theta, by name, in order."""
         return dict(self.network.shapes)

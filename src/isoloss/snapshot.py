@@ -95,4 +95,16 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
             for key in keys
             for text in differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
         ]
+    if isinstance(before, list) and isinstance(now, list) and _nested(before, now):
+        return [
+            text
+            for k, pair in enumerate(zip(before, now, strict=True))
+            for text in differences(*pair, f"{name}.{k}".lstrip("."))
+        ]
     return [] if before == now else [f"{name} was {before!r}, now {now!r}"]
+
+
+def _nested(before: list[Any], now: list[Any]) -> bool:
+    """Whether two lists are of one length and hold more than numbers and strings."""
+    nested = any(isinstance(item, (list, Mapping)) for item in before)
+    return len(before) == len(now) and nested

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from isoloss.checking import check_function
 from isoloss.errors import InputError
+from isoloss.identity import digest, identity, identity_of_regularizer
 from isoloss.methods import Method, get_method
 from isoloss.methods.method import State
 from isoloss.noise import check_tolerance
@@ -59,7 +59,8 @@ def traverse(
             `Outcome.INTERRUPTED` once it returns True.
         checkpoint: Where to keep the walk while it goes on, `isoloss.Checkpoint(folder)`. A walk
             found there goes on from where it was, with the same bits as one never interrupted; one
-            that has ended goes on if `stop` now asks for more. None keeps nothing.
+            that has ended goes on if `stop` now asks for more. One with other settings is refused;
+            a function is told by its name and by what it gives. None keeps nothing.
         progress: Show a progress line on a terminal.
 
     Returns:
@@ -78,7 +79,8 @@ def traverse(
     stop, record = stop or Stop(), record or Record()
     walker = get_method(method)
     objective = Objective(problem, regularizer)
-    asked = _asked(problem, theta, level, objective, walker, rtol, record, probes or {})
+    of_regularizer = identity_of_regularizer(regularizer, objective.regularizer.name)
+    asked = _asked(problem, theta, level, of_regularizer, walker, rtol, record, probes or {})
     saved = checkpoint.load(state_class(walker), asked) if checkpoint is not None else None
     if saved is None:
         check_function(problem, theta)
@@ -90,6 +92,7 @@ def traverse(
     else:
         problem = problem.with_chunk_size(saved.chunk_size)
         objective = Objective(problem, regularizer)
+        _check_goes_on(saved.state, objective)
         state, held, objective.evaluations = saved.state, saved.level, saved.evaluations
         recorder = Recorder(record, probes or {}, held, saved.recorded)
 
@@ -142,26 +145,48 @@ def _asked(
     problem: Problem,
     theta: Tensor,
     level: float | None,
-    objective: Objective,
+    regularizer: Mapping[str, Any],
     walker: Method,
     rtol: float,
     record: Record,
     probes: Mapping[str, Problem],
 ) -> dict[str, Any]:
     """What determines a walk, as far as it can be compared with that of a checkpoint."""
-    settings = walker.model_dump() if isinstance(walker, Settings) else {}
-    start = theta.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    settings = walker.model_dump() if isinstance(walker, Settings) else identity(walker)
     return {
-        "start": hashlib.sha256(start).hexdigest()[:16],
+        "start": digest(theta),
         "parameters": problem.size,
         "dtype": str(problem.dtype).removeprefix("torch."),
+        "problem": identity(problem),
         "level": level,
-        "regularizer": objective.regularizer.name,
+        "regularizer": dict(regularizer),
         "method": {"name": walker.name, **settings},
         "rtol": rtol,
         "record": record.model_dump(),
-        "probes": sorted(probes),
+        "probes": {name: identity(probes[name]) for name in sorted(probes)},
     }
+
+
+def _check_goes_on(state: State, objective: Objective) -> None:
+    """Insist that a checkpoint's numbers are those of this problem and this regulariser.
+
+    Data, models and a user's functions cannot be compared, but what they give can.
+    """
+    point = state.point
+    loss = objective.problem.loss(point.theta).item()
+    value = objective.regularizer.value_and_grad(point.theta)[0].item()
+    # room for another machine's rounding
+    near = 1e-3 if objective.problem.dtype == torch.float32 else 1e-8
+    for what, before, now in (
+        ("loss", point.loss, loss),
+        (f"regulariser {objective.regularizer.name}", point.regularizer, value),
+    ):
+        if math.isfinite(before) and not math.isclose(before, now, rel_tol=near, abs_tol=near**3):
+            raise InputError(
+                f"the checkpoint keeps another walk ({what} at the point it has reached was "
+                f"{before:.9g}, now {now:.9g}): the data, the model or a function has changed; "
+                f"give another folder"
+            )
 
 
 def _check_begin(state: State) -> None:

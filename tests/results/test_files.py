@@ -7,6 +7,7 @@ import contextlib
 import json
 import pickle
 import resource
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -17,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from isoloss import IsolossError
+from isoloss import InputError, IsolossError
 from isoloss.results import ResultsError, run
+from isoloss.results import folder as folder_module
 from isoloss.results.files import (
     DamagedError,
     read_json,
@@ -28,7 +30,7 @@ from isoloss.results.files import (
     write_table,
     write_tensors,
 )
-from isoloss.results.folder import begin, problem
+from isoloss.results.folder import begin, check, load_config, load_start, problem, save_start
 from isoloss.results.pack import pack, unpack
 from isoloss.results.storage import StorageError
 
@@ -90,6 +92,28 @@ def test_runs_of_format_1_are_read():
     assert path.points.square().sum(1).tolist() == pytest.approx(
         path.steps["regularizer"].iloc[[0, 2]].tolist()
     )
+
+
+def test_runs_of_format_1_count_as_finished_though_they_name_no_regularizer():
+    folder = Path(__file__).parent / "formats" / "version-1"
+    config = {**read_json(folder / "config.json")["config"], "regularizer": "squared_norm"}
+    assert check(folder, config)
+    with pytest.raises(InputError, match="regularizer was 'squared_norm', now 'l1'"):
+        check(folder, {**config, "regularizer": "l1"})
+
+
+def test_runs_of_format_2_are_read_and_their_files_checked(tmp_path):
+    folder = tmp_path / "run-000"
+    shutil.copytree(Path(__file__).parent / "formats" / "version-2" / "run-000", folder)
+    assert problem(folder) is None
+    assert check(folder, read_json(folder / "config.json")["config"])
+    path = run.load(folder)
+    assert path.steps["kind"].tolist() == ["start", "predict", "predict", "predict"]
+    assert path.points.square().sum(1).tolist() == pytest.approx(
+        path.steps["regularizer"].iloc[path.point_steps].tolist()
+    )
+    (folder / "steps.parquet").write_bytes(b"torn")
+    assert "steps.parquet" in (problem(folder) or "")
 
 
 @pytest.mark.parametrize("version", [3, 99])
@@ -248,13 +272,31 @@ def test_a_function_cannot_be_packed():
         pack({"f": len})
 
 
+def test_a_start_half_kept_is_no_damage_and_one_half_lost_is(tmp_path, monkeypatch):
+    config, tensors, said = {"seed": 0}, {"weights": torch.ones(3)}, []
+    with monkeypatch.context() as patched:
+        patched.setattr(folder_module, "write_json", lambda *_: 1 / 0)  # killed in between
+        with contextlib.suppress(ZeroDivisionError):
+            save_start(tmp_path, config, tensors)
+    assert load_start(tmp_path, said.append) is None
+    assert said == []
+    save_start(tmp_path, config, tensors)
+    kept = load_start(tmp_path, said.append)
+    assert kept is not None
+    assert torch.equal(kept["weights"], tensors["weights"])
+    (tmp_path / "checkpoint" / "start.json").unlink()
+    assert load_start(tmp_path, said.append) is None
+    assert "start.json is missing" in said[0]
+    assert [file.name[:17] for file in (tmp_path / "quarantine").iterdir()] == ["start.safetensors"]
+
+
 def test_a_damaged_file_of_a_finished_run_goes_into_quarantine_and_the_run_is_done_again(tmp_path):
     source = Path(__file__).parent / "formats" / "version-1"
     folder = tmp_path / "run-000"
     folder.mkdir()
     for file in source.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    config = read_json(folder / "config.json")["config"]
+    config = load_config(folder)
     assert not begin(folder, config, {})
     (folder / "outcome.json").write_bytes(b"{")
     said: list[str] = []

@@ -6,6 +6,8 @@ import argparse
 import os
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # as in the processes of runs; read when torch is loaded
@@ -22,15 +24,15 @@ def main() -> None:
     parser.add_argument("what", nargs="*", default=["kills", "commands", "corruptions", "writers"])
     parser.add_argument("--every", type=int, default=1, help="each so manieth moment of writing")
     parser.add_argument("--random", type=int, default=30, help="runs of a kind killed at random")
-    parser.add_argument("--commands", type=int, default=10, help="sweeps by command to kill")
+    parser.add_argument("--commands", type=int, default=30, help="sweeps by command to kill")
     parser.add_argument("--corruptions", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--keep", type=Path, help="where to leave folders that differ")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     for what in asked.what:
         began = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            scratch = Path(folder)
+        with scratch_folder(asked.keep) as scratch:
             if what in ("kills", "commands"):
                 tally = (
                     kills(scratch, every=asked.every, random_runs=asked.random)
@@ -56,6 +58,15 @@ def main() -> None:
                 say(what, began, f"{contest.rounds} times eight processes at once")
                 say(what, began, f"writers {sorted(set(contest.winners))} each time")
                 say(what, began, f"wrong {len(contest.wrong)} {contest.wrong}")
+
+
+@contextmanager
+def scratch_folder(keep: Path | None) -> Iterator[Path]:
+    if keep is not None:
+        yield Path(tempfile.mkdtemp(dir=keep))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 def say(what: str, began: float, sentence: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,46 +14,86 @@ from pathlib import Path
 from tests.torture.kills import Tally
 from tests.torture.victim import result
 
-RUNS = 2
+OPTIONS = "--checkpoint-every 0.2"
+SWEEPS = {
+    "IRIS_FF/traverse/paper": (3, "traverse IRIS_FF --runs 3 --method paper --set steps=300"),
+    "IRIS_FF/decay": (2, "decay IRIS_FF --runs 2 --penalties 0,0.001 --epochs 20"),
+    "IRIS_FF/traverse/sqp": (2, "traverse IRIS_FF --runs 2 --set steps=120"),
+}
+"""Commands by where their runs are, below the folder of results, with the number of these."""
+KILLS = 3
+AT_THE_END = 0.3
+"""Share of kills that wait until a run has written its last file."""
 
 
 def commands(scratch: Path, rounds: int, seed: int = 1) -> Tally:
-    """Kill a sweep of two runs three times each round, then let it end."""
+    """Kill a sweep three times each round, then let it end; the sweeps take turns.
+
+    Folders of runs that were lost or differ are left where they are.
+    """
     tally, rng = Tally(), random.Random(seed)
-    began = time.monotonic()
-    whole = _start(scratch / "whole")
-    assert whole.wait() == 0
-    takes = time.monotonic() - began
-    expected = [result(folder) for folder in _folders(scratch / "whole")]
+    takes: dict[str, float] = {}
+    expected: dict[str, list[str]] = {}
+    for where in SWEEPS:
+        began = time.monotonic()
+        whole = _start(scratch / "whole", where)
+        assert whole.wait() == 0
+        takes[where] = time.monotonic() - began
+        expected[where] = [result(folder) for folder in _folders(scratch / "whole", where)]
     for k in range(rounds):
+        where = list(SWEEPS)[k % len(SWEEPS)]
         out = scratch / f"round-{k}"
-        for _ in range(3):
-            process = _start(out)
-            time.sleep(rng.uniform(0.3, 1) * takes)
+        wrong = len(tally.lost) + len(tally.differing)
+        done: list[str] = []
+        for _ in range(KILLS):
+            process = _start(out, where)
+            moment = "at a random moment"
+            if rng.random() < AT_THE_END:
+                moment = "when a run ended"
+                _wait_for_an_end(process, out, where)
+                time.sleep(rng.uniform(0, 0.03))
+            else:
+                time.sleep(rng.uniform(0.3, 1) * takes[where])
             what = rng.choice(["command and workers", "command alone", "worker alone"])
             if _kill(process, what):
-                tally.kills[f"command: {what}"] += 1
+                tally.kills[f"{what} {moment}"] += 1
+                done.append(f"{what} {moment}")
             process.wait()
         code = 1
         for _ in range(60):  # the last step of a worker whose command was killed may still go on
-            code = _start(out).wait()
+            code = _start(out, where).wait()
             if code == 0:
                 break
             time.sleep(1)
-        for folder, one in zip(_folders(out), expected, strict=True):
-            tally.settle(f"command, {folder}", code, result(folder) if code == 0 else "", one)
+        for folder, one in zip(_folders(out, where), expected[where], strict=True):
+            name = f"{folder} ({', '.join(done)})"
+            tally.settle(name, code, result(folder) if code == 0 else "", one)
+        if len(tally.lost) + len(tally.differing) == wrong:
+            shutil.rmtree(out)
+        print(f"  {out.name}: {', '.join(done)}; {tally.runs} runs", flush=True)
     return tally
 
 
-def _start(out: Path) -> subprocess.Popen[bytes]:
-    words = f"traverse IRIS_FF --runs {RUNS} --method paper --set steps=300 --checkpoint-every 0.2"
+def _start(out: Path, where: str) -> subprocess.Popen[bytes]:
+    words = f"{SWEEPS[where][1]} {OPTIONS}"
     command = [sys.executable, "-m", "isoloss", *words.split(), "--out", str(out)]
     quiet = subprocess.DEVNULL
     return subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=True)
 
 
-def _folders(out: Path) -> list[Path]:
-    return [out / "IRIS_FF" / "traverse" / "paper" / f"run-{k:03d}" for k in range(RUNS)]
+def _folders(out: Path, where: str) -> list[Path]:
+    return [out / where / f"run-{k:03d}" for k in range(SWEEPS[where][0])]
+
+
+def _wait_for_an_end(process: subprocess.Popen[bytes], out: Path, where: str) -> None:
+    """Wait until one more run has its last file, or all is over."""
+
+    def ended() -> int:
+        return sum((folder / "outcome.json").exists() for folder in _folders(out, where))
+
+    before = ended()
+    while ended() == before and process.poll() is None:
+        time.sleep(0.001)
 
 
 def _kill(process: subprocess.Popen[bytes], what: str) -> bool:

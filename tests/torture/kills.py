@@ -9,7 +9,17 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.torture.victim import KINDS, child, go, kill_after, make, moments_of, result, wait
+from tests.torture.victim import (
+    KINDS,
+    child,
+    differences,
+    go,
+    kill_after,
+    make,
+    moments_of,
+    result,
+    wait,
+)
 
 
 @dataclass
@@ -33,7 +43,7 @@ class Tally:
         if code != 0:
             self.lost.append(f"{name}: exit code {code}")
         elif found != expected:
-            self.differing.append(name)
+            self.differing.append(f"{name}: {differences(found, expected)}")
 
 
 def at_every_moment(scratch: Path, kind: str, every: int, seed: int, tally: Tally) -> None:

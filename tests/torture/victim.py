@@ -40,21 +40,28 @@ def make(out: Path, kind: str, every: float = 0.0) -> WalkRun | DecayRun:
 
 
 def result(folder: Path) -> str:
-    """A digest of everything a finished run holds, but for the times."""
+    """A line for each file of a finished run, with a digest of it but for the times."""
+    return "\n".join(f"{file.name} {_digest(file)}" for file in sorted(folder.iterdir()))
+
+
+def differences(found: str, expected: str) -> str:
+    """Names of the files in which two results differ."""
+    lines = set(found.split("\n")) ^ set(expected.split("\n"))
+    return ", ".join(sorted({line.split(" ")[0] for line in lines}))
+
+
+def _digest(file: Path) -> str:
     digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.suffix == ".parquet":
-            table = pd.read_parquet(file).drop(columns="seconds", errors="ignore")
-            digest.update(table.to_json(double_precision=15).encode())
-            for name in table.select_dtypes("number"):
-                digest.update(table[name].to_numpy().tobytes())
-        elif file.suffix == ".json":
-            content = json.loads(file.read_text())
-            digest.update(json.dumps({k: content[k] for k in content if k not in _TIMED}).encode())
-        elif file.is_file():
-            digest.update(file.read_bytes())
-        if file.name != "quarantine":
-            digest.update(file.name.encode())
+    if file.suffix == ".parquet":
+        table = pd.read_parquet(file).drop(columns="seconds", errors="ignore")
+        digest.update(table.to_json(double_precision=15).encode())
+        for name in table.select_dtypes("number"):
+            digest.update(table[name].to_numpy().tobytes())
+    elif file.suffix == ".json":
+        content = json.loads(file.read_text())
+        digest.update(json.dumps({k: content[k] for k in content if k not in _TIMED}).encode())
+    elif file.is_file():
+        digest.update(file.read_bytes())
     return digest.hexdigest()
 
 

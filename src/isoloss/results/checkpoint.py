@@ -138,7 +138,8 @@ class Checkpoint(_Timed):
         content = self._load()
         if content is None:
             return None
-        different = differences(content.tree["asked"], dict(asked))
+        before = content.tree["asked"]
+        different = differences(before, _comparable(asked, before))
         if different:
             raise InputError(
                 f"{self.folder} keeps another walk ({'; '.join(different)}); give another folder"
@@ -183,3 +184,22 @@ class Checkpoint(_Timed):
             points={kept.step: kept.theta for kept in recorded.kept},
         )
         self._save(content, begun)
+
+
+def _comparable(asked: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """What determines a walk, as told by checkpoints of the time when `before` was kept.
+
+    At first they told of a regulariser and of probes the names alone, nothing of the losses, and of
+    methods without settings not the class.
+    """
+    if not isinstance(before.get("regularizer"), str):
+        return dict(asked)
+    method = {key: value for key, value in asked["method"].items() if key in before["method"]}
+    older = {
+        **asked,
+        "regularizer": asked["regularizer"]["name"],
+        "probes": sorted(asked["probes"]),
+        "method": method,
+    }
+    del older["problem"]
+    return older

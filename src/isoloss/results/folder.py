@@ -180,9 +180,12 @@ def problem(folder: FilePath) -> str | None:
 def load_config(folder: FilePath) -> dict[str, Any]:
     """Everything that determines a run, as `begin` was given it."""
     file = folder / "config.json"
-    config = read_json(file).get("config")
+    content = read_json(file)
+    config = content.get("config")
     if not isinstance(config, dict):
         raise DamagedError(f"{file} is damaged: it holds no configuration")
+    if content["format_version"] == 1 and "method" in config:  # there was but one regulariser
+        config = {"regularizer": "squared_norm", **config}
     return config
 
 
@@ -199,10 +202,12 @@ def save_start(folder: FilePath, config: Mapping[str, Any], tensors: Mapping[str
         config: Everything that determines the run.
         tensors: What to keep, by name.
     """
-    kept = folder / CHECKPOINT
+    kept, training = folder / CHECKPOINT, training_folder(folder)
+    with writing(training):  # as long as it is there, a missing start.json was never written
+        training.mkdir(parents=True, exist_ok=True)
     stamp = write_tensors(kept / "start.safetensors", tensors)
     write_json(kept / "start.json", {"config": _digest(config), "start": asdict(stamp)})
-    _delete(training_folder(folder))
+    _delete(training)
 
 
 def load_start(folder: FilePath, tell: Tell = str) -> dict[str, Tensor] | None:
@@ -217,7 +222,8 @@ def load_start(folder: FilePath, tell: Tell = str) -> dict[str, Tensor] | None:
     """
     kept = folder / CHECKPOINT
     remove(*kept.glob(".*.part"), *kept.glob(".tmp*"))
-    if not any(kept.glob("start.*")):
+    written = (kept / "start.json").exists() or not training_folder(folder).exists()
+    if not written or not any(kept.glob("start.*")):
         return None
     try:
         stamp = Stamp(**read_json(kept / "start.json")["start"])
