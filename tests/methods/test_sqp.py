@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -247,6 +247,20 @@ def test_a_network_converges_at_any_tolerance(make: Callable[..., Net], rtol: fl
         path = walk(make(seed=seed).problem(), rtol=rtol)
         ends.append((path.outcome, path.message))
     assert [outcome for outcome, _ in ends] == [Outcome.CONVERGED] * 2, ends
+
+
+@pytest.mark.parametrize("make", NETS.values(), ids=NETS)
+def test_a_band_ten_thousand_times_as_narrow_costs_less_than_twice_as_much(
+    make: Callable[..., Net],
+) -> None:
+    counts = {
+        rtol: sum(
+            int(walk(make(seed=seed).problem(), rtol=rtol).steps["evaluations"].iloc[-1])
+            for seed in range(1, 5)
+        )
+        for rtol in (1e-2, 1e-6)
+    }
+    assert counts[1e-6] < 2 * counts[1e-2], counts
 
 
 @pytest.mark.parametrize("what", ["rotation", "permutation"])
@@ -523,6 +537,35 @@ def test_a_cliff_beside_the_way_is_walked_around() -> None:
     )
     assert path.outcome is walled.outcome is Outcome.CONVERGED
     assert known.gap(walled.points[-1]) < 1e-2
+
+
+def misled(state: Any) -> Any:
+    """The state with slopes and a bend that have nothing to do with the point."""
+    size = state.model.basis.size
+    wrong = normal(size, size, seed=3).numpy()
+    bend = 1e6 * (wrong + wrong.T)
+    slopes = replace(state.slopes, a=-state.slopes.a, r=-state.slopes.r)
+    return replace(state, slopes=slopes, model=replace(state.model, bend=bend), radius=1e-12)
+
+
+def test_a_stall_goes_on_with_a_fresh_model_until_it_gains_no_more() -> None:
+    method = SQP()
+    objective, state = begin(classifier(seed=2), method)
+    for _ in range(4):
+        state = method.step(objective, state)
+    lost = misled(state)
+    found = method.step(objective, lost)
+    assert found.ending is None
+    assert found.renewed_below < lost.point.regularizer < lost.renewed_below
+    for _ in range(5):
+        found = method.step(objective, found)
+    assert found.point.regularizer < lost.point.regularizer
+    # where the last renewal gained nothing, the stall is the end, at the same point
+    idle = replace(lost, renewed_below=lost.point.regularizer, renewed_nearer=lost.nearest)
+    end = method.step(objective, idle)
+    assert end.ending is not None
+    assert end.ending.outcome is Outcome.STALLED
+    assert torch.equal(end.point.theta, lost.point.theta)
 
 
 def test_no_more_trials_than_asked_are_made_in_one_step() -> None:

@@ -93,6 +93,21 @@ def test_a_nearly_dependent_vector_adds_an_orthonormal_row(
 
 
 @TYPES
+def test_forty_vectors_that_are_mostly_known_keep_the_rows_orthonormal(dtype: torch.dtype) -> None:
+    # as the changes of a gradient are: much along few stiff directions, little that is new
+    stiff, new = normal(6, 3000, seed=7).to(dtype), normal(40, 3000, seed=8).to(dtype)
+    mixed = normal(40, 6, seed=9).to(dtype) @ stiff + 0.05 * new
+    basis = spanned(*mixed, capacity=40)
+    assert basis.size == 40
+    assert_orthonormal(basis, 3e-4 if dtype == torch.float32 else 1e-12)
+    found, same = basis.coordinates(mixed[-1])
+    assert same.size == 40
+    exact = np.linalg.lstsq(stored(basis).double().T.numpy(), mixed[-1].double().numpy())[0]
+    rounding = 3e-4 if dtype == torch.float32 else 1e-12
+    np.testing.assert_allclose(found, exact, atol=rounding * float(mixed[-1].norm()))
+
+
+@TYPES
 def test_rounding_adds_no_row(dtype: torch.dtype) -> None:
     vectors = normal(4, 30, seed=5).to(dtype)
     vectors /= vectors.norm(dim=1, keepdim=True)
