@@ -30,7 +30,15 @@ from isoloss.results.files import (
     write_table,
     write_tensors,
 )
-from isoloss.results.folder import begin, check, load_config, load_start, problem, save_start
+from isoloss.results.folder import (
+    begin,
+    check,
+    load_config,
+    load_start,
+    problem,
+    save_failure,
+    save_start,
+)
 from isoloss.results.pack import pack, unpack
 from isoloss.results.storage import StorageError
 
@@ -288,6 +296,19 @@ def test_a_start_half_kept_is_no_damage_and_one_half_lost_is(tmp_path, monkeypat
     assert load_start(tmp_path, said.append) is None
     assert "start.json is missing" in said[0]
     assert [file.name[:17] for file in (tmp_path / "quarantine").iterdir()] == ["start.safetensors"]
+
+
+def test_a_run_that_failed_before_it_had_begun_is_no_damage(tmp_path):
+    said: list[str] = []
+    save_failure(tmp_path, "its process was killed")
+    assert begin(tmp_path, {"seed": 0}, {}, said.append)
+    assert said == []
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "outcome.json"]
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "steps.parquet").touch()  # but this was there, so that it has been lost
+    assert begin(tmp_path, {"seed": 0}, {}, said.append)
+    assert "config.json is missing" in said[0]
+    assert [file.name[:13] for file in (tmp_path / "quarantine").iterdir()] == ["steps.parquet"]
 
 
 def test_a_damaged_file_of_a_finished_run_goes_into_quarantine_and_the_run_is_done_again(tmp_path):

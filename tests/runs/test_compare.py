@@ -1,13 +1,18 @@
 """Runs at equal training loss: which penalty, which start, which folder."""
 
+import re
+import shutil
+
 import pytest
 import torch
 
 from isoloss import experiments, open_results
 from isoloss.analysis.comparison import chosen_per_run, equivalent_penalty, equivalent_table
+from isoloss.analysis.report_tables import FILES, report_tables
+from isoloss.analysis.verify import check_reports
 from isoloss.cli.compares import compare_all
 from isoloss.errors import InputError
-from isoloss.figures.compare import write_comparison
+from isoloss.figures import report
 from isoloss.results import decay_folder, run_folder
 from isoloss.runs.compare import after_decay_runs, equivalent_runs
 from isoloss.runs.decay import DecayRun, decay_settings
@@ -71,18 +76,59 @@ def test_the_walk_goes_on_from_the_network_that_was_chosen_without_the_test_set(
     assert path.metadata["config"]["start"] == f"weight decay, penalty {penalty:g}"
 
 
-def test_the_report_tables_both(results, tmp_path):
+def test_the_report_tables_both(results):
     paths = {"sqp": results.paths("IRIS_FF", "sqp")}
-    written = write_comparison(results, "IRIS_FF", paths, tmp_path, "accuracy")
-    assert {"equivalent.csv", "equivalent.md", "after-decay.csv", "after-decay.md"} <= {
-        file.name for file in written.tables
-    }
-    lines = (tmp_path / "equivalent.md").read_text().splitlines()
+    files = report_tables(results, "IRIS_FF", paths).files
+    assert set(files) == set(FILES)
+    lines = files["equivalent.md"].splitlines()
     assert len(lines) == 3
     assert len({line.count("|") for line in lines}) == 1
-    gained = (tmp_path / "after-decay.md").read_text()
+    gained = files["after-decay.md"]
     assert "sqp, from weight decay's best" in gained
     assert "start to end" in gained
+
+
+def wrong_tables(out):
+    return [check.problem for check in check_reports(out) if check.problem]
+
+
+@pytest.fixture(scope="module")
+def written(results):
+    return report(results, "IRIS_FF")
+
+
+def test_a_changed_digit_in_any_table_of_the_report_is_found_and_named(results, written):
+    assert {file.name for file in written.tables} == set(FILES)
+    assert len(list(check_reports(results.folder))) == len(FILES) + 1
+    assert wrong_tables(results.folder) == []
+    for file in [*written.tables, written.tables[0].with_name("chapter.json")]:
+        before = file.read_text()
+        at = [found.start() for found in re.finditer(r"[0-9]", before)][-1]
+        file.write_text(before[:at] + str((int(before[at]) + 1) % 10) + before[at + 1 :])
+        (problem,) = wrong_tables(results.folder)
+        assert str(file) in problem
+        assert "isoloss report IRIS_FF" in problem
+        file.write_text(before)
+    assert wrong_tables(results.folder) == []
+
+
+@pytest.mark.usefixtures("written")
+def test_tables_that_are_missing_torn_or_of_other_runs_are_found(results, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(results.folder, out)
+    folder = out / "report" / "IRIS_FF"
+    (folder / "changes.csv").unlink()
+    (folder / "comparison.csv").write_bytes(b"\xff")
+    shutil.rmtree(out / "IRIS_FF" / "equivalent")
+    found = wrong_tables(out)
+    assert [problem.split(" is ")[0].split("/")[-1] for problem in found] == [
+        "comparison.csv", "changes.csv", "equivalent.csv", "equivalent.md"
+    ]  # fmt: skip
+    for problem, words in zip(found, ("not text", "missing", "not here", "not here"), strict=True):
+        assert words in problem
+    shutil.rmtree(out / "IRIS_FF" / "traverse")
+    (problem,) = wrong_tables(out)
+    assert "cannot be made again: " in problem
 
 
 def test_finished_runs_are_not_done_again(results):

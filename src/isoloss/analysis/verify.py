@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path as FilePath
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from isoloss import experiments
-from isoloss.analysis.tables import walk_table
+from isoloss.analysis.report_tables import FILES, report_tables
 from isoloss.errors import InputError, IsolossError
 from isoloss.experiments.catalogue import Experiment
 from isoloss.methods import METHODS
@@ -25,6 +26,7 @@ from isoloss.path import Path
 from isoloss.problem import Problem
 from isoloss.regularizers import get_regularizer
 from isoloss.results import decay, open_results, run
+from isoloss.results.files import read_json
 from isoloss.results.folder import load_config, problem, whole
 
 AGREEMENT = {"float32": 1e-3, "float64": 1e-9}
@@ -75,20 +77,57 @@ def verify(folder: str | FilePath) -> list[Check]:
     if not runs:
         raise InputError(f"{top} holds no run; give a folder that was given to --out, or one in it")
     checks = [check for one in runs for check in _checks(one, _name(one, top))]
-    return [*checks, *_reports(top)]
+    return [*checks, *check_reports(top)]
 
 
-def _reports(top: FilePath) -> Iterator[Check]:
-    """The report's tables, made again from the runs."""
-    for file in sorted(top.glob("report/*/walk.csv")):
-        experiment, results = file.parent.name, open_results(top)
-        walks = {name: results.paths(experiment, name) for name in results.methods(experiment)}
-        again = walk_table({name: paths for name, paths in walks.items() if paths})
-        same = again.to_csv(index=False) == file.read_text(encoding="utf-8")
-        other = f"{file} is not the table of these runs; call isoloss report {experiment}"
-        name = str(file.relative_to(top))
-        found = "the same" if same else "another"
-        yield Check(name, "table", found, "the same", "" if same else other)
+def check_reports(top: FilePath) -> Iterator[Check]:
+    """Make the report's tables again from the runs, and look at what its page is made of.
+
+    Args:
+        top: A results folder.
+
+    Yields:
+        A check of each table of each experiment, and of its `chapter.json`.
+    """
+    for folder in sorted(file for file in top.glob("report/*") if file.is_dir()):
+        name, again = str(folder.relative_to(top)), f"call isoloss report {folder.name}"
+        there = [file for file in FILES if (folder / file).exists()]
+        made: dict[str, str] = {}
+        if there:
+            try:
+                results = open_results(top)
+                made = report_tables(results, folder.name, results.walks(folder.name)).files
+            except IsolossError as error:
+                yield Check(name, "tables", "", "", f"cannot be made again: {error}")
+                continue
+        for file in FILES:
+            if file in there or file in made:
+                wrong = _other_table(folder / file, made.get(file))
+                found = "another" if wrong else "the same"
+                yield Check(name, file, found, "the same", f"{wrong}; {again}" if wrong else "")
+        chapter = folder / "chapter.json"
+        if chapter.exists():
+            try:
+                read_json(chapter)
+                yield Check(name, chapter.name, "whole", "whole")
+            except IsolossError as error:
+                yield Check(name, chapter.name, "damaged", "whole", f"{error}; {again}")
+
+
+def _other_table(file: FilePath, made: str | None) -> str:
+    """How a table differs from the same made again; empty where it does not."""
+    if made is None:
+        return f"{file} is a table of runs that are not here"
+    if not file.exists():
+        return f"{file} is missing"
+    try:
+        lines = file.read_bytes().decode().splitlines(keepends=True)
+    except UnicodeDecodeError:
+        return f"{file} is not text"
+    for k, (line, right) in enumerate(zip_longest(lines, made.splitlines(keepends=True)), 1):
+        if line != right:
+            return f"{file} is not the table of these runs: line {k} differs"
+    return ""
 
 
 def _is_run(folder: FilePath) -> bool:

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isoloss.results import ResultsError
-from isoloss.results.files import write_text
+from isoloss.results.files import read_json, write_json
 
 NAME = "chapter.json"
 
@@ -142,7 +142,7 @@ class Chapter(Part):
         sections: The rest.
     """
 
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 2
     experiment: str
     lead: str
     missing: list[str]
@@ -150,7 +150,7 @@ class Chapter(Part):
 
     def save(self, folder: FilePath) -> None:
         """Write it as `chapter.json`."""
-        write_text(folder / NAME, self.model_dump_json(indent=2) + "\n")
+        write_json(folder / NAME, self.model_dump(exclude={"format_version"}))
 
 
 def load_chapters(report: FilePath) -> dict[FilePath, Chapter]:
@@ -168,8 +168,8 @@ def load_chapters(report: FilePath) -> dict[FilePath, Chapter]:
     chapters: dict[FilePath, Chapter] = {}
     for file in sorted(report.glob(f"*/{NAME}")):
         try:
-            chapters[file.parent] = Chapter.model_validate_json(file.read_bytes())
-        except (OSError, ValidationError) as error:
+            chapters[file.parent] = Chapter.model_validate(read_json(file))
+        except (ResultsError, ValidationError) as error:
             raise ResultsError(
                 f"{file} cannot be read: it is damaged or from another version; run 'isoloss "
                 f"report {file.parent.name}' again"

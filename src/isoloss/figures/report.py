@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from isoloss import experiments
-from isoloss.analysis import markdown, walk_table
+from isoloss.analysis.report_tables import WALK, metric_name, report_tables
 from isoloss.errors import unknown
 from isoloss.experiments.catalogue import Experiment
 from isoloss.figures.chapter import Chapter
@@ -55,8 +55,9 @@ def report(results: Results, experiment: str) -> Report:
         experiment: For example `"IRIS_FF"`.
 
     Returns:
-        What was written: below `OUT/report/EXPERIMENT` the figures as PNG and PDF, `walk.csv`,
-        `walk.md`, what `write_comparison` writes, and `chapter.json`; and `OUT/report/index.html`.
+        What was written: below `OUT/report/EXPERIMENT` the figures as PNG and PDF, the tables
+        (`walk`, `comparison`, `changes`, and after `isoloss compare` `equivalent` and
+        `after-decay`), and `chapter.json`; and `OUT/report/index.html`.
 
     Raises:
         InputError: There is no walk of the experiment.
@@ -83,16 +84,13 @@ def report(results: Results, experiment: str) -> Report:
             unit=known.unit,
         )
         figures += save(drawn, folder, file)
-    table = walk_table(methods)
-    tables = [folder / "walk.csv", folder / "walk.md"]
-    text = markdown(table)
-    write_text(tables[0], table.to_csv(index=False))
-    write_text(tables[1], text)
-    sections = walk_section(methods, unfinished, table, known.metric)
-    compared = write_comparison(results, experiment, methods, folder, known.metric)
+    tables = report_tables(results, experiment, methods)
+    for name, text in tables.files.items():
+        write_text(folder / name, text)
+    sections = walk_section(methods, unfinished, tables.walk, known.metric)
+    compared = write_comparison(results, experiment, methods, tables, folder)
     sections.append(compared.section)
     figures += compared.figures
-    tables += compared.tables
     missing += compared.missing
     others = _mean_of_decay(results, experiment)
     components, files, reasons = pca_section(methods, folder, title=experiment, others=others)
@@ -101,7 +99,9 @@ def report(results: Results, experiment: str) -> Report:
     missing += [f"{experiment}, {reason}" for reason in reasons]
     Chapter(experiment=experiment, lead=known.lead, missing=missing, sections=sections).save(folder)
     page = write_page(folder.parent)
-    return Report(figures, tables, page, text, missing)
+    return Report(
+        figures, [folder / name for name in tables.files], page, tables.files[WALK], missing
+    )
 
 
 def _mean_of_decay(results: Results, experiment: str) -> dict[str, Tensor]:
@@ -135,7 +135,7 @@ class _Described:
 def _described(results: Results, name: str) -> _Described:
     if name in experiments.names():
         known = experiments.get(name)
-        return _Described(known.metric, UNITS.get(known.loss, ""), _lead(known))
+        return _Described(metric_name(name), UNITS.get(known.loss, ""), _lead(known))
     if name not in results.experiments():
         raise unknown("experiment", name, {*experiments.names(), *results.experiments()})
     for method in results.methods(name):
@@ -144,8 +144,8 @@ def _described(results: Results, name: str) -> _Described:
             function, file = project.get("function", name), project.get("file", "a file of yours")
             size = path.points.shape[-1]
             lead = f"{function} of {file}; a network of {size:,} parameters."
-            return _Described("metric", "", lead)
-    return _Described("metric", "", name)
+            return _Described(metric_name(name), "", lead)
+    return _Described(metric_name(name), "", name)
 
 
 def _lead(known: Experiment) -> str:

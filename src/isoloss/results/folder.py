@@ -246,7 +246,7 @@ def _settle_config(
         load_config(folder)
     except DamagedError as error:
         others = [folder / name for name in ("outcome.json", CHECKPOINT, *_FILES)]
-        others = [other for other in others if other.exists()]
+        others = [other for other in others if other.exists() and not _vouches_for_nothing(other)]
         if file.exists() or others:
             tell(str(error))
         quarantine(file, folder)
@@ -254,6 +254,14 @@ def _settle_config(
             for other in others:
                 quarantine(other, folder)
         write_json(file, {"config": config, "made_with": made_with})
+
+
+def _vouches_for_nothing(file: FilePath) -> bool:
+    """Whether a file is the `outcome.json` of a run that failed, perhaps before it had begun."""
+    try:
+        return file.name == "outcome.json" and read_json(file).get("outcome") == FAILED
+    except ResultsError:
+        return False
 
 
 def _is_of(folder: FilePath, config: Mapping[str, Any]) -> bool:
