@@ -13,22 +13,26 @@ import torch
 from isoloss.cli import main
 
 DOCS = Path(__file__).parents[1] / "docs"
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r'^```(\w+)(?: title="([\w.]+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 
 
 def blocks(page: Path) -> list[tuple[str, str, int]]:
-    """Language, text and first line of each block of code."""
+    """Language, text and first line of each block of code; of a file, its name for the language."""
     text = page.read_text(encoding="utf-8")
-    return [(m[1], m[2], text[: m.start(2)].count("\n")) for m in BLOCK.finditer(text)]
+    return [(m[2] or m[1], m[3], text[: m.start(3)].count("\n")) for m in BLOCK.finditer(text)]
 
 
 PAGES = [page for page in sorted(DOCS.rglob("*.md")) if any(b[0] == "python" for b in blocks(page))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
-def test_code_blocks_work_as_pasted(page: Path, monkeypatch, tmp_path) -> None:
-    """Python blocks of a page run one after another in one namespace, `isoloss` commands too."""
+def test_code_blocks_work_as_pasted(page: Path, monkeypatch, tmp_path, capsys) -> None:
+    """Python blocks of a page run one after another in one namespace, `isoloss` commands too.
+
+    A block with a title is the file of that name.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}
     with mpl.rc_context({"backend": "agg"}), torch.random.fork_rng():
         for language, text, line in blocks(page):
@@ -37,9 +41,15 @@ def test_code_blocks_work_as_pasted(page: Path, monkeypatch, tmp_path) -> None:
                 exec(code, names)
             elif language == "sh":
                 for command in text.splitlines():
+                    command, _, into = command.partition(" > ")
                     program, *arguments = shlex.split(command, comments=True)
                     assert program == "isoloss", f"{page}: {command}"
+                    capsys.readouterr()
                     _run(arguments)
+                    if into:
+                        (tmp_path / into).write_text(capsys.readouterr().out)
+            elif language.endswith(".py"):
+                (tmp_path / language).write_text(text)
     if page.stem == "tutorial":
         assert (tmp_path / "walk.png").stat().st_size > 10_000
 

@@ -29,7 +29,7 @@ def unknown(what: str, value: str, known: Iterable[str]) -> InputError:
     Returns:
         The error, to be raised by the caller.
     """
-    names = sorted(known)
+    names = sorted(set(known))
     folded = {name.casefold(): name for name in names}
     near = difflib.get_close_matches(value.casefold(), folded, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(folded[name] for name in near)}?" if near else ""

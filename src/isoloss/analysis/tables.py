@@ -14,8 +14,6 @@ QUANTITIES = {
     "regularizer": "R",
     "angle_degrees": "angle in degrees",
     "loss": "training loss",
-    "test_loss": "test loss",
-    "test_metric": "test metric",
 }
 
 
@@ -36,7 +34,7 @@ def walk_table(methods: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
         starts = pd.DataFrame([path.steps.iloc[0] for path in paths])
         for place, table in (("start", starts), ("end", ends)):
             extra = {"progress": "steps", "evaluations": "evaluations"} if place == "end" else {}
-            for column, label in {**QUANTITIES, **extra}.items():
+            for column, label in {**QUANTITIES, **_probed(table), **extra}.items():
                 if column in table:
                     values = table[column].astype(float)
                     rows.append(
@@ -50,6 +48,12 @@ def walk_table(methods: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
                         }
                     )
     return pd.DataFrame(rows)
+
+
+def _probed(table: pd.DataFrame) -> dict[str, str]:
+    """What was measured by probes, in the order of its columns: `test_loss` is the test loss."""
+    names = [name for name in map(str, table.columns) if name.endswith(("_loss", "_metric"))]
+    return {name: name.replace("_", " ") for name in names if bool(table[name].notna().any())}
 
 
 def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
