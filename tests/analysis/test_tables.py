@@ -25,6 +25,7 @@ def test_probes_of_any_name_are_in_the_table_of_start_and_end() -> None:
 def test_the_order_is_that_of_the_papers_table() -> None:
     table = walk_table({"sqp": [made_path()]})
     end = table.loc[table["place"] == "end", "quantity"]
+    probes = ["test loss", "test metric"]
     assert list(end) == [
-        "R", "angle in degrees", "training loss", "test loss", "test metric", "steps", "evaluations",
+        "R", "angle in degrees", "training loss", *probes, "steps", "evaluations"
     ]  # fmt: skip
