@@ -130,10 +130,12 @@ class _Search:
         phi = math.log(there.loss / self.state.level)
         modelled = self.model.fall(here.slopes, trial.step) + self.multiplier * here.phi
         reached = _Centre(there, phi, self._learn(there, trial.step))
+        noise = self._noise(there)
         fallen = here.point.regularizer - there.regularizer + self.multiplier * (here.phi - phi)
+        if abs(fallen) <= noise:
+            fallen = self._fall_by_slopes(reached.slopes, trial.step)
         self._trust(trial, phi, fallen / modelled if modelled > 0 else -1.0)
 
-        noise = self._noise(there)
         lower = fallen > (-noise if trial.length < 1e-3 * self.radius else 0)
         nearer = self.landing < math.inf and abs(phi) < 0.5 * abs(here.phi)
         if abs(phi) <= max(self.loose, 0.5 * abs(here.phi)) and (lower or nearer):
@@ -180,6 +182,16 @@ class _Search:
         return Slopes(
             known.r + padded(change_r, basis.size), known.a + padded(change_a, basis.size)
         )
+
+    def _fall_by_slopes(self, there: Slopes, step: Array) -> float:
+        """By how much R + lambda phi fell over a step, from its slopes at both ends.
+
+        Where rounding hides the change of the values, that of the gradients is still known (Hager
+        and Zhang 2005, section 4, on the same in a line search).
+        """
+        here, price = self.here.slopes, self.multiplier
+        sum_of_slopes = here.r + there.r + price * (here.a + there.a)
+        return -0.5 * float(sum_of_slopes @ padded(step, len(sum_of_slopes)))
 
     def _trust(self, trial: Trial, phi: float, ratio: float) -> None:
         """The radius after a trial that ended at phi with actual over modelled fall `ratio`."""
