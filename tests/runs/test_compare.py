@@ -127,6 +127,8 @@ def test_tables_that_are_missing_torn_or_of_other_runs_are_found(results, tmp_pa
     for problem, words in zip(found, ("not text", "missing", "not here", "not here"), strict=True):
         assert words in problem
     shutil.rmtree(out / "IRIS_FF" / "traverse")
+    assert any("walk.csv is a table of runs that are not here" in p for p in wrong_tables(out))
+    shutil.rmtree(out / "IRIS_FF" / "decay")
     (problem,) = wrong_tables(out)
     assert "cannot be made again: " in problem
 

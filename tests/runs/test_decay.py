@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from isoloss import InputError, Problem, experiments, open_results
+from isoloss.analysis.verify import check_reports
+from isoloss.figures import report
 from isoloss.results import decay_folder
 from isoloss.runs.decay import DecayRun, decay_settings, hold_out
 
@@ -126,6 +128,20 @@ def test_an_interrupted_run_is_done_again(tmp_path):
     assert results.decay_unfinished("IRIS_FF") == {"run-000": "not finished"}
     run(tmp_path)
     assert len(results.decay("IRIS_FF")) == 4
+
+
+def test_weight_decay_alone_can_be_reported_and_verified(tmp_path):
+    run(tmp_path)
+    written = report(open_results(tmp_path), "IRIS_FF")
+    names = {table.name for table in written.tables}
+    assert names == {"comparison.csv", "comparison.md", "comparison.tex"}
+    assert {figure.stem for figure in written.figures} == {"comparison", "decay"}
+    assert written.missing == ["IRIS_FF: no walk yet, make one with 'isoloss traverse IRIS_FF'"]
+    means = pd.read_csv(written.tables[0].with_name("comparison.csv"))
+    known = open_results(tmp_path).decay("IRIS_FF").groupby("penalty")["test_loss"].mean()
+    shown = means[(means["group"] == "weight decay") & (means["quantity"] == "test_loss")]
+    assert shown.set_index("penalty")["mean"].to_dict() == pytest.approx(known.to_dict())
+    assert not [check.problem for check in check_reports(tmp_path) if check.problem]
 
 
 def test_other_settings_in_the_folder_are_refused(tmp_path):

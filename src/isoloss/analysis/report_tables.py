@@ -16,6 +16,7 @@ from isoloss.analysis.comparison_text import (
     to_markdown,
 )
 from isoloss.analysis.tables import markdown, walk_table
+from isoloss.errors import InputError
 from isoloss.path import Path
 from isoloss.results import Results
 
@@ -33,7 +34,7 @@ class ReportTables:
     """The tables of a report.
 
     Attributes:
-        walk: Of `walk_table`.
+        walk: Of `walk_table`; empty where there is weight decay alone.
         compared: Of `comparison_table`.
         changed: Of `changes_table`.
         equal: Of `equivalent_table`; empty before `isoloss compare` was called.
@@ -55,6 +56,27 @@ def metric_name(experiment: str) -> str:
     return experiments.get(experiment).metric if known else "metric"
 
 
+def reported_walks(results: Results, experiment: str) -> dict[str, list[Path]]:
+    """The walks that a report is about.
+
+    Args:
+        results: What the commands wrote.
+        experiment: For example `"IRIS_FF"`.
+
+    Returns:
+        What `Results.walks` returns; nothing where there is weight decay alone.
+
+    Raises:
+        InputError: There is neither.
+    """
+    try:
+        return results.walks(experiment)
+    except InputError:
+        if len(results.decay(experiment)):
+            return {}
+        raise
+
+
 def report_tables(
     results: Results, experiment: str, methods: Mapping[str, Sequence[Path]]
 ) -> ReportTables:
@@ -63,23 +85,24 @@ def report_tables(
     Args:
         results: What the commands wrote.
         experiment: For example `"IRIS_FF"`.
-        methods: Its walks by each method, by its name; none empty.
+        methods: What `reported_walks` returned.
 
     Returns:
         The tables.
     """
     metric, decay = metric_name(experiment), results.decay(experiment)
-    walk = walk_table(methods)
+    walk = walk_table(methods) if methods else pd.DataFrame()
     compared, changed = comparison_table(methods, decay), changes_table(methods, decay, metric)
     files = {
-        "walk.csv": walk.to_csv(index=False),
-        WALK: markdown(walk),
         "comparison.csv": compared.to_csv(index=False),
         "comparison.md": to_markdown(compared),
         "comparison.tex": to_latex(compared),
-        "changes.csv": changed.to_csv(index=False),
-        "changes.md": changes_to_markdown(changed),
     }
+    if methods:
+        files["walk.csv"] = walk.to_csv(index=False)
+        files[WALK] = markdown(walk)
+        files["changes.csv"] = changed.to_csv(index=False)
+        files["changes.md"] = changes_to_markdown(changed)
     trained = {name: results.equivalent(experiment, name) for name in methods}
     equal = equivalent_table(methods, trained)
     if len(equal):

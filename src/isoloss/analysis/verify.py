@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from isoloss import experiments
-from isoloss.analysis.report_tables import FILES, report_tables
+from isoloss.analysis.report_tables import FILES, report_tables, reported_walks
 from isoloss.errors import InputError, IsolossError
 from isoloss.experiments.catalogue import Experiment
 from isoloss.methods import METHODS
@@ -96,7 +96,8 @@ def check_reports(top: FilePath) -> Iterator[Check]:
         if there:
             try:
                 results = open_results(top)
-                made = report_tables(results, folder.name, results.walks(folder.name)).files
+                walks = reported_walks(results, folder.name)
+                made = report_tables(results, folder.name, walks).files
             except IsolossError as error:
                 yield Check(name, "tables", "", "", f"cannot be made again: {error}")
                 continue

@@ -71,8 +71,9 @@ def reproduce(
 
 def _report(experiment: str, out: FilePath) -> None:
     written = write_report(open_results(out), experiment)
-    console.print(f"\n{experiment}: mean ± standard deviation over the runs\n")
-    console.print(written.table)
+    if written.table:
+        console.print(f"\n{experiment}: mean ± standard deviation over the runs\n")
+        console.print(written.table)
     for sentence in written.missing:
         console.print(f"not included: {sentence}")
     folder = written.tables[0].parent

@@ -9,7 +9,12 @@ import numpy as np
 from torch import Tensor
 
 from isoloss import experiments
-from isoloss.analysis.report_tables import WALK, metric_name, report_tables
+from isoloss.analysis.report_tables import (
+    WALK,
+    metric_name,
+    report_tables,
+    reported_walks,
+)
 from isoloss.errors import unknown
 from isoloss.experiments.catalogue import Experiment
 from isoloss.figures.chapter import Chapter
@@ -36,7 +41,7 @@ class Report:
         figures: Files of figures.
         tables: Files of tables.
         page: The page, which shows all experiments reported so far.
-        table: The table for people, in Markdown.
+        table: The table of walks for people, in Markdown; empty without any.
         missing: What could not be reported, a sentence each.
     """
 
@@ -60,10 +65,10 @@ def report(results: Results, experiment: str) -> Report:
         `after-decay`), and `chapter.json`; and `OUT/report/index.html`.
 
     Raises:
-        InputError: There is no walk of the experiment.
+        InputError: There is neither a walk nor weight decay of the experiment.
     """
     known = _described(results, experiment)
-    methods = results.walks(experiment)
+    methods = reported_walks(results, experiment)
     unfinished = {
         name: results.unfinished(experiment, name) for name in results.methods(experiment)
     }
@@ -73,9 +78,11 @@ def report(results: Results, experiment: str) -> Report:
         for run, reason in reasons.items()
     ]
     missing += [f"{experiment}, {name}: no walk yet" for name in unfinished if name not in methods]
+    if not unfinished:
+        missing.append(f"{experiment}: no walk yet, make one with 'isoloss traverse {experiment}'")
     folder = report_folder(results.folder, experiment)
     figures: list[FilePath] = []
-    for against, (file, _) in AGAINST.items():
+    for against, (file, _) in AGAINST.items() if methods else ():
         drawn = walk_panels(
             methods,
             against=against,
@@ -87,7 +94,7 @@ def report(results: Results, experiment: str) -> Report:
     tables = report_tables(results, experiment, methods)
     for name, text in tables.files.items():
         write_text(folder / name, text)
-    sections = walk_section(methods, unfinished, tables.walk, known.metric)
+    sections = walk_section(methods, unfinished, tables.walk, known.metric) if methods else []
     compared = write_comparison(results, experiment, methods, tables, folder)
     sections.append(compared.section)
     figures += compared.figures
@@ -99,9 +106,8 @@ def report(results: Results, experiment: str) -> Report:
     missing += [f"{experiment}, {reason}" for reason in reasons]
     Chapter(experiment=experiment, lead=known.lead, missing=missing, sections=sections).save(folder)
     page = write_page(folder.parent)
-    return Report(
-        figures, [folder / name for name in tables.files], page, tables.files[WALK], missing
-    )
+    text = tables.files.get(WALK, "")
+    return Report(figures, [folder / name for name in tables.files], page, text, missing)
 
 
 def _mean_of_decay(results: Results, experiment: str) -> dict[str, Tensor]:
