@@ -65,7 +65,9 @@ def comparison_scatter(
                 _draw_decay(panel, decay, penalties, x, y)
                 for k, paths in enumerate(methods.values()):
                     for path in paths:
-                        _draw_walk(panel, path, x, y, COLOURS[1 - k % 2], MARKS[k % len(MARKS)])
+                        _draw_walk(
+                            panel, path, x, y, COLOURS[k % len(COLOURS)], MARKS[k % len(MARKS)]
+                        )
                 panel.set_xscale("log")
                 panel.xaxis.set_minor_formatter(NullFormatter())  # they would overlap
                 if y == "test_loss":
@@ -168,7 +170,11 @@ def _draw_walk(panel: Axes, path: Path, x: str, y: str, colour: str, mark: str) 
 def _legend(methods: Mapping[str, Sequence[Path]], decay: bool) -> list[Line2D]:
     handles = [
         Line2D(
-            [], [], color=COLOURS[1 - k % 2], marker=MARKS[k % len(MARKS)], label=f"walk by {name}"
+            [],
+            [],
+            color=COLOURS[k % len(COLOURS)],
+            marker=MARKS[k % len(MARKS)],
+            label=f"walk by {name}",
         )
         for k, name in enumerate(methods)
     ]
