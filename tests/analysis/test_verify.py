@@ -152,6 +152,13 @@ def test_the_command_names_the_damaged_file_and_exits_with_1(out: Path, capsys) 
     assert "1 of 3 are not right." in said
 
 
+def test_runs_that_are_not_finished_are_not_said_to_be_right(out: Path, capsys) -> None:
+    (out / "IRIS_FF" / "decay" / "run-000" / "outcome.json").unlink()
+    main_code(0, "verify", str(out))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "All 2 are right; 1 are not finished and were not checked." in said
+
+
 def main_code(code: int, *arguments: str) -> None:
     with pytest.raises(SystemExit) as end:
         main(list(arguments))
