@@ -515,6 +515,8 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"model": lambda p, x: x, "parameters": {"w": torch.ones(3, dtype=torch.int64)}},
         ["'w'", "int64", "float32"],
     ),
+    "a class": ({"model": nn.Linear}, ["class Linear", "Linear(...)"]),
+    "a name": ({"model": "resnet18"}, ["'resnet18'", "str", "torch.nn.Module"]),
     "listed parameters": (
         {"model": lambda p, x: x, "parameters": {"w": [1.0]}},
         ["'w'", "list", "tensors"],
@@ -605,10 +607,32 @@ def test_floats_where_indices_are_needed_are_refused(refuses) -> None:
         problem.loss(problem.current())
 
 
-def test_other_errors_of_the_model_are_its_own() -> None:
-    problem = Problem(linear(), data=(X[:, :2], Y))
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (X[:, :2], ["inputs of shape (6, 2)", "shapes cannot be multiplied"]),
+        ((X, X), ["inputs[1] of shape (6, 3)", "positional arguments", "tuple"]),
+        ({"image": X}, ["inputs['image'] of shape (6, 3)", "unexpected keyword", "dict"]),
+    ],
+    ids=["width", "arguments", "keyword"],
+)
+def test_inputs_that_the_model_does_not_take_are_refused(
+    refuses, inputs: object, words: list[str]
+) -> None:
+    problem = Problem(linear(), data=(inputs, Y))
+    with refuses("the model cannot be evaluated on", *words):
         problem.loss(problem.current())
+
+
+def test_the_model_s_own_error_is_kept() -> None:
+    class Broken(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise KeyError("cache")
+
+    problem = Problem(Broken(3, 2), data=(X, Y))
+    with pytest.raises(InputError, match="'cache'") as caught:
+        problem.loss(problem.current())
+    assert isinstance(caught.value.__cause__, KeyError)
 
 
 def test_a_loss_that_is_cut_off_from_the_parameters_is_refused(refuses) -> None:

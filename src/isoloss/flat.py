@@ -176,6 +176,13 @@ def trainable(model: Model, parameters: Mapping[str, Tensor] | None) -> dict[str
         if parameters is not None:
             raise InputError("parameters= is for a model that is a function; a module has its own")
         named: dict[str, Tensor] = {k: p for k, p in model.named_parameters() if p.requires_grad}
+    elif isinstance(model, type):
+        name = model.__name__
+        raise InputError(f"the model is the class {name}; give a module of it, {name}(...)")
+    elif not callable(model):
+        raise InputError(
+            f"the model {model!r} is a {type(model).__name__}; give a torch.nn.Module or a function"
+        )
     elif parameters is None:
         raise InputError(
             "a model that is a function needs parameters=, a dict of its tensors by name"

@@ -38,13 +38,14 @@ class Autograd:
         """What the model gives for a chunk.
 
         Raises:
-            InputError: Its inputs are of a type that the model cannot take.
+            InputError: The model cannot take its inputs.
         """
         try:
             return self._network(chunk.inputs)
-        except RuntimeError as error:
-            _explain_types(chunk.inputs, self._network.dtype, error)
-            raise
+        except (RuntimeError, TypeError, KeyError) as error:
+            if "memory" in str(error):
+                raise
+            raise _explained(chunk.inputs, self._network.dtype, error) from error
 
     def losses(self, outputs: Any, chunk: Chunk) -> Tensor:
         """The loss of each example, shape (chunk.examples,)."""
@@ -133,18 +134,23 @@ def differentiable(total: Tensor) -> Tensor:
     return total
 
 
-def _explain_types(inputs: Any, dtype: torch.dtype, error: RuntimeError) -> None:
+def _explained(inputs: Any, dtype: torch.dtype, error: Exception) -> InputError:
+    """One sentence on a model that failed on its inputs."""
     said = one_line(error)
-    if "type" not in said and "not implemented for" not in said:
-        return
     named = list(leaves(inputs, "inputs"))
-    whole = [name for name, tensor in named if not tensor.is_floating_point()]
-    given = ", ".join(f"{name} {tensor.dtype}" for name, tensor in named)
-    remedy = (
-        f"convert {whole[0]} with .float() unless they are indices"
-        if whole
-        else "convert what must be integers with .long()"
+    if "type" in said or "not implemented for" in said:
+        whole = [name for name, tensor in named if not tensor.is_floating_point()]
+        given = ", ".join(f"{name} {tensor.dtype}" for name, tensor in named)
+        remedy = (
+            f"convert {whole[0]} with .float() unless they are indices"
+            if whole
+            else "convert what must be integers with .long()"
+        )
+        return InputError(
+            f"the model, in {dtype}, cannot take inputs of these types: {given} ({said}); {remedy}"
+        )
+    given = ", ".join(f"{name} of shape {tuple(tensor.shape)}" for name, tensor in named)
+    return InputError(
+        f"the model cannot be evaluated on {given or 'its inputs'} ({said}); give inputs that "
+        f"model(inputs) takes: a tuple or list becomes its arguments, a dict its keyword arguments"
     )
-    raise InputError(
-        f"the model, in {dtype}, cannot take inputs of these types: {given} ({said}); {remedy}"
-    ) from error
