@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,6 +51,22 @@ def test_weight_decay_is_read_back_with_its_seeds(walked):
     assert table["seed"].tolist() == [5, 5, 5, 6, 6, 6]
     assert table["penalty"].tolist() == [0, 1e-3, 1e6] * 2
     assert (table["epoch"] == 4).all()
+
+
+def test_a_comparison_with_other_settings_is_refused_and_begun_anew_when_asked(walked, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(walked, out)
+    compare = ("compare", "IRIS_FF", "--set", "steps=3", "--out", str(out))
+    assert isoloss(*compare, "--epochs", "2") == 0
+    assert isoloss(*compare, "--epochs", "3") == 2
+    assert isoloss(*compare, "--epochs", "3", "--restart") == 0
+    folder = out / "IRIS_FF" / "equivalent" / "sqp"
+    kept = {
+        json.loads(file.read_text())["config"]["epochs"]: file.parent.name
+        for file in sorted(folder.rglob("*run-000*/config.json"))
+    }
+    assert kept[3] == "run-000"
+    assert 2 in kept
 
 
 def test_finished_weight_decay_is_not_done_again_and_other_settings_are_refused(walked, capsys):

@@ -7,7 +7,7 @@ from pathlib import Path as FilePath
 from isoloss import experiments
 from isoloss.cli import options
 from isoloss.cli.decays import Epochs
-from isoloss.cli.options import Device, MethodName, Name, Out, Pairs
+from isoloss.cli.options import Device, MethodName, Name, Out, Pairs, Restart
 from isoloss.cli.running import run_unfinished
 from isoloss.errors import InputError
 from isoloss.results import open_results
@@ -22,19 +22,23 @@ def compare(
     out: Out = FilePath("results"),
     device: Device = "auto",
     settings: Pairs = None,
+    restart: Restart = False,
 ) -> None:
     """Weight decay with the penalties at which walks ended; walks from weight decay's best."""
     walk = walk_settings(options.experiment(name), method, settings or [], options.device(device))
-    compare_all(walk, epochs, options.out_folder(out))
+    compare_all(walk, epochs, options.out_folder(out), restart=restart)
 
 
-def compare_all(walk: WalkSettings, epochs: int | None, out: FilePath) -> None:
+def compare_all(
+    walk: WalkSettings, epochs: int | None, out: FilePath, *, restart: bool = False
+) -> None:
     """Do those of both kinds of runs that are not finished, and print their summaries.
 
     Args:
         walk: How to walk from weight decay's best networks.
         epochs: Of weight decay; None takes the paper's.
         out: The results folder, which holds walks by the same method.
+        restart: Move what there is of these runs aside and begin anew.
 
     Raises:
         InputError: There is no walk.
@@ -50,9 +54,9 @@ def compare_all(walk: WalkSettings, epochs: int | None, out: FilePath) -> None:
     trained = equivalent_runs(results, experiment, method, epochs, walk.device)
     if trained:
         title = f"{experiment.name} weight decay with the penalties of {method}"
-        run_unfinished(title, experiment, trained, trained[0].epochs)
+        run_unfinished(title, experiment, trained, trained[0].epochs, restart=restart)
     walks = after_decay_runs(results, walk)
     if walks:
         steps = walk.stop.steps if method == "paper" else None
         title = f"{experiment.name} {method} from weight decay's best"
-        run_unfinished(title, experiment, walks, steps)
+        run_unfinished(title, experiment, walks, steps, restart=restart)

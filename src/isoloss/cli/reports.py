@@ -8,7 +8,7 @@ from isoloss import experiments
 from isoloss.cli import options
 from isoloss.cli.compares import compare_all
 from isoloss.cli.decays import decay_all
-from isoloss.cli.options import Device, Names, Out, Quick, Runs, Seed
+from isoloss.cli.options import Device, Names, Out, Quick, Restart, Runs, Seed
 from isoloss.cli.output import console
 from isoloss.cli.walks import walk_all
 from isoloss.figures import report as write_report
@@ -43,6 +43,7 @@ def reproduce(
     out: Out = FilePath("results"),
     device: Device = "auto",
     quick: Quick = False,
+    restart: Restart = False,
 ) -> None:
     """Walks, weight decay and report of experiments, in turn."""
     chosen = [experiments.get(one) for one in options.chosen(name)]
@@ -55,7 +56,7 @@ def reproduce(
         for method in METHODS:
             pairs = [f"steps={QUICK_STEPS[method]}"] if quick and method in QUICK_STEPS else []
             walk = walk_settings(experiment, method, pairs, target)
-            walk_all(walk, options.count(runs, default), first, folder)
+            walk_all(walk, options.count(runs, default), first, folder, restart=restart)
         baseline = decay_settings(
             experiment,
             QUICK_PENALTIES if quick else None,
@@ -63,9 +64,9 @@ def reproduce(
             device=target,
         )
         default = QUICK_RUNS if quick else experiment.decay_runs
-        decay_all(baseline, options.count(runs, default), first, folder)
+        decay_all(baseline, options.count(runs, default), first, folder, restart=restart)
         walk = walk_settings(experiment, METHODS[0], [], target)
-        compare_all(walk, QUICK_EPOCHS if quick else None, folder)
+        compare_all(walk, QUICK_EPOCHS if quick else None, folder, restart=restart)
         _report(experiment.name, folder)
 
 
