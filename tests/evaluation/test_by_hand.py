@@ -290,10 +290,10 @@ def test_inputs_of_other_kinds_are_left_to_autograd(case: str) -> None:
         assert problem.loss_and_grad(problem.current())[1].norm() > 0
 
 
-def test_inputs_that_do_not_fit_have_torchs_own_error() -> None:
+def test_inputs_that_do_not_fit_are_refused_with_torchs_own_reason() -> None:
     pair = (normal(5, 7, seed=0), torch.zeros(5, dtype=torch.int64))
     problem = Problem(dense(), "cross_entropy", pair)
-    with pytest.raises(RuntimeError, match="5x7"):
+    with pytest.raises(InputError, match="5x7"):
         problem.loss_and_grad(problem.current())
 
 

@@ -182,6 +182,7 @@ def test_an_evaluation_by_autograd_never_asks_for_a_number(loss: str) -> None:
         targets = torch.randint(0, 3, (12,), generator=generator(1))
     one = Problem(model, loss, (inputs, targets), chunk_size=5)
     theta = one.current()
+    one.hvp(theta, theta)  # the first looks for functions with a backward of their own
     with NoSynchronisation():
         one.loss_and_grad(theta)
         one.loss(theta)

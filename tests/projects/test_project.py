@@ -236,7 +236,7 @@ def planned(folder, monkeypatch):
     project = Project.of("mine.py:probed")
 
     def plan(out: str, *pairs: str) -> WalkRun:
-        settings = walk_settings(project, "sqp", ["steps=25", "kkt_residual=0", *pairs])
+        settings = walk_settings(project, "sqp", ["steps=12", "kkt_residual=0", *pairs])
         place = run_folder(folder / out, project.name, "sqp", 0)
         return WalkRun(0, 4, place, settings)
 
@@ -253,7 +253,7 @@ def test_a_run_goes_on_where_it_stopped_with_the_same_bits(planned, folder) -> N
     one, two = (
         open_results(folder / out).paths("mine.probed", "sqp")[0] for out in ("whole", "cut")
     )
-    assert len(one.steps) == 26
+    assert len(one.steps) == 13
     pd.testing.assert_frame_equal(
         one.steps.drop(columns="seconds"), two.steps.drop(columns="seconds")
     )
@@ -267,7 +267,7 @@ def test_a_walk_of_a_file_is_that_of_the_library(planned, folder) -> None:
     execute(run)
     begun = Project.of("mine.py:probed").start(4)
     path = isoloss.traverse(
-        begun.problem, stop=isoloss.Stop(steps=25, kkt_residual=0), progress=False
+        begun.problem, stop=isoloss.Stop(steps=12, kkt_residual=0), progress=False
     )
     kept = open_results(folder / "out").paths("mine.probed", "sqp")[0]
     assert torch.equal(kept.points, path.points)
