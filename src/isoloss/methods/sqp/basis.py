@@ -12,11 +12,9 @@ from torch import Tensor
 
 Array = NDArray[np.float64]
 
-FIRST = 12
-"""Rows whose part of a vector is taken off first: after a basis was turned, the stiffest."""
-ORTHOGONAL = 0.2
-"""Share of a vector that must be left for its remainder to count as orthogonal; less than that is
-taken through the rows once more. The error of each row grows into the next by the inverse."""
+GROWTH = 30.0
+"""How much larger than one an orthonormal row's share of a stored row may be: the rounding of inner
+products grows by the product of two of these."""
 
 
 @dataclass
@@ -34,20 +32,29 @@ class Rows:
 
 @dataclass(frozen=True)
 class Basis:
-    """Orthonormal rows; growing gives a new basis and leaves this one as it is.
+    """An orthonormal basis Q of some vectors; growing gives a new one and leaves this one as it is.
+
+    The vectors are stored as they come, at unit length: making orthogonal rows of them would cost
+    another pass over all. Q is known by the inner products of what is stored, `inverse` times it,
+    as in a QR factorisation by Cholesky's (Golub and Van Loan, section 5.2.8).
 
     Attributes:
-        rows: Where they are stored.
-        size: Number of rows that belong to this basis.
+        rows: Where the vectors are stored.
+        inverse: Shape (size, size), lower triangular.
     """
 
     rows: Rows
-    size: int = 0
+    inverse: Array
 
     @staticmethod
     def empty(capacity: int, like: Tensor) -> Basis:
         """A basis without rows, for vectors of a tensor's length, type and device."""
-        return Basis(Rows(like.new_empty(capacity, len(like))))
+        return Basis(Rows(like.new_empty(capacity, len(like))), np.zeros((0, 0)))
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return len(self.inverse)
 
     @property
     def room(self) -> int:
@@ -61,8 +68,8 @@ class Basis:
     def coordinates(self, vector: Tensor) -> tuple[Array, Basis]:
         """Coordinates of a vector, in this basis grown by what is new in it.
 
-        Gram-Schmidt, repeated where digits cancel ("twice is enough", Giraud et al. 2005), which a
-        first pass over few rows mostly saves.
+        One pass over the rows, unless so much of the vector is known that rounding hides what is
+        new: then what is known is taken off first ("twice is enough", Giraud et al. 2005).
 
         Args:
             vector: Shape (n,).
@@ -70,40 +77,41 @@ class Basis:
         Returns:
             The coordinates and the basis they refer to, with at most one more row.
         """
-        q, found, rest = self._rows, np.zeros(self.size), vector
+        found, rest = np.zeros(self.size), vector
         whole = left = _norm(vector)
-        part = torch.mv(q[:FIRST], rest)
-        if _norm(part) > 0.9 * whole:  # a change of gradients is mostly along what is known
-            rest = torch.addmv(rest, q[:FIRST].t(), part, alpha=-1)
-            found[:FIRST] = _float64(part)
-            left = _norm(rest)
-            part = torch.mv(q, rest)
-        else:
-            part = torch.cat([part, torch.mv(q[FIRST:], rest)])
-        for again in (True, False):
-            rest = torch.addmv(rest, q.t(), part, alpha=-1)
-            found += _float64(part)
-            before, left = left, _norm(rest)
-            if left > ORTHOGONAL * before or left == 0:
+        for _ in range(3):
+            if left <= 100 * torch.finfo(vector.dtype).eps * whole:
                 break
-            if again:
-                part = torch.mv(q, rest)
-        if left <= 100 * torch.finfo(vector.dtype).eps * whole:
-            return found, self
-        rows = self.rows
-        if rows.used > self.size:
+            part = self.inverse @ _float64(torch.mv(self._rows, rest))
+            found += part
+            shares = part @ self.inverse
+            new = left * left - float(part @ part)
+            if shares @ shares + left * left <= GROWTH**2 * new:
+                length = math.sqrt(new)
+                return np.append(found, length), self._grown(rest, left, shares / length, length)
+            rest = torch.addmv(rest, self._rows.t(), self._like_rows(shares), alpha=-1)
+            left = _norm(rest)
+        return found, self
+
+    def _grown(self, vector: Tensor, norm: float, shares: Array, length: float) -> Basis:
+        """The basis with a vector of this norm, of which so much is new, stored as its last row."""
+        rows, size = self.rows, self.size
+        if rows.used > size:
             rows = Rows(rows.values.clone())
-        torch.mul(rest, 1 / left, out=rows.values[self.size])
-        rows.used = self.size + 1
-        return np.append(found, left), Basis(rows, self.size + 1)
+        torch.mul(vector, 1 / norm, out=rows.values[size])
+        rows.used = size + 1
+        inverse = padded(self.inverse, size + 1)
+        inverse[size, :size] = -shares
+        inverse[size, size] = norm / length
+        return Basis(rows, inverse)
 
     def combine(self, coordinates: Array) -> Tensor:
         """The vector of these coordinates, shape (n,)."""
-        return torch.mv(self._rows.t(), self._like_rows(coordinates))
+        return torch.mv(self._rows.t(), self._like_rows(coordinates @ self.inverse))
 
     def moved(self, place: Tensor, coordinates: Array) -> Tensor:
         """A place moved by the vector of these coordinates, shape (n,)."""
-        return torch.addmv(place, self._rows.t(), self._like_rows(coordinates))
+        return torch.addmv(place, self._rows.t(), self._like_rows(coordinates @ self.inverse))
 
     def turned(self, columns: Array) -> Basis:
         """The basis of the combinations given by orthonormal columns, shape (size, fewer).
@@ -112,8 +120,8 @@ class Basis:
         """
         kept = columns.shape[1]
         rows = Rows(torch.empty_like(self.rows.values), kept)
-        torch.mm(self._like_rows(columns).t(), self._rows, out=rows.values[:kept])
-        return Basis(rows, kept)
+        torch.mm(self._like_rows(columns.T @ self.inverse), self._rows, out=rows.values[:kept])
+        return Basis(rows, np.eye(kept))
 
     def _like_rows(self, array: Array) -> Tensor:
         values = self.rows.values
