@@ -48,6 +48,15 @@ def test_failures_are_named_with_their_reason():
     assert "failed" in text
 
 
+def test_the_last_word_of_a_run_without_numbers_is_said_once(capsys):
+    shown(News(0, "done", ending="interrupted"), News(1, "done", ending="no memory", failed=True))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "IRIS_FF sqp run-000 interrupted",
+        "IRIS_FF sqp run-001 failed: no memory",
+    ]
+
+
 @pytest.mark.parametrize(
     ("total", "begun", "over", "says"),
     [

@@ -80,9 +80,9 @@ class Display:
         if news.phase == "done":
             self._live.stop_task(task)
             if not self._terminal:
-                self._live.console.print(
-                    f"{self._title} {label.rstrip()}: {_line(one, news)}", soft_wrap=True
-                )
+                line = _line(one, news)
+                text = f"{label.rstrip()}: {line}" if line != word else label.rstrip()
+                self._live.console.print(f"{self._title} {text}", soft_wrap=True)
 
     def summary(self) -> Table:
         """A table with a line per run: where it started, where it ended, and why."""
