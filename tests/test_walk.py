@@ -21,7 +21,7 @@ from tests.problems import (
 )
 from torch import Tensor, nn
 
-from isoloss import Outcome, Paper, Path, Problem, Record, Stop, traverse
+from isoloss import SQP, Outcome, Paper, Path, Problem, Record, Stop, traverse
 from isoloss.path import Row
 
 LIVELY = Paper(smallest_step=1e-2, largest_step=0.05, corrector_step=2e-6, max_corrections=200)
@@ -352,6 +352,8 @@ def test_ctrl_c_in_a_probe_keeps_the_last_point_that_has_a_row(nth: int) -> None
 def test_every_outcome_has_a_sentence_and_a_remedy(outcome: Outcome) -> None:
     assert outcome.sentence.endswith(".")
     assert outcome.remedy.endswith(".")
+    assert outcome.remedy_in_float64.endswith(".")
+    assert "dtype" not in outcome.remedy_in_float64  # what is done already is no remedy
     assert Outcome(outcome.value) is outcome
 
 
@@ -369,6 +371,16 @@ def test_the_message_has_the_figures_and_the_remedy(path: Path) -> None:
     assert "25 steps" in path.message
     assert f"{path.steps['kkt_residual'].iloc[-1]:.3g}" in path.message
     assert Outcome.STEP_LIMIT.remedy in path.message
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_stalled_walk_is_told_what_helps_in_its_type(dtype: torch.dtype) -> None:
+    # one trial, which a first step of five times |theta| makes useless
+    method = SQP(max_trials=1, first_step=5.0)
+    path = walk(classifier(seed=1).problem(dtype=dtype), method=method)
+    assert path.outcome is Outcome.STALLED
+    assert ("use dtype=torch.float64" in path.message) == (dtype == torch.float32)
+    assert ("kink" in path.message) == (dtype == torch.float64)
 
 
 # ---------------------------------------------------------------- what is kept

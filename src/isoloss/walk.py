@@ -134,7 +134,7 @@ def traverse(
         point_steps=point_steps,
         level=held,
         outcome=ending.outcome,
-        message=str(ending),
+        message=ending.message(problem.dtype),
         method=walker.name,
         regularizer=objective.regularizer.name,
         shapes=problem.shapes,
