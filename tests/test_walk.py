@@ -21,7 +21,7 @@ from tests.problems import (
 )
 from torch import Tensor, nn
 
-from isoloss import SQP, Outcome, Paper, Path, Problem, Record, Stop, traverse
+from isoloss import SQP, Outcome, Paper, Path, Problem, Record, Stop, check, traverse
 from isoloss.path import Row
 
 LIVELY = Paper(smallest_step=1e-2, largest_step=0.05, corrector_step=2e-6, max_corrections=200)
@@ -569,6 +569,29 @@ def test_a_start_with_an_undefined_loss_has_no_level_set(refuses) -> None:
     problem = vector_problem(cliff, torch.tensor([0.5, 2.0], dtype=torch.float64))
     with refuses("loss at the start is nan"):
         walk(problem)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, 1e39])  # the last overflows in float32
+def test_infinite_inputs_are_named_where_the_loss_is_not_finite(refuses, value: float) -> None:
+    inputs = normal(6, 3, seed=0)
+    inputs[5, 1] = value
+    data = [({"input": inputs[k : k + 3]}, torch.tensor([0, 1, 1])) for k in (0, 3)]
+    problem = Problem(nn.Linear(3, 2), data=data)
+    with refuses("is nan", "inputs['input'], in float32, hold inf, first in example 5"):
+        walk(problem)
+    (row,) = [row for row in check(problem).findings if row.what == "training loss L"]
+    assert "hold inf, first in example 5" in row.found
+
+
+def test_infinite_entries_of_a_mask_are_no_reason_to_refuse() -> None:
+    mask = torch.zeros(6, 3).masked_fill(torch.eye(3).repeat(2, 1).bool(), -math.inf)
+    inputs = (normal(6, 3, seed=0), mask)
+    problem = Problem(
+        lambda p, given: (given[0] @ p["w"] + given[1]).softmax(1) @ p["v"], "mse",
+        [(inputs, normal(6, 2, seed=1))],
+        parameters={"w": normal(3, 3, seed=2), "v": normal(3, 2, seed=3)},
+    )  # fmt: skip
+    assert len(walk(problem, stop=Stop(steps=3)).points) > 1
 
 
 def test_a_random_loss_is_refused_with_the_layer_named(refuses) -> None:

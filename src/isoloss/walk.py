@@ -86,7 +86,7 @@ def traverse(
         check_function(problem, theta)
         state = walker.init(objective, theta, level, rtol)
         held = state.point.loss if level is None else level
-        _check_begin(state)
+        _check_begin(problem, state)
         check_tolerance(problem, theta, walker.relative_tolerance(held, rtol))
         recorder = Recorder(record, probes or {}, held)
     else:
@@ -189,7 +189,14 @@ def _check_goes_on(state: State, objective: Objective) -> None:
             )
 
 
-def _check_begin(state: State) -> None:
+def _check_begin(problem: Problem, state: State) -> None:
+    infinite = "" if math.isfinite(state.point.loss) else problem.chunks.infinite
+    if infinite:
+        raise InputError(
+            f"the loss at the start is {state.point.loss}, and {infinite}; take such examples out "
+            f"or fill them in, or, if that is meant (a mask), start from weights whose loss is "
+            f"finite"
+        )
     if not 0 < state.point.loss < math.inf:
         raise InputError(
             f"the loss at the start is {state.point.loss}, which has no level set to walk; start "

@@ -123,6 +123,8 @@ def _start(problem: Problem, theta: Tensor) -> list[Finding]:
     found = f"{loss.item():.6g}, gradient of norm {size:.4g}"
     if not good:
         found += "; both must be positive and finite"
+        infinite = "" if math.isfinite(loss.item()) else problem.chunks.infinite
+        found += f", and {infinite}" if infinite else ""
     return [Finding("training loss L", found, OK if good else FAILED)]
 
 
