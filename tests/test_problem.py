@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -633,6 +634,50 @@ def test_the_model_s_own_error_is_kept() -> None:
     with pytest.raises(InputError, match="'cache'") as caught:
         problem.loss(problem.current())
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+class Raising(nn.Linear):
+    """Fails with a given error."""
+
+    def __init__(self, error: Callable[[], Any]) -> None:
+        super().__init__(3, 2)
+        self.error = error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.error()
+
+
+def raised(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("fail", "error"),
+    [
+        (lambda: torch.empty(2**50), RuntimeError),  # more than there is: the allocator itself
+        (lambda: raised(torch.OutOfMemoryError("CUDA out of memory")), torch.OutOfMemoryError),
+        (lambda: raised(MemoryError()), MemoryError),
+    ],
+    ids=["CPU", "CUDA", "Python"],
+)
+def test_memory_that_runs_out_is_not_blamed_on_the_inputs(
+    fail: Callable[[], Any], error: type[Exception]
+) -> None:
+    problem = Problem(Raising(fail), data=(X, Y))
+    with pytest.raises(error) as caught:
+        problem.loss(problem.current())
+    assert not isinstance(caught.value, InputError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("the memory of the attention has 3 keys"), KeyError("memory"), KeyError("type")],
+    ids=str,
+)
+def test_a_word_in_the_model_s_own_error_changes_nothing(refuses, error: Exception) -> None:
+    problem = Problem(Raising(lambda: raised(error)), data=(X, Y))
+    with refuses("cannot be evaluated on inputs of shape (6, 3)", str(error)):
+        problem.loss(problem.current())
 
 
 def test_a_loss_that_is_cut_off_from_the_parameters_is_refused(refuses) -> None:
