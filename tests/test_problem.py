@@ -496,6 +496,12 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "a dataset of equal examples": ({"data": TensorDataset(X, X)}, ["TensorDataset"]),
     "half model": ({"model": nn.Linear(3, 2).half()}, ["float16", "torch.float64"]),
+    "device": ({"device": "gpu"}, ["device='gpu'", "'cuda:1'"]),
+    "device of no numbers": ({"device": "meta"}, ["device='meta'", "'cpu'"]),
+    "device that is not there": ({"device": "mps"}, ["device='mps'", "'cpu'"]),
+    "chunk size": ({"chunk_size": 2.5}, ["chunk_size=2.5", "whole number"]),
+    "loss of one": ({"loss": lambda outputs: outputs}, ["the loss", "(outputs, targets)"]),
+    "metric of one": ({"metric": lambda outputs: outputs}, ["the metric", "(outputs, targets)"]),
     "half": ({"dtype": torch.float16}, ["torch.float16", "torch.float64"]),
     "frozen": ({"model": nn.Linear(3, 2).requires_grad_(False)}, ["no trainable parameters"]),
     "types": (
@@ -622,6 +628,21 @@ def test_inputs_that_the_model_does_not_take_are_refused(
 ) -> None:
     problem = Problem(linear(), data=(inputs, Y))
     with refuses("the model cannot be evaluated on", *words):
+        problem.loss(problem.current())
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "words"),
+    [
+        (nn.BatchNorm2d(3).eval(), X, ["(6, 3)", "expected 4D input"]),  # a ValueError
+        (nn.Embedding(3, 2), torch.arange(6), ["(6,)", "out of range"]),  # an IndexError
+    ],
+)
+def test_inputs_that_torch_refuses_otherwise_are_refused_too(
+    refuses, model: nn.Module, inputs: Tensor, words: list[str]
+) -> None:
+    problem = Problem(model, data=(inputs, Y))
+    with refuses("the model cannot be evaluated on inputs of shape", *words):
         problem.loss(problem.current())
 
 

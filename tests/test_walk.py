@@ -519,6 +519,15 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "rtol NaN": ({"rtol": math.nan}, ["rtol=nan", "(0, 1)"]),
     "method": ({"method": "papr"}, ["method 'papr'", "did you mean paper?"]),
     "method class": ({"method": Paper}, ["Paper()"]),
+    "method number": ({"method": 3}, ["method is of type int", "SQP("]),
+    "level text": ({"level": "0.1"}, ["level='0.1'", "str", "number"]),
+    "rtol text": ({"rtol": "1e-3"}, ["rtol='1e-3'", "str", "number"]),
+    "stop": ({"stop": 5}, ["stop is of type int", "Stop(steps="]),
+    "record": ({"record": 5}, ["record is of type int", "Record("]),
+    "callback": ({"callback": 3}, ["callback is of type int", "function"]),
+    "checkpoint": ({"checkpoint": "folder"}, ["checkpoint is of type str", "Checkpoint(folder)"]),
+    "probes": ({"probes": classifier().problem()}, ["probes is of type Problem", "dict"]),
+    "probe": ({"probes": {"test": classifier().data}}, ["probe 'test'", "tuple", "Problem"]),
     "regularizer": (
         {"regularizer": "squared norm"},
         ["regularizer 'squared norm'", "did you mean squared_norm or"],
@@ -543,6 +552,25 @@ def test_a_value_that_cannot_be_used_is_refused_before_the_first_evaluation(
     with refuses(*words):
         walk(problem, **settings)
     assert problem.evaluations == 0
+
+
+@pytest.mark.parametrize("given", [None, classifier().model])
+def test_what_is_no_problem_is_refused(refuses, given: Any) -> None:
+    with refuses(f"problem is of type {type(given).__name__}", "isoloss.Problem"):
+        walk(given)
+
+
+def test_a_level_may_be_a_tensor_of_one_number() -> None:
+    path = walk(classifier().problem(), level=torch.tensor(1.5), stop=Stop(evaluations=3))
+    assert path.level == 1.5
+
+
+def test_a_model_whose_weights_are_not_finite_is_refused(refuses) -> None:
+    net = classifier()
+    with torch.no_grad():
+        net.model[0].bias.fill_(math.nan)
+    with refuses("the model has 5 entries", "NaN"):
+        walk(net.problem())
 
 
 def test_a_single_nan_in_the_start_is_found(refuses) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -80,8 +81,10 @@ class Problem:
         device: torch.device | str | None = None,
         chunk_size: int | None = None,
     ) -> None:
-        if chunk_size is not None and chunk_size < 1:
-            raise InputError(f"chunk_size={chunk_size} is not possible; give at least 1")
+        if chunk_size is not None and (not isinstance(chunk_size, Integral) or chunk_size < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(
+                f"chunk_size={chunk_size} is not possible; give a whole number of at least 1"
+            )
         if dtype not in (None, *DTYPES):
             raise InputError(f"dtype={dtype} is not possible; use torch.float32 or torch.float64")
         self._model = model

@@ -49,7 +49,7 @@ class Autograd:
         """
         try:
             return self._network(chunk.inputs)
-        except (RuntimeError, TypeError, KeyError) as error:
+        except (RuntimeError, TypeError, LookupError, ValueError) as error:
             if _out_of_memory(error):
                 raise
             raise _explained(chunk.inputs, self._network.dtype, error) from error
