@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -495,6 +496,12 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "a dataset of equal examples": ({"data": TensorDataset(X, X)}, ["TensorDataset"]),
     "half model": ({"model": nn.Linear(3, 2).half()}, ["float16", "torch.float64"]),
+    "device": ({"device": "gpu"}, ["device='gpu'", "'cuda:1'"]),
+    "device of no numbers": ({"device": "meta"}, ["device='meta'", "'cpu'"]),
+    "device that is not there": ({"device": "mps"}, ["device='mps'", "'cpu'"]),
+    "chunk size": ({"chunk_size": 2.5}, ["chunk_size=2.5", "whole number"]),
+    "loss of one": ({"loss": lambda outputs: outputs}, ["the loss", "(outputs, targets)"]),
+    "metric of one": ({"metric": lambda outputs: outputs}, ["the metric", "(outputs, targets)"]),
     "half": ({"dtype": torch.float16}, ["torch.float16", "torch.float64"]),
     "frozen": ({"model": nn.Linear(3, 2).requires_grad_(False)}, ["no trainable parameters"]),
     "types": (
@@ -624,6 +631,21 @@ def test_inputs_that_the_model_does_not_take_are_refused(
         problem.loss(problem.current())
 
 
+@pytest.mark.parametrize(
+    ("model", "inputs", "words"),
+    [
+        (nn.BatchNorm2d(3).eval(), X, ["(6, 3)", "expected 4D input"]),  # a ValueError
+        (nn.Embedding(3, 2), torch.arange(6), ["(6,)", "out of range"]),  # an IndexError
+    ],
+)
+def test_inputs_that_torch_refuses_otherwise_are_refused_too(
+    refuses, model: nn.Module, inputs: Tensor, words: list[str]
+) -> None:
+    problem = Problem(model, data=(inputs, Y))
+    with refuses("the model cannot be evaluated on inputs of shape", *words):
+        problem.loss(problem.current())
+
+
 def test_the_model_s_own_error_is_kept() -> None:
     class Broken(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -633,6 +655,50 @@ def test_the_model_s_own_error_is_kept() -> None:
     with pytest.raises(InputError, match="'cache'") as caught:
         problem.loss(problem.current())
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+class Raising(nn.Linear):
+    """Fails with a given error."""
+
+    def __init__(self, error: Callable[[], Any]) -> None:
+        super().__init__(3, 2)
+        self.error = error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.error()
+
+
+def raised(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("fail", "error"),
+    [
+        (lambda: torch.empty(2**50), RuntimeError),  # more than there is: the allocator itself
+        (lambda: raised(torch.OutOfMemoryError("CUDA out of memory")), torch.OutOfMemoryError),
+        (lambda: raised(MemoryError()), MemoryError),
+    ],
+    ids=["CPU", "CUDA", "Python"],
+)
+def test_memory_that_runs_out_is_not_blamed_on_the_inputs(
+    fail: Callable[[], Any], error: type[Exception]
+) -> None:
+    problem = Problem(Raising(fail), data=(X, Y))
+    with pytest.raises(error) as caught:
+        problem.loss(problem.current())
+    assert not isinstance(caught.value, InputError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("the memory of the attention has 3 keys"), KeyError("memory"), KeyError("type")],
+    ids=str,
+)
+def test_a_word_in_the_model_s_own_error_changes_nothing(refuses, error: Exception) -> None:
+    problem = Problem(Raising(lambda: raised(error)), data=(X, Y))
+    with refuses("cannot be evaluated on inputs of shape (6, 3)", str(error)):
+        problem.loss(problem.current())
 
 
 def test_a_loss_that_is_cut_off_from_the_parameters_is_refused(refuses) -> None:

@@ -21,7 +21,7 @@ from tests.problems import (
 )
 from torch import Tensor, nn
 
-from isoloss import Outcome, Paper, Path, Problem, Record, Stop, traverse
+from isoloss import SQP, Outcome, Paper, Path, Problem, Record, Stop, check, traverse
 from isoloss.path import Row
 
 LIVELY = Paper(smallest_step=1e-2, largest_step=0.05, corrector_step=2e-6, max_corrections=200)
@@ -352,6 +352,8 @@ def test_ctrl_c_in_a_probe_keeps_the_last_point_that_has_a_row(nth: int) -> None
 def test_every_outcome_has_a_sentence_and_a_remedy(outcome: Outcome) -> None:
     assert outcome.sentence.endswith(".")
     assert outcome.remedy.endswith(".")
+    assert outcome.remedy_in_float64.endswith(".")
+    assert "dtype" not in outcome.remedy_in_float64  # what is done already is no remedy
     assert Outcome(outcome.value) is outcome
 
 
@@ -369,6 +371,16 @@ def test_the_message_has_the_figures_and_the_remedy(path: Path) -> None:
     assert "25 steps" in path.message
     assert f"{path.steps['kkt_residual'].iloc[-1]:.3g}" in path.message
     assert Outcome.STEP_LIMIT.remedy in path.message
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_stalled_walk_is_told_what_helps_in_its_type(dtype: torch.dtype) -> None:
+    # one trial, which a first step of five times |theta| makes useless
+    method = SQP(max_trials=1, first_step=5.0)
+    path = walk(classifier(seed=1).problem(dtype=dtype), method=method)
+    assert path.outcome is Outcome.STALLED
+    assert ("use dtype=torch.float64" in path.message) == (dtype == torch.float32)
+    assert ("kink" in path.message) == (dtype == torch.float64)
 
 
 # ---------------------------------------------------------------- what is kept
@@ -507,6 +519,15 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "rtol NaN": ({"rtol": math.nan}, ["rtol=nan", "(0, 1)"]),
     "method": ({"method": "papr"}, ["method 'papr'", "did you mean paper?"]),
     "method class": ({"method": Paper}, ["Paper()"]),
+    "method number": ({"method": 3}, ["method is of type int", "SQP("]),
+    "level text": ({"level": "0.1"}, ["level='0.1'", "str", "number"]),
+    "rtol text": ({"rtol": "1e-3"}, ["rtol='1e-3'", "str", "number"]),
+    "stop": ({"stop": 5}, ["stop is of type int", "Stop(steps="]),
+    "record": ({"record": 5}, ["record is of type int", "Record("]),
+    "callback": ({"callback": 3}, ["callback is of type int", "function"]),
+    "checkpoint": ({"checkpoint": "folder"}, ["checkpoint is of type str", "Checkpoint(folder)"]),
+    "probes": ({"probes": classifier().problem()}, ["probes is of type Problem", "dict"]),
+    "probe": ({"probes": {"test": classifier().data}}, ["probe 'test'", "tuple", "Problem"]),
     "regularizer": (
         {"regularizer": "squared norm"},
         ["regularizer 'squared norm'", "did you mean squared_norm or"],
@@ -533,6 +554,25 @@ def test_a_value_that_cannot_be_used_is_refused_before_the_first_evaluation(
     assert problem.evaluations == 0
 
 
+@pytest.mark.parametrize("given", [None, classifier().model])
+def test_what_is_no_problem_is_refused(refuses, given: Any) -> None:
+    with refuses(f"problem is of type {type(given).__name__}", "isoloss.Problem"):
+        walk(given)
+
+
+def test_a_level_may_be_a_tensor_of_one_number() -> None:
+    path = walk(classifier().problem(), level=torch.tensor(1.5), stop=Stop(evaluations=3))
+    assert path.level == 1.5
+
+
+def test_a_model_whose_weights_are_not_finite_is_refused(refuses) -> None:
+    net = classifier()
+    with torch.no_grad():
+        net.model[0].bias.fill_(math.nan)
+    with refuses("the model has 5 entries", "NaN"):
+        walk(net.problem())
+
+
 def test_a_single_nan_in_the_start_is_found(refuses) -> None:
     start = torch.zeros(SIZE)
     start[17] = math.nan
@@ -557,6 +597,29 @@ def test_a_start_with_an_undefined_loss_has_no_level_set(refuses) -> None:
     problem = vector_problem(cliff, torch.tensor([0.5, 2.0], dtype=torch.float64))
     with refuses("loss at the start is nan"):
         walk(problem)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, 1e39])  # the last overflows in float32
+def test_infinite_inputs_are_named_where_the_loss_is_not_finite(refuses, value: float) -> None:
+    inputs = normal(6, 3, seed=0)
+    inputs[5, 1] = value
+    data = [({"input": inputs[k : k + 3]}, torch.tensor([0, 1, 1])) for k in (0, 3)]
+    problem = Problem(nn.Linear(3, 2), data=data)
+    with refuses("is nan", "inputs['input'], in float32, hold inf, first in example 5"):
+        walk(problem)
+    (row,) = [row for row in check(problem).findings if row.what == "training loss L"]
+    assert "hold inf, first in example 5" in row.found
+
+
+def test_infinite_entries_of_a_mask_are_no_reason_to_refuse() -> None:
+    mask = torch.zeros(6, 3).masked_fill(torch.eye(3).repeat(2, 1).bool(), -math.inf)
+    inputs = (normal(6, 3, seed=0), mask)
+    problem = Problem(
+        lambda p, given: (given[0] @ p["w"] + given[1]).softmax(1) @ p["v"], "mse",
+        [(inputs, normal(6, 2, seed=1))],
+        parameters={"w": normal(3, 3, seed=2), "v": normal(3, 2, seed=3)},
+    )  # fmt: skip
+    assert len(walk(problem, stop=Stop(steps=3)).points) > 1
 
 
 def test_a_random_loss_is_refused_with_the_layer_named(refuses) -> None:

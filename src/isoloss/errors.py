@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 class IsolossError(Exception):
@@ -32,11 +34,33 @@ def unknown(what: str, value: str, known: Iterable[str]) -> InputError:
     names = sorted(set(known))
     folded = {name.casefold(): name for name in names}
     near = difflib.get_close_matches(value.casefold(), folded, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(folded[name] for name in near)}?" if near else ""
-    listing = f"There is: {', '.join(names)}."
-    return InputError(
-        f"unknown {what} {value!r}; {hint or listing}" + (f" {listing}" if hint else "")
-    )
+    listing = f"here is: {', '.join(names)}."
+    if not near:
+        return InputError(f"unknown {what} {value!r}; t{listing}")
+    hint = " or ".join(folded[name] for name in near)
+    return InputError(f"unknown {what} {value!r}; did you mean {hint}? T{listing}")
+
+
+def check_takes(what: str, function: Callable[..., Any], *arguments: str) -> None:
+    """Insist that a user's function can be called as isoloss calls it.
+
+    Args:
+        what: What it is, for the text.
+        function: The function.
+        arguments: Names for what it is called with, in order.
+
+    Raises:
+        InputError: It takes more or fewer.
+    """
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        raise InputError(
+            f"{what} cannot be called with ({', '.join(arguments)}) ({one_line(error)}); give a "
+            f"function that takes just these"
+        ) from error
+    except ValueError:  # written in C, without a signature
+        pass
 
 
 def one_line(error: BaseException) -> str:

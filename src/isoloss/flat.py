@@ -54,7 +54,7 @@ class FlatNetwork:
         self.size = sum(p.numel() for p in named.values())
         first = next(iter(named.values()))
         self.dtype = dtype or first.dtype
-        self.device = torch.device(device) if device is not None else first.device
+        self.device = first.device if device is None else _device(device)
         if isinstance(model, nn.Module):
             module = _copied(model).to(device=self.device, dtype=self.dtype)
             leaves = list(trainable(module, None).values())
@@ -210,6 +210,23 @@ def trainable(model: Model, parameters: Mapping[str, Tensor] | None) -> dict[str
             "model on the CPU or a GPU"
         )
     return named
+
+
+def _device(given: torch.device | str) -> torch.device:
+    try:
+        found = torch.device(given)
+    except (RuntimeError, TypeError):
+        found = None
+    if found is None or found.type == "meta":
+        raise InputError(f"device={given!r} is not possible; give 'cpu', 'cuda' or 'cuda:1'")
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device={str(found)!r} is not possible here ({one_line(error)}); give 'cpu', or a "
+            f"device that torch finds"
+        ) from error
+    return found
 
 
 def _check_parameter(name: str, parameter: Any) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+import torch
+
 
 class Outcome(enum.Enum):
     """Why a walk ended. The value is its name in files.
@@ -12,17 +14,22 @@ class Outcome(enum.Enum):
     Attributes:
         sentence: What happened.
         remedy: What to do when it was not wanted.
+        remedy_in_float64: What to do in a walk that is in float64 already.
     """
 
     sentence: str
     remedy: str
+    remedy_in_float64: str
 
-    def __new__(cls, value: str, sentence: str, remedy: str) -> Outcome:
+    def __new__(
+        cls, value: str, sentence: str, remedy: str, remedy_in_float64: str | None = None
+    ) -> Outcome:
         """Make a member whose value is its name alone."""
         member = object.__new__(cls)
         member._value_ = value
         member.sentence = sentence
         member.remedy = remedy
+        member.remedy_in_float64 = remedy_in_float64 or remedy
         return member
 
     CONVERGED = (
@@ -65,12 +72,15 @@ class Outcome(enum.Enum):
         "non_finite",
         "The loss or a gradient was not finite; the last good point is kept.",
         "Check the data and the model at the next point, or use dtype=torch.float64.",
+        "Check the data and the model at the next point.",
     )
     STALLED = (
         "stalled",
         "No step could be found that stays on the level set and lowers the regulariser.",
         "The floating-point noise of the loss may be reached: use dtype=torch.float64, or a larger "
         "rtol.",
+        "The regulariser or the loss may have a kink here (max, abs, ReLU), or the noise of "
+        "float64 is reached: smooth the kink, or give a larger rtol or Stop(kkt_residual=...).",
     )
     LEVEL_UNREACHABLE = (
         "level_unreachable",
@@ -108,7 +118,9 @@ class Ending:
     outcome: Outcome
     detail: str = ""
 
-    def __str__(self) -> str:
-        """The sentence, the figures and the remedy."""
+    def message(self, dtype: torch.dtype) -> str:
+        """The sentence, the figures and the remedy of a walk in this type."""
         figures = f" ({self.detail})" if self.detail else ""
-        return f"{self.outcome.sentence.rstrip('.')}{figures}. {self.outcome.remedy}"
+        exact = dtype == torch.float64
+        remedy = self.outcome.remedy_in_float64 if exact else self.outcome.remedy
+        return f"{self.outcome.sentence.rstrip('.')}{figures}. {remedy}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from isoloss.errors import InputError
 from isoloss.evaluation.autograd import Autograd
 from isoloss.evaluation.choice import Evaluation, evaluation_of, measured_size
 from isoloss.evaluation.examples import per_example, weighted_sum
-from isoloss.evaluation.second import EXAMPLES, check_slope, own_functions, random_direction
+from isoloss.evaluation.look import suspect
 from isoloss.flat import FlatNetwork, Model, flatten, trainable
 from isoloss.losses import Loss, NamedLoss, get_loss, get_metric
 
@@ -80,8 +81,10 @@ class Problem:
         device: torch.device | str | None = None,
         chunk_size: int | None = None,
     ) -> None:
-        if chunk_size is not None and chunk_size < 1:
-            raise InputError(f"chunk_size={chunk_size} is not possible; give at least 1")
+        if chunk_size is not None and (not isinstance(chunk_size, Integral) or chunk_size < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(
+                f"chunk_size={chunk_size} is not possible; give a whole number of at least 1"
+            )
         if dtype not in (None, *DTYPES):
             raise InputError(f"dtype={dtype} is not possible; use torch.float32 or torch.float64")
         self._model = model
@@ -110,7 +113,7 @@ class Problem:
         self._evaluation = evaluation_of(self.network, self.chunks, self._loss)
         self._gradient: Evaluation | None = None
         self._chunk_size = chunk_size
-        self._twice_checked = False
+        self._looked = False  # whether products with the Hessian are right
         self.evaluations = 0
 
     def current(self) -> Tensor:
@@ -174,7 +177,11 @@ class Problem:
                 f"vector has shape {tuple(vector.shape)}, the problem has {self.size} parameters; "
                 f"give a flat vector in the order of model.named_parameters()"
             )
-        self.check_twice(theta)
+        if not self._looked:
+            found = suspect(self, theta)
+            if found is not None:
+                found.check_product()
+            self._looked = True
         self.network.load(theta)
         return self._evaluation.hvp(vector.to(self.device, self.dtype))
 
@@ -191,58 +198,25 @@ class Problem:
         self.network.load(theta)
         return Autograd(self.network, self.chunks, self._loss)
 
-    def check_twice(self, theta: Tensor) -> None:
-        """Insist, once, that products with the Hessian are right.
+    def first(self, count: int, dtype: torch.dtype) -> Problem:
+        """The same problem of a few of its examples, all counted alike.
 
         Args:
-            theta: Shape (size,).
-
-        Raises:
-            DerivativeError: They are not: the model has a `torch.autograd.Function` whose backward
-                cannot be differentiated.
-        """
-        if self._twice_checked:
-            return
-        found = self.suspect(theta)
-        if found is not None:
-            few, names = found
-            few._twice_checked = True
-            at = theta.to(few.dtype)
-            v = random_direction(at)
-            what = "a product with the loss's Hessian"
-            check_slope(lambda x: few.loss_and_grad(x)[1], few.hvp(at, v), at, v, what, names)
-        self._twice_checked = True
-
-    def suspect(self, theta: Tensor) -> tuple[Problem, list[str]] | None:
-        """Whether derivatives of derivatives need a look, and a few examples to look at.
-
-        Args:
-            theta: Shape (size,).
+            count: How many; of the first chunk, so no more than that has.
+            dtype: `torch.float32` or `torch.float64`.
 
         Returns:
-            Where the model or the loss calls functions with a backward of their own: a problem of
-            the first few examples, in float64 if it can be computed in it, and the functions'
-            names. Else None.
+            A new problem.
         """
-        first = next(iter(self.chunks)).first(EXAMPLES)
-        for dtype in (torch.float64, self.dtype):
-            few = Problem(
-                self.network.model,
-                self._loss,
-                [(first.inputs, first.targets)],
-                parameters=self._parameters,
-                dtype=dtype,
-                device=self.device,
-            )
-            try:
-                total = few.autograd(theta.to(dtype)).total(next(iter(few.chunks)))
-            except (RuntimeError, InputError):  # the model holds float32 tensors of its own
-                if dtype == self.dtype:
-                    raise
-                continue
-            names = own_functions(total)
-            return (few, names) if names else None
-        return None
+        few = next(iter(self.chunks)).first(count)
+        return Problem(
+            self.network.model,
+            self._loss,
+            [(few.inputs, few.targets)],
+            parameters=self._parameters,
+            dtype=dtype,
+            device=self.device,
+        )
 
     def evaluate(self, theta: Tensor) -> tuple[float, float]:
         """Loss and metric at a point, from one pass over the data.

@@ -6,7 +6,7 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from isoloss.errors import InputError
 from isoloss.methods import Method, State
@@ -34,6 +34,7 @@ class Snapshot:
     recorded: Recorded
 
 
+@runtime_checkable
 class Checkpoint(Protocol):
     """Keeps snapshots of one walk; `isoloss.Checkpoint` does so in a folder."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isoloss.arguments import check_kinds, check_probes, level_of, rtol_of, start_of
 from isoloss.checking import check_function
 from isoloss.errors import InputError
 from isoloss.identity import digest, identity, identity_of_regularizer
@@ -69,13 +70,13 @@ def traverse(
     Raises:
         InputError: A value cannot be used; the text says why and what to do.
     """
-    theta = _start(problem, start)
-    if level is not None and not 0 < level < math.inf:
-        raise InputError(f"level={level} is not possible; give a positive, finite loss to hold")
-    if not 0 < rtol < 1:
-        raise InputError(f"rtol={rtol} is not possible; give a relative tolerance in (0, 1)")
-    for name in probes or {}:
-        _check_probe(name, (probes or {})[name], problem)
+    check_kinds(
+        problem=problem, stop=stop, record=record, probes=probes, callback=callback,
+        checkpoint=checkpoint,
+    )  # fmt: skip
+    theta = start_of(problem, start)
+    level, rtol = level_of(level), rtol_of(rtol)
+    check_probes(probes or {}, problem)
     stop, record = stop or Stop(), record or Record()
     walker = get_method(method)
     objective = Objective(problem, regularizer)
@@ -86,7 +87,7 @@ def traverse(
         check_function(problem, theta)
         state = walker.init(objective, theta, level, rtol)
         held = state.point.loss if level is None else level
-        _check_begin(state)
+        _check_begin(problem, state)
         check_tolerance(problem, theta, walker.relative_tolerance(held, rtol))
         recorder = Recorder(record, probes or {}, held)
     else:
@@ -134,7 +135,7 @@ def traverse(
         point_steps=point_steps,
         level=held,
         outcome=ending.outcome,
-        message=str(ending),
+        message=ending.message(problem.dtype),
         method=walker.name,
         regularizer=objective.regularizer.name,
         shapes=problem.shapes,
@@ -189,7 +190,14 @@ def _check_goes_on(state: State, objective: Objective) -> None:
             )
 
 
-def _check_begin(state: State) -> None:
+def _check_begin(problem: Problem, state: State) -> None:
+    infinite = "" if math.isfinite(state.point.loss) else problem.chunks.infinite
+    if infinite:
+        raise InputError(
+            f"the loss at the start is {state.point.loss}, and {infinite}; take such examples out "
+            f"or fill them in, or, if that is meant (a mask), start from weights whose loss is "
+            f"finite"
+        )
     if not 0 < state.point.loss < math.inf:
         raise InputError(
             f"the loss at the start is {state.point.loss}, which has no level set to walk; start "
@@ -221,34 +229,3 @@ def _stops(stop: Stop, state: State, row: Row, progress: int) -> Ending | None:
 
 def _so_far(used: str, state: State) -> str:
     return f"{used}, KKT residual {state.point.kkt_residual:.3g}"
-
-
-def _start(problem: Problem, start: Tensor | None) -> Tensor:
-    if start is None:
-        return problem.current()
-    if not isinstance(start, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InputError(f"start is a {type(start).__name__}; give a tensor, as torch.from_numpy")
-    if start.shape != (problem.size,):
-        raise InputError(
-            f"start has shape {tuple(start.shape)}, the problem has {problem.size} parameters; "
-            f"give a flat vector in the order of model.named_parameters()"
-        )
-    theta = start.detach().to(problem.device, problem.dtype, copy=True)
-    if not torch.isfinite(theta).all():
-        bad = int((~torch.isfinite(theta)).sum())
-        raise InputError(f"start has {bad} entries that are NaN or infinite; give finite weights")
-    return theta
-
-
-def _check_probe(name: str, probe: Problem, problem: Problem) -> None:
-    if probe.size != problem.size:
-        raise InputError(
-            f"probe {name!r} has {probe.size} parameters, the problem has {problem.size}; make it "
-            f"from the same model"
-        )
-    taken = {"level", "step", "arc", "kkt", "angle"}
-    if not name.isidentifier() or name in taken:
-        raise InputError(
-            f"probe name {name!r} is not possible; give a plain name such as 'test', not one of "
-            f"{', '.join(sorted(taken))}"
-        )

@@ -13,6 +13,8 @@ from torch.autograd.function import once_differentiable
 
 import isoloss
 from isoloss import Problem
+from isoloss.evaluation import look
+from isoloss.evaluation.look import suspect
 from isoloss.evaluation.second import own_functions
 from isoloss.regularizers import get_regularizer
 
@@ -150,12 +152,11 @@ def test_the_loss_is_looked_at_too(refuses) -> None:
 
 def test_torchs_own_operations_need_no_look() -> None:
     made = Problem(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double(), data=DATA)
-    assert made.suspect(made.current()) is None
-    found = problem(Twice).suspect(problem(Twice).current())
+    assert suspect(made, made.current()) is None
+    found = suspect(problem(Twice), problem(Twice).current())
     assert found is not None
-    few, names = found
-    assert names == ["Twice"]
-    assert few.examples == 4
+    assert found.names == ["Twice"]
+    assert found.few.examples == 4
     assert own_functions(torch.ones(())) == []
 
 
@@ -179,6 +180,16 @@ def test_third_derivatives_are_looked_at_where_they_are_needed(refuses) -> None:
     assert isoloss.check(made, "gradient_norm").passed
     with refuses("gradient of hessian_trace", "backward of Twice cannot"):
         get_regularizer("hessian_trace", made)
+
+
+@pytest.mark.parametrize("name", ["hessian_trace", "gradient_norm", "input_gradient"])
+def test_one_look_is_enough(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Tensor] = []
+    monkeypatch.setattr(look, "own_functions", lambda t: looks.append(t) or own_functions(t))
+    isoloss.traverse(
+        problem(Cube), regularizer=name, stop=isoloss.Stop(evaluations=4), progress=False
+    )
+    assert len(looks) == 1
 
 
 @pytest.mark.parametrize("name", ["hessian_trace", "gradient_norm", "input_gradient"])

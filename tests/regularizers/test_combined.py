@@ -63,6 +63,8 @@ BAD: dict[str, tuple[Callable[..., Any], list[str]]] = {
     "a number": (lambda p: 3.0, ["returned a float"]),
     "nothing": (lambda p: None, ["returned a NoneType"]),
     "a constant": (lambda p: torch.tensor(3.0), ["does not depend on the parameters"]),
+    "of nothing": (lambda: 1.0, ["(parameters)", "too many positional"]),
+    "an unknown name": (lambda p: p["3.bias"].sum(), ["'3.bias'", "did you mean 2.bias"]),
     "detached": (lambda p: p["0.bias"].detach().sum(), ["does not depend on the parameters"]),
     "of something else": (
         lambda p: torch.ones(2, requires_grad=True).sum(),

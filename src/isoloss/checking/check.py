@@ -123,6 +123,8 @@ def _start(problem: Problem, theta: Tensor) -> list[Finding]:
     found = f"{loss.item():.6g}, gradient of norm {size:.4g}"
     if not good:
         found += "; both must be positive and finite"
+        infinite = "" if math.isfinite(loss.item()) else problem.chunks.infinite
+        found += f", and {infinite}" if infinite else ""
     return [Finding("training loss L", found, OK if good else FAILED)]
 
 
@@ -285,4 +287,7 @@ def _rate(count: float) -> str:
 
 
 def _size(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / cost.MEGABYTE:.1f} MB"
+    for size, unit in ((1e9, "GB"), (1e6, "MB")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"

@@ -11,8 +11,6 @@ from torch import Tensor
 from isoloss.data import leaves
 from isoloss.problem import Problem
 
-MEGABYTE = 1e6
-
 
 def seconds_per_evaluation(problem: Problem, theta: Tensor, budget: float = 0.3) -> float:
     """Wall-clock seconds of an evaluation of loss and gradient: the least of three or more.

@@ -24,7 +24,10 @@ def compare(
     settings: Pairs = None,
     restart: Restart = False,
 ) -> None:
-    """Weight decay with the penalties at which walks ended; walks from weight decay's best."""
+    """Walks and weight decay at equal training loss.
+
+    Trains with the penalties at which walks ended, and walks from weight decay's best networks.
+    """
     walk = walk_settings(options.experiment(name), method, settings or [], options.device(device))
     compare_all(walk, epochs, options.out_folder(out), restart=restart)
 

@@ -14,7 +14,7 @@ data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The data s
 
 
 def list_experiments() -> None:
-    """What experiments there are, whether their data is at hand, and what a run costs here."""
+    """List the experiments, their data, and what a run costs."""
     listed = table(
         "experiment", "parameters>", "examples>", "runs>", "steps>", "data",
         "evals/s>", "paper walk>",

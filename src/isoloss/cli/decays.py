@@ -44,7 +44,7 @@ def decay(
     restart: Restart = False,
     checkpoint_every: CheckpointEvery = 30.0,
 ) -> None:
-    """Train with weight decay: the baseline that the walk is compared with."""
+    """Train with weight decay, to compare walks with."""
     experiment = options.experiment(name)
     chosen = decay_settings(
         experiment,

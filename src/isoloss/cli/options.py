@@ -35,6 +35,12 @@ Walked = Annotated[
     ),
 ]
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Experiments, or 'all'.")]
+Reported = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NAME...", help="Experiments, or 'all', or functions of yours, FILE.py:build."
+    ),
+]
 DataNames = Annotated[
     list[str] | None, typer.Argument(metavar="[NAME...]", help="Data sets; all by default.")
 ]
@@ -58,7 +64,9 @@ MethodName = Annotated[str, typer.Option("--method", help="How to step: sqp or p
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 Pairs = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A setting, as in --set steps=500; repeat it."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="A setting, may be repeated; a wrong KEY lists them."
+    ),
 ]
 Quick = Annotated[
     bool, typer.Option("--quick", help="A few runs and steps, to see that all works.")

@@ -8,7 +8,7 @@ import typer
 
 from isoloss.checking.check import check as check_problem
 from isoloss.cli import options
-from isoloss.cli.options import Device, Seed, Walked
+from isoloss.cli.options import Device, Walked
 from isoloss.data import random_state_kept
 from isoloss.projects import template
 
@@ -16,14 +16,21 @@ Regularizer = Annotated[
     str, typer.Option("--regularizer", help="Name of the regulariser, such as l1.")
 ]
 
+Only = Annotated[
+    int, typer.Option("--seed", parser=options.whole, metavar="SEED", help="Seed of the run.")
+]
+
 
 def check(
     name: Walked,
-    seed: Seed = 0,
+    seed: Only = 0,
     regularizer: Regularizer = "squared_norm",
     device: Device = "auto",
 ) -> None:
-    """Is the loss fit to be walked? A table for a bug report; exit code 1 if something failed."""
+    """Look whether a loss is fit to be walked.
+
+    Prints a table, to be pasted into a bug report; exits with 1 if something failed.
+    """
     subject, target = options.subject(name, device)
     subject.prepare()
     with random_state_kept():

@@ -8,7 +8,7 @@ from isoloss import experiments
 from isoloss.cli import options
 from isoloss.cli.compares import compare_all
 from isoloss.cli.decays import decay_all
-from isoloss.cli.options import Device, Names, Out, Quick, Restart, Runs, Seed
+from isoloss.cli.options import Device, Names, Out, Quick, Reported, Restart, Runs, Seed
 from isoloss.cli.output import console
 from isoloss.cli.walks import walk_all
 from isoloss.figures import report as write_report
@@ -24,7 +24,7 @@ QUICK_PENALTIES = (0.0, 1e-4, 1e-3, 1e-2, 1.0)
 METHODS = ("sqp", "paper")
 
 
-def report(name: Names, out: Out = FilePath("results")) -> None:
+def report(name: Reported, out: Out = FilePath("results")) -> None:
     """Figures and tables of what is in the results folder."""
     for one in name:
         if is_project(one):

@@ -19,9 +19,10 @@ Folder = Annotated[
 
 
 def verify(folder: Folder = FilePath("results")) -> None:
-    """Check files against their checksums, and recorded numbers against float64; 1 if any is wrong.
+    """Check every file and number of results again, in float64.
 
-    Loss, regulariser and test figures are computed anew from the stored weights alone.
+    Files are held against their checksums; loss, regulariser and test figures are computed anew
+    from the stored weights alone, and tables are made again. Exits with 1 if anything is wrong.
     """
     checks = check_results(folder)
     for run, of_run in groupby(checks, lambda check: check.run):

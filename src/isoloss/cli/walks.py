@@ -33,7 +33,10 @@ def traverse(
     restart: Restart = False,
     checkpoint_every: CheckpointEvery = 30.0,
 ) -> None:
-    """Train, then walk the level set: of an experiment, or of your own FILE.py:FUNCTION."""
+    """Train and walk: an experiment or a project of yours.
+
+    A project is a function of your own that returns a problem, FILE.py:FUNCTION.
+    """
     subject, target = options.subject(name, device)
     walk = walk_settings(subject, method, settings or [], target)
     walk_all(

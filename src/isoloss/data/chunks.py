@@ -116,6 +116,24 @@ class Chunks(Iterable[Chunk]):
         """Examples of the longest of the pairs that the data came in."""
         return max(examples_of(targets) for _, targets in self._pairs)
 
+    @property
+    def infinite(self) -> str:
+        """Where infinite numbers are, for a sentence on a loss that is not finite; "" for nowhere.
+
+        They are not refused with NaN, since masks of attention are made of them.
+        """
+        start = 0
+        for chunk in self:
+            for part, tree in (("inputs", chunk.inputs), ("targets", chunk.targets)):
+                for name, tensor in leaves(tree, part):
+                    rows = tensor.isinf().nonzero()
+                    if len(rows):
+                        kind = str(tensor.dtype).removeprefix("torch.")
+                        first = start + int(rows[0, 0])
+                        return f"{name}, in {kind}, hold inf, first in example {first}"
+            start += chunk.examples
+        return ""
+
     def recut(self, size: int) -> Chunks:
         """The same examples in chunks of another size, without a copy."""
         other = Chunks.__new__(Chunks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,12 @@ from isoloss.evaluation.examples import per_example, weighted_sum
 from isoloss.evaluation.second import undifferentiable
 from isoloss.flat import FlatNetwork, flatten
 from isoloss.losses import Loss
+
+TYPES = re.compile(r"\bd?types?\b|not implemented for")
+"""In torch's errors on tensors of types that an operation does not take."""
+
+ALLOCATORS = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "MPS backend out of memory")
+"""What torch says where it has no error of its own for memory that ran out."""
 
 
 class Autograd:
@@ -42,8 +49,8 @@ class Autograd:
         """
         try:
             return self._network(chunk.inputs)
-        except (RuntimeError, TypeError, KeyError) as error:
-            if "memory" in str(error):
+        except (RuntimeError, TypeError, LookupError, ValueError) as error:
+            if _out_of_memory(error):
                 raise
             raise _explained(chunk.inputs, self._network.dtype, error) from error
 
@@ -134,11 +141,16 @@ def differentiable(total: Tensor) -> Tensor:
     return total
 
 
+def _out_of_memory(error: Exception) -> bool:
+    own = isinstance(error, torch.OutOfMemoryError)
+    return own or (isinstance(error, RuntimeError) and any(a in str(error) for a in ALLOCATORS))
+
+
 def _explained(inputs: Any, dtype: torch.dtype, error: Exception) -> InputError:
     """One sentence on a model that failed on its inputs."""
     said = one_line(error)
     named = list(leaves(inputs, "inputs"))
-    if "type" in said or "not implemented for" in said:
+    if isinstance(error, RuntimeError) and TYPES.search(said):
         whole = [name for name, tensor in named if not tensor.is_floating_point()]
         given = ", ".join(f"{name} {tensor.dtype}" for name, tensor in named)
         remedy = (

@@ -16,8 +16,6 @@ from torch.autograd.function import BackwardCFunction
 
 from isoloss.errors import DerivativeError
 
-EXAMPLES = 4
-"""Few enough that no kink of an activation lies within the shortest step."""
 STEPS = {torch.float64: (1e-4, 1e-5, 1e-6, 1e-7), torch.float32: (3e-2, 1e-2, 3e-3, 1e-3)}
 """Lengths of the steps, as shares of |theta|; the one that agrees best counts."""
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 0.05}

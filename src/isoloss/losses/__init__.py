@@ -5,7 +5,7 @@ Every loss here keeps its relative accuracy near zero, in value and gradient.
 
 from __future__ import annotations
 
-from isoloss.errors import InputError, unknown
+from isoloss.errors import InputError, check_takes, unknown
 from isoloss.losses.cross_entropy import CrossEntropy
 from isoloss.losses.elementwise import MSE, BCEWithLogits, Huber
 from isoloss.losses.metrics import accuracy, binary_accuracy, mae, mse
@@ -67,13 +67,15 @@ def get_loss(loss: str | Loss) -> Loss:
         The function.
 
     Raises:
-        InputError: There is no loss of that name, or a class was given instead of an object.
+        InputError: There is no loss of that name, a class was given instead of an object, or a
+            function takes something else.
     """
     if isinstance(loss, type):
         raise InputError(
             f"loss={loss.__name__} is a class; give an object of it, {loss.__name__}()"
         )
     if callable(loss):
+        check_takes("the loss", loss, "outputs", "targets")
         return loss
     if loss not in LOSSES:
         raise unknown("loss", str(loss), LOSSES)
@@ -92,12 +94,13 @@ def get_metric(metric: str | Loss | None, loss: str | Loss) -> Loss | None:
         A function of (outputs, targets) giving one value per example, or None.
 
     Raises:
-        InputError: There is no metric of that name.
+        InputError: There is no metric of that name, or a function takes something else.
     """
     if metric is None:
         named = get_loss(loss)
         return METRIC_OF_LOSS.get(type(named)) if isinstance(named, NamedLoss) else None
     if callable(metric):
+        check_takes("the metric", metric, "outputs", "targets")
         return metric
     if metric not in METRICS:
         raise unknown("metric", str(metric), METRICS)

@@ -20,10 +20,15 @@ def get_method(method: str | Method) -> Method:
         The method.
 
     Raises:
-        InputError: There is no method of that name, or it is a class.
+        InputError: There is no method of that name, or it is something else.
     """
     if isinstance(method, type):
         raise InputError(f"method is the class {method.__name__}; give {method.__name__}()")
+    if not isinstance(method, (str, Method)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(
+            f"method is of type {type(method).__name__}; give 'sqp', 'paper', or an object such as "
+            f"isoloss.SQP(memory=20)"
+        )
     if not isinstance(method, str):
         return method
     if method not in METHODS:

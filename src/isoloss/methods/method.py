@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -39,6 +39,7 @@ class State(Protocol):
         ...
 
 
+@runtime_checkable
 class Method(Protocol):
     """A way to step along a level set; `step` takes only states that its own `init` began."""
 

@@ -13,9 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from isoloss.arithmetic import reproducible, twice_differentiable
 from isoloss.errors import DerivativeError, one_line
-from isoloss.evaluation.second import check_slope, random_direction, undifferentiable
+from isoloss.evaluation.second import undifferentiable
 from isoloss.problem import Problem
-from isoloss.regularizers.regularizer import Regularizer
 
 
 @contextmanager
@@ -43,32 +42,6 @@ def differentiating(problem: Problem, regularizer: str) -> Generator[None]:
             f"{regularizer} needs higher derivatives, which an operation of the model does not "
             f"have ({one_line(error)}); write that operation out in plain ones"
         ) from error
-
-
-def check_gradient(make: Callable[[Problem], Regularizer], problem: Problem) -> None:
-    """Insist that the gradient of a regulariser made of derivatives is that of its values.
-
-    Looked at on a few examples at the model's present weights, and only where the model calls a
-    function with a backward of its own; torch's operations are right or refuse.
-
-    Args:
-        make: Gives the regulariser of a problem.
-        problem: The problem.
-
-    Raises:
-        DerivativeError: It is not.
-    """
-    theta = problem.current()
-    found = problem.suspect(theta)
-    if found is None:
-        return
-    few, names = found
-    theta = theta.to(few.dtype)
-    made = make(few)
-    v = random_direction(theta)
-    slope = made.value_and_grad(theta)[1].dot(v)
-    what = f"the gradient of {made.name}"
-    check_slope(lambda at: made.value_and_grad(at)[0], slope, theta, v, what, names)
 
 
 class _PlainNorms(TorchFunctionMode):

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from isoloss.errors import InputError
+from isoloss.errors import InputError, check_takes, unknown
 from isoloss.problem import Problem
 
 Parameters = Mapping[str, Tensor]
@@ -127,13 +127,21 @@ def from_function(function: Callable[[dict[str, Tensor]], Any], problem: Problem
         The regulariser; its name is the function's.
 
     Raises:
-        InputError: It returns no single number that depends on the parameters, or another number
-            when it is called again.
+        InputError: It takes something else, asks for a parameter that there is not, returns no
+            single number that depends on the parameters, or another number when it is called again.
     """
     name = getattr(function, "__name__", type(function).__name__)
     made = Differentiated("function" if name == "<lambda>" else name, function, problem.shapes)
+    check_takes(f"the regulariser {made.name!r}", function, "parameters")
     theta = problem.current()
-    first, second = (made.value_and_grad(theta)[0].item() for _ in range(2))
+    try:
+        first, second = (made.value_and_grad(theta)[0].item() for _ in range(2))
+    except KeyError as error:
+        key = str(error.args[0]) if error.args else ""
+        if key in problem.shapes:
+            raise
+        what = f"parameter in the regulariser {made.name!r}:"
+        raise unknown(what, key, problem.shapes) from error
     if first != second and not (math.isnan(first) and math.isnan(second)):
         raise InputError(
             f"the regulariser {made.name!r} is not a function of the parameters alone: two calls "
