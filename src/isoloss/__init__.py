@@ -3,7 +3,7 @@
 from isoloss import experiments, losses
 from isoloss._version import __version__
 from isoloss.checking.check import Check, check
-from isoloss.errors import InputError, IsolossError
+from isoloss.errors import DerivativeError, InputError, IsolossError
 from isoloss.methods import SQP, Paper
 from isoloss.outcome import Outcome
 from isoloss.path import Path, Record, Stop
@@ -28,6 +28,7 @@ __all__ = [
     "SQP",
     "Check",
     "Checkpoint",
+    "DerivativeError",
     "GradientNorm",
     "GroupLasso",
     "HessianTrace",

@@ -93,6 +93,16 @@ def test_validation_is_of_another_network_on_examples_it_has_not_seen(results):
     assert torch.equal(aside, hold_out(data, 0.2, 3)[1])
 
 
+@pytest.mark.parametrize(
+    ("pairs", "counted"), [((), (10, "epochs in all")), (("held_out=0",), (5, "epochs"))]
+)
+def test_progress_counts_the_epochs_of_both_trainings(tmp_path, pairs, counted):
+    one = DecayRun(0, 3, tmp_path, decay_settings(IRIS, PENALTIES, 5, pairs))
+    told = one.execute(lambda news: None, bool)
+    assert (told.done, one.unit) == counted
+    assert one.numbers(told.done, told.row)[0] == str(counted[0])
+
+
 def test_nothing_is_held_out_on_request(tmp_path):
     run(tmp_path, pairs=("held_out=0",))
     assert "validation_loss" not in open_results(tmp_path).decay("IRIS_FF")

@@ -132,13 +132,13 @@ class DecayRun:
 
     @property
     def unit(self) -> str:
-        """What progress is counted in."""
-        return "epochs"
+        """What progress is counted in: the epochs of the training with examples held out, too."""
+        return "epochs in all" if self.settings.options.held_out else "epochs"
 
     @property
     def headings(self) -> tuple[str, ...]:
         """What `numbers` are."""
-        return ("epochs", "networks", "lost", "best penalty", "its test loss")
+        return (self.unit, "networks", "lost", "best penalty", "its test loss")
 
     def numbers(self, done: int, row: Row) -> tuple[str, ...]:
         """A line of the summary."""
