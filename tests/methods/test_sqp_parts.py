@@ -112,6 +112,15 @@ def test_forty_vectors_that_are_mostly_known_keep_the_rows_orthonormal(dtype: to
     np.testing.assert_allclose(found, exact, atol=rounding * float(mixed[-1].norm()))
 
 
+def test_a_million_entries_of_very_different_size_keep_the_rows_orthonormal() -> None:
+    # summed up in float32 as a whole, the products of the rows are off by 3.5e-2
+    stiff, new = normal(2, 2**20, seed=11).float() ** 3, normal(8, 2**20, seed=12).float() ** 3
+    mixed = normal(8, 2, seed=13).float() @ stiff + 0.1 * new
+    basis = spanned(*mixed, capacity=8)
+    assert basis.size == 8
+    assert_orthonormal(basis, 3e-3)
+
+
 def test_a_vector_that_is_partly_new_costs_one_pass_over_the_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
