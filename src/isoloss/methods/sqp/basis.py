@@ -16,8 +16,8 @@ GROWTH = 30.0
 """How much larger than one an orthonormal row's share of a stored row may be: the rounding of inner
 products grows by the product of two of these."""
 BLOCK = 2**17
-"""Entries summed in the vectors' own type; blocks are added up in float64. In float32 the error of a
-sum grows with its length: 1e-6 of it over a block, 1e-5 to 1e-4 over a million entries."""
+"""Entries summed in the vectors' own type; blocks are added up in float64. In float32 the error of
+a sum grows with its length: 1e-6 of it over a block, 1e-5 to 1e-4 over a million entries."""
 
 
 @dataclass
