@@ -34,11 +34,11 @@ def unknown(what: str, value: str, known: Iterable[str]) -> InputError:
     names = sorted(set(known))
     folded = {name.casefold(): name for name in names}
     near = difflib.get_close_matches(value.casefold(), folded, n=3, cutoff=0.5)
-    listing = f"here is: {', '.join(names)}."
+    listing = ", ".join(names)
     if not near:
-        return InputError(f"unknown {what} {value!r}; t{listing}")
+        return InputError(f"unknown {what} {value!r}; there is: {listing}.")
     hint = " or ".join(folded[name] for name in near)
-    return InputError(f"unknown {what} {value!r}; did you mean {hint}? T{listing}")
+    return InputError(f"unknown {what} {value!r}; did you mean {hint}? There is: {listing}.")
 
 
 def check_takes(what: str, function: Callable[..., Any], *arguments: str) -> None:
