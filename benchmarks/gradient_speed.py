@@ -209,7 +209,7 @@ def compare(name: str, ways: list[str], threads: int, rounds: int, turn: float) 
     return {"experiment": name, "flops": flops(name), "seconds": seconds}
 
 
-def summarise(result: dict[str, Any]) -> dict[str, Any]:
+def summarize(result: dict[str, Any]) -> dict[str, Any]:
     """Ratios of each way's time to ours, the median over the rounds."""
     seconds = result["seconds"]
     ours = seconds["isoloss"]
@@ -276,7 +276,7 @@ def main() -> None:
             print(f"\n{name} is left out: its data is not at hand; isoloss data fetch\n")
             continue
         result = compare(name, ways, arguments.threads, arguments.rounds, arguments.turn)
-        result["summary"] = summarise(result)
+        result["summary"] = summarize(result)
         results.append(result)
         print(row(name, result["summary"]), flush=True)
         out.write_text(json.dumps({"environment": environment, "results": results}, indent=2))

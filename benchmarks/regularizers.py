@@ -1,7 +1,7 @@
-"""Evaluations that `sqp` needs for each regulariser, on a small network, in float64.
+"""Evaluations that `sqp` needs for each regularizer, on a small network, in float64.
 
 A network 4-10-3 (83 parameters) is trained on Iris by Adam, then walked at its level towards a
-smaller R by every regulariser there is by name, and by a few others. Counted: evaluations of loss
+smaller R by every regularizer there is by name, and by a few others. Counted: evaluations of loss
 and gradient until R is within one part in a hundred of the smallest seen, until the KKT residual is
 1e-1 and 1e-2, and at the end.
 
@@ -66,7 +66,7 @@ def main() -> None:
     print(f"level {level:.4g}, {problem.size} parameters, float64, memory {method.memory}, at most")
     print(f"{limit} evaluations; torch {torch.__version__}, {platform.machine()}\n")
     print(
-        "| regulariser | R | within 1 % | KKT 1e-1 | 1e-2 | evaluations | KKT residual | outcome |"
+        "| regularizer | R | within 1 % | KKT 1e-1 | 1e-2 | evaluations | KKT residual | outcome |"
     )
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |")
     rows = []

@@ -2,7 +2,7 @@
 
 The network is written here after torchvision's ResNet: a 7x7 stem of stride 2 and a pool of stride
 2, three stages of three basic blocks with batch norm, 32, 64 and 128 channels. It is trained by
-torch.optim.Adam on normalised images, put into eval mode, and walked by `isoloss.SQP` towards a
+torch.optim.Adam on normalized images, put into eval mode, and walked by `isoloss.SQP` towards a
 smaller squared norm. Then the loss of every point is computed anew in float64.
 
     python benchmarks/resnet20.py [--images 5000] [--epochs 12] [--evaluations 120] [--out FOLDER]

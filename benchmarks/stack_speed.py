@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional
 
 from isoloss import experiments
-from isoloss.experiments.catalogue import PENALTIES
+from isoloss.experiments.catalog import PENALTIES
 from isoloss.flat import flatten
 from isoloss.training import Training
 

@@ -1,4 +1,4 @@
-"""Flatness instead of norm: the trace of the Hessian as the regulariser.
+"""Flatness instead of norm: the trace of the Hessian as the regularizer.
 
 Shows a walk towards the flattest network of a training loss, beside the one towards the smallest:
 is flat the same as small, and which of them has the lower test loss?

@@ -28,7 +28,7 @@ for _ in range(100):
 problem = isoloss.Problem(model, "cross_entropy", (inputs, targets))
 path = isoloss.traverse(
     problem,
-    regularizer=isoloss.SquaredNorm(without_biases=True),  # scikit-learn does not penalise them
+    regularizer=isoloss.SquaredNorm(without_biases=True),  # scikit-learn does not penalize them
     rtol=1e-8,
     stop=isoloss.Stop(kkt_residual=1e-7),
 )

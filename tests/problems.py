@@ -242,8 +242,8 @@ class Net:
         else:
             shifted = out - out.max(1, keepdims=True)
             p = np.exp(shifted) / np.exp(shifted).sum(1, keepdims=True)
-            normaliser = np.log(np.exp(shifted).sum(1))
-            loss = np.mean(normaliser - shifted[np.arange(n), targets])
+            normalizer = np.log(np.exp(shifted).sum(1))
+            loss = np.mean(normalizer - shifted[np.arange(n), targets])
             back = p.copy()
             back[np.arange(n), targets] -= 1
             back /= n

@@ -39,7 +39,7 @@ def bowl(theta: Tensor) -> Tensor:
 
 
 class Quartic:
-    """A regulariser of unknown curvature, so that its Hessian is learnt too."""
+    """A regularizer of unknown curvature, so that its Hessian is learned too."""
 
     name = "quartic"
 
@@ -50,7 +50,7 @@ class Quartic:
 METHODS: dict[str, dict[str, Any]] = {
     "paper": {"method": "paper", "stop": Stop(steps=90)},
     "sqp": {"method": "sqp", "stop": Stop(steps=40, kkt_residual=1e-12)},
-    "sqp, learnt": {
+    "sqp, learned": {
         "method": "sqp", "stop": Stop(steps=40, kkt_residual=1e-12), "regularizer": Quartic()
     },
     "sqp, other level": {
@@ -255,7 +255,7 @@ def test_what_a_function_gives_is_compared_where_its_name_is_the_same(
         return scaled
 
     set_out(tmp_path, regularizer=times(1.0))
-    with refuses("regulariser scaled at the point it has reached was", "give another folder"):
+    with refuses("regularizer scaled at the point it has reached was", "give another folder"):
         set_out(tmp_path, regularizer=times(1.001))
     with refuses("loss at the point it has reached was", "the data, the model"):
         set_out(tmp_path, regularizer=times(1.0), loss=lambda theta: 1.001 * bowl(theta))

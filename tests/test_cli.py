@@ -16,8 +16,8 @@ import torch
 from isoloss import Problem, __version__, experiments, open_results
 from isoloss.cli import main
 from isoloss.experiments import datasets
-from isoloss.results.folder import begin
 from isoloss.runs.settings import walk_settings
+from isoloss.store.folder import begin
 
 
 def isoloss(*arguments):

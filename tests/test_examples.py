@@ -51,7 +51,7 @@ def test_a_network_with_batch_norm_is_walked_in_eval_mode(run) -> None:
     path = left["path"]
     assert held(path)
     assert path.steps["regularizer"].iloc[-1] < 0.96 * path.steps["regularizer"].iloc[0]
-    assert path.level < 0.9 * math.log(10)  # it has learnt something
+    assert path.level < 0.9 * math.log(10)  # it has learned something
     assert "parameters" in printed
 
 

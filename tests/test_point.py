@@ -69,7 +69,7 @@ def test_the_tangent_is_orthogonal_to_the_losss_gradient(seed: int) -> None:
     assert abs(product) <= 1e-14 * point.tangent.norm().item() * point.grad_norm * net.theta.numel()
 
 
-def test_the_tangent_is_the_regularisers_gradient_less_a_multiple_of_the_losss() -> None:
+def test_the_tangent_is_the_regularizers_gradient_less_a_multiple_of_the_losss() -> None:
     point = in_plane(140.0)
     rest = point.regularizer_grad - point.tangent
     assert rest[0] * point.grad[1] == pytest.approx((rest[1] * point.grad[0]).item(), rel=1e-12)
@@ -130,7 +130,7 @@ def test_the_known_starts_are_on_the_level_and_not_at_the_end(make: Any) -> None
     assert known.gap(known.start) > 0.1
 
 
-def test_where_the_losss_gradient_vanishes_the_tangent_is_the_regularisers() -> None:
+def test_where_the_losss_gradient_vanishes_the_tangent_is_the_regularizers() -> None:
     point = at(torch.ones(2), torch.tensor([3.0, 4.0]), torch.zeros(2))
     assert point.tangent.tolist() == [3.0, 4.0]
     assert point.kkt_residual == 1.0
@@ -139,7 +139,7 @@ def test_where_the_losss_gradient_vanishes_the_tangent_is_the_regularisers() -> 
     assert point.finite
 
 
-def test_where_the_regularisers_gradient_vanishes_the_point_is_stationary() -> None:
+def test_where_the_regularizers_gradient_vanishes_the_point_is_stationary() -> None:
     point = at(torch.ones(2), torch.zeros(2), torch.tensor([3.0, 4.0]))
     assert point.kkt_residual == 0.0
     assert math.isnan(point.equivalent_penalty)
@@ -158,7 +158,7 @@ def test_an_undefined_gradient_of_the_loss_is_not_finite(bad: float) -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_an_undefined_gradient_of_the_regulariser_is_not_finite(bad: float) -> None:
+def test_an_undefined_gradient_of_the_regularizer_is_not_finite(bad: float) -> None:
     class Undefined:
         name = "undefined"
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from isoloss import Problem, Stop, traverse
+from isoloss.checking.noise import relative_noise
 from isoloss.data import map_tensors
-from isoloss.noise import relative_noise
 
 DEVICES = [
     "cpu",

@@ -87,11 +87,11 @@ def test_angle_residual_and_penalty_are_those_of_the_stored_points(net: Net, pat
         assert row["equivalent_penalty"] == pytest.approx(-(g @ g) / (r @ g), rel=1e-6)
 
 
-def test_step_length_is_the_distance_between_neighbours(path: Path) -> None:
-    neighbours = np.flatnonzero(np.diff(path.point_steps) == 1)
-    moved = np.linalg.norm(np.diff(path.points.numpy(), axis=0)[neighbours], axis=1)
-    lengths = path.steps["step_length"].to_numpy()[np.array(path.point_steps)[neighbours + 1]]
-    assert len(neighbours) > 5
+def test_step_length_is_the_distance_between_neighbors(path: Path) -> None:
+    neighbors = np.flatnonzero(np.diff(path.point_steps) == 1)
+    moved = np.linalg.norm(np.diff(path.points.numpy(), axis=0)[neighbors], axis=1)
+    lengths = path.steps["step_length"].to_numpy()[np.array(path.point_steps)[neighbors + 1]]
+    assert len(neighbors) > 5
     np.testing.assert_allclose(moved, lengths, rtol=1e-9)
 
 
@@ -180,7 +180,7 @@ def test_the_level_held_is_the_one_given() -> None:
     assert (kept_rows(path)["loss"] - path.level).abs().max() <= 1e-5
 
 
-def test_another_regulariser_is_made_small() -> None:
+def test_another_regularizer_is_made_small() -> None:
     known = sphere()
     path = walk(known.problem, regularizer=known.regularizer, method=BRISK, stop=Stop(steps=400))
     values = path.points @ known.regularizer.slope
@@ -210,7 +210,7 @@ def test_the_time_limit_ends_the_walk(net: Net) -> None:
     assert len(path.steps) == 1
 
 
-def test_a_regulariser_small_enough_ends_the_walk(net: Net, path: Path) -> None:
+def test_a_regularizer_small_enough_ends_the_walk(net: Net, path: Path) -> None:
     wanted = path.steps["regularizer"].quantile(0.3)
     shorter = walk(net.problem(), stop=Stop(regularizer=wanted))
     values = kept_rows(shorter)["regularizer"].to_numpy()
@@ -312,14 +312,14 @@ def test_a_vanishing_gradient_off_the_level_set_ends_the_walk() -> None:
     assert len(path.steps) == 1
 
 
-def test_an_undefined_regulariser_gradient_at_the_start_is_refused(refuses) -> None:
+def test_an_undefined_regularizer_gradient_at_the_start_is_refused(refuses) -> None:
     class Undefined:
         name = "undefined"
 
         def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
             return theta.norm(), theta * math.nan
 
-    with refuses("regulariser at the start", "not finite"):
+    with refuses("regularizer at the start", "not finite"):
         walk(quadratic().problem, regularizer=Undefined())
 
 

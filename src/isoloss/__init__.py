@@ -20,8 +20,8 @@ from isoloss.regularizers import (
     maximize,
     weighted_sum,
 )
-from isoloss.results import Checkpoint, Results, ResultsError, open_results
-from isoloss.walk import traverse
+from isoloss.store import Checkpoint, Results, ResultsError, open_results
+from isoloss.walking import traverse
 
 __all__ = [
     "L1",

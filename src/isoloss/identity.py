@@ -18,7 +18,7 @@ from isoloss.settings import Settings
 
 
 def identity_of_regularizer(given: Any, name: str) -> dict[str, Any]:
-    """What is known of a regulariser.
+    """What is known of a regularizer.
 
     Args:
         given: As given to `traverse`.

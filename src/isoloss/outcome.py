@@ -34,12 +34,12 @@ class Outcome(enum.Enum):
 
     CONVERGED = (
         "converged",
-        "The regulariser is stationary on the level set.",
+        "The regularizer is stationary on the level set.",
         "For a closer end, lower Stop(kkt_residual=...).",
     )
     REGULARIZER_REACHED = (
         "regularizer_reached",
-        "The regulariser fell to the value asked for.",
+        "The regularizer fell to the value asked for.",
         "To go on, lower Stop(regularizer=...).",
     )
     STEP_LIMIT = (
@@ -76,10 +76,10 @@ class Outcome(enum.Enum):
     )
     STALLED = (
         "stalled",
-        "No step could be found that stays on the level set and lowers the regulariser.",
+        "No step could be found that stays on the level set and lowers the regularizer.",
         "The floating-point noise of the loss may be reached: use dtype=torch.float64, or a larger "
         "rtol.",
-        "The regulariser or the loss may have a kink here (max, abs, ReLU), or the noise of "
+        "The regularizer or the loss may have a kink here (max, abs, ReLU), or the noise of "
         "float64 is reached: smooth the kink, or give a larger rtol or Stop(kkt_residual=...).",
     )
     LEVEL_UNREACHABLE = (

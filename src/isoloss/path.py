@@ -90,7 +90,7 @@ class Path:
         outcome: Why the walk ended.
         message: The outcome's sentence with this walk's figures and the remedy.
         method: Name of the method.
-        regularizer: Name of the regulariser.
+        regularizer: Name of the regularizer.
         shapes: Shape of each parameter by name, in the order of theta.
         metadata: What the run was made with, where it was read from files.
     """
@@ -121,7 +121,7 @@ class Path:
         load_into(model, self.points[k], self.shapes)
 
     def plot(self, against: str = "step") -> Figure:
-        """Angle, regulariser and probes along the walk, in stacked panels.
+        """Angle, regularizer and probes along the walk, in stacked panels.
 
         Args:
             against: `"step"`, `"evaluations"`, `"arc_length"` or `"regularizer"`.
@@ -132,12 +132,12 @@ class Path:
         Raises:
             InputError: There is no such abscissa.
         """
-        from isoloss.figures import walk_panels  # pictures are above walks: only on demand
+        from isoloss.report import walk_panels  # pictures are above walks: only on demand
 
         return walk_panels({self.method: [self]}, against=against)
 
     def __repr__(self) -> str:
-        """One line: method, steps, loss, regulariser from start to end, outcome."""
+        """One line: method, steps, loss, regularizer from start to end, outcome."""
         first, last = self.steps.iloc[0], self.steps.iloc[-1]
         return (
             f"Path({self.method}, {last['step']} steps, {last['evaluations']} evaluations, "

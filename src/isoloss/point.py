@@ -13,7 +13,7 @@ from isoloss.regularizers import AnyRegularizer, get_regularizer
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A point with loss L, regulariser R, their gradients g and r, and how these stand together.
+    """A point with loss L, regularizer R, their gradients g and r, and how these stand together.
 
     A stationary point of R on the level set has r + lambda g / L = 0 with the multiplier lambda of
     log(L / c) = 0: there it is also a stationary point of weight decay, L + (L / lambda) R.
@@ -49,12 +49,12 @@ class Point:
 
     @property
     def finite(self) -> bool:
-        """Whether loss, regulariser and both gradients are finite."""
+        """Whether loss, regularizer and both gradients are finite."""
         return math.isfinite(self.loss + self.regularizer + self.grad_norm + self.kkt_residual)
 
 
 class Objective:
-    """Evaluates points: the problem's loss and a regulariser, with a count of evaluations.
+    """Evaluates points: the problem's loss and a regularizer, with a count of evaluations.
 
     Args:
         problem: Gives L and its gradient.
@@ -71,11 +71,11 @@ class Objective:
 
     @property
     def curvature(self) -> float | None:
-        """The number c for which the regulariser's Hessian is c I; None where it is no such."""
+        """The number c for which the regularizer's Hessian is c I; None where it is no such."""
         return getattr(self.regularizer, "curvature", None)
 
     def evaluate(self, theta: Tensor) -> Point:
-        """Loss, regulariser and gradients at theta, shape (n,); one evaluation."""
+        """Loss, regularizer and gradients at theta, shape (n,); one evaluation."""
         self.evaluations += 1
         loss, g = self.problem.loss_and_grad(theta)
         value, r = self.regularizer.value_and_grad(theta)

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isoloss.arithmetic import channels_last_is_safe, reproducible
 from isoloss.data import Chunk, Chunks
 from isoloss.errors import InputError
+from isoloss.evaluation.arithmetic import channels_last_is_safe, reproducible
 from isoloss.evaluation.autograd import Autograd
 from isoloss.evaluation.choice import Evaluation, evaluation_of, measured_size
 from isoloss.evaluation.examples import per_example, weighted_sum

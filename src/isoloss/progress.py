@@ -47,7 +47,7 @@ def columns(unit: str = "steps") -> Progress:
 
 
 def describe(row: Row) -> dict[str, str]:
-    """The two figures of a row of a walk: regulariser and angle."""
+    """The two figures of a row of a walk: regularizer and angle."""
     return {"first": f"R {row['regularizer']:.4g}", "second": f"{row['angle_degrees']:.2f} deg"}
 
 

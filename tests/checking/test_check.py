@@ -189,12 +189,12 @@ class Own:
     ("own", "row", "words"),
     [
         (Own(lambda t: t.dot(t), lambda t: 3 * t), "gradient of R", "not the gradient"),
-        (Own(lambda t: t, lambda t: t), "regulariser R", "shapes (44,) and (44,)"),
-        (Own(lambda t: t.dot(t), lambda t: 2 * t[:5]), "regulariser R", "shape (44,)"),
-        (Own(lambda t: t.dot(t) * math.nan, lambda t: t), "regulariser R", "finite"),
+        (Own(lambda t: t, lambda t: t), "regularizer R", "shapes (44,) and (44,)"),
+        (Own(lambda t: t.dot(t), lambda t: 2 * t[:5]), "regularizer R", "shape (44,)"),
+        (Own(lambda t: t.dot(t) * math.nan, lambda t: t), "regularizer R", "finite"),
     ],
 )
-def test_a_wrong_regulariser_fails(own: Own, row: str, words: str) -> None:
+def test_a_wrong_regularizer_fails(own: Own, row: str, words: str) -> None:
     checked = isoloss.check(classifier().problem(), own)
     text, status = found(checked, row)
     assert status == "FAILED"
@@ -209,7 +209,7 @@ def test_a_function_returning_a_vector_is_refused(refuses) -> None:
 @pytest.mark.parametrize(
     "regularizer", ["squared_norm", "l1", "group_lasso", "nuclear_norm", "gradient_norm"]
 )
-def test_the_projects_own_regularisers_pass(regularizer: str) -> None:
+def test_the_projects_own_regularizers_pass(regularizer: str) -> None:
     checked = isoloss.check(classifier().problem(dtype=torch.float32), regularizer)
     assert checked.passed, checked
 

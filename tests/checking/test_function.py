@@ -167,7 +167,7 @@ def test_a_buffer_that_is_filled_once_is_taken() -> None:
     check(nn.Sequential(Cached(), nn.Linear(3, 2)))
 
 
-class Centre(nn.Module):
+class Center(nn.Module):
     """Batch statistics of one's own making."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ class Running(nn.Module):
         return x.cumsum(0)
 
 
-@pytest.mark.parametrize("culprit", [Centre(), Running(), nn.Softmax(dim=0)])
+@pytest.mark.parametrize("culprit", [Center(), Running(), nn.Softmax(dim=0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_mixing_of_examples_is_named(refuses, culprit: nn.Module, dtype: torch.dtype) -> None:
     torch.manual_seed(0)

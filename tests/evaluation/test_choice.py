@@ -164,7 +164,7 @@ def test_freed_memory_is_used_again() -> None:
     assert faults() - before < 8 * 2048
 
 
-class NoSynchronisation(TorchDispatchMode):
+class NoSynchronization(TorchDispatchMode):
     """Refuses what would make the CPU wait for a GPU."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -183,7 +183,7 @@ def test_an_evaluation_by_autograd_never_asks_for_a_number(loss: str) -> None:
     one = Problem(model, loss, (inputs, targets), chunk_size=5)
     theta = one.current()
     one.hvp(theta, theta)  # the first looks for functions with a backward of their own
-    with NoSynchronisation():
+    with NoSynchronization():
         one.loss_and_grad(theta)
         one.loss(theta)
         one.hvp(theta, theta)
@@ -191,7 +191,7 @@ def test_an_evaluation_by_autograd_never_asks_for_a_number(loss: str) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 @pytest.mark.parametrize("make", [network, convolutional])
-def test_on_cuda_an_evaluation_does_not_synchronise_and_agrees(make: Any) -> None:
+def test_on_cuda_an_evaluation_does_not_synchronize_and_agrees(make: Any) -> None:
     shape = (1, 6, 6) if make is convolutional else (5,)
     model = make()
     here, there = (problem(model, 500, *shape, device=d) for d in ("cpu", "cuda"))

@@ -162,7 +162,7 @@ def test_torchs_own_operations_need_no_look() -> None:
 
 @pytest.mark.parametrize("name", ["hessian_trace", "gradient_norm", "input_gradient"])
 @pytest.mark.parametrize("function", WRONG)
-def test_regularisers_made_of_derivatives_are_refused(refuses, name: str, function: Any) -> None:
+def test_regularizers_made_of_derivatives_are_refused(refuses, name: str, function: Any) -> None:
     made = problem(function)
     with refuses(f"backward of {function.__name__} cannot"):
         isoloss.traverse(made, regularizer=name, progress=False)
@@ -170,7 +170,7 @@ def test_regularisers_made_of_derivatives_are_refused(refuses, name: str, functi
     rows = {row.what: row for row in checked.findings}
     assert not checked.passed
     assert function.__name__ in rows["Hessian of L"].found
-    (row,) = [row for what, row in rows.items() if what.startswith("regulariser R")]
+    (row,) = [row for what, row in rows.items() if what.startswith("regularizer R")]
     assert row.status == "FAILED"
     assert function.__name__ in row.found
 
@@ -193,7 +193,7 @@ def test_one_look_is_enough(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["hessian_trace", "gradient_norm", "input_gradient"])
-def test_regularisers_through_a_good_function_pass(name: str) -> None:
+def test_regularizers_through_a_good_function_pass(name: str) -> None:
     checked = isoloss.check(problem(Cube), name)
     assert checked.passed, checked
 

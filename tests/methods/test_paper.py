@@ -237,7 +237,7 @@ def test_predictor_steps_are_tangent_to_the_level_set(net: Net, lively: Path) ->
         assert abs(product) < 1e-10 * row["step_length"] * np.linalg.norm(g)
 
 
-def test_predictor_steps_lower_the_regulariser_as_their_tangent_says(lively: Path) -> None:
+def test_predictor_steps_lower_the_regularizer_as_their_tangent_says(lively: Path) -> None:
     for here, there, before, after in predictions(lively):
         s = after["step_length"]
         tangent = before["kkt_residual"] * 2 * np.linalg.norm(here)
@@ -281,7 +281,7 @@ def test_step_lengths_are_rounded_to_ten_decimals() -> None:
     assert lengths[1:] == [round(length, 10) for length in lengths[1:]]
 
 
-def test_where_the_gradient_is_flat_the_predictor_follows_the_regulariser() -> None:
+def test_where_the_gradient_is_flat_the_predictor_follows_the_regularizer() -> None:
     slope = torch.tensor([9e-7, 0.0], dtype=torch.float64)  # root mean square 6.4e-7
     problem = vector_problem(lambda t: 1 + slope.dot(t), torch.ones(2, dtype=torch.float64))
     path = walk(problem, Paper(smallest_step=1e-2), steps=1)

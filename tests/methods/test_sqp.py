@@ -73,7 +73,7 @@ def any_net(seed: int) -> Net:
 
 @dataclass(frozen=True)
 class Quartic:
-    """R = sum of theta^4 + theta^2, whose Hessian has to be learnt."""
+    """R = sum of theta^4 + theta^2, whose Hessian has to be learned."""
 
     name: str = "quartic"
 
@@ -166,7 +166,7 @@ def test_a_network_ends_at_a_point_that_scipy_cannot_improve(seed: int) -> None:
 
 
 @pytest.mark.parametrize("make", NETS.values(), ids=NETS)
-def test_a_regulariser_without_a_known_curvature_is_made_stationary(
+def test_a_regularizer_without_a_known_curvature_is_made_stationary(
     make: Callable[..., Net],
 ) -> None:
     net = make(seed=2)

@@ -238,7 +238,7 @@ class Task:
         return solve(self.r, self.a, self.b, *settings)
 
     def by_scipy(self, radius: float, begin: Vector) -> Vector | None:
-        """SciPy's local minimiser within a radius, where it finds one."""
+        """SciPy's local minimizer within a radius, where it finds one."""
         found = optimize.minimize(
             self.objective,
             begin,
@@ -329,7 +329,7 @@ DEGENERATE: dict[str, Any] = {
     "parallel": (2 * E, E, np.array([1.0, -1.0, 0.0]), 0.0),
     "antiparallel": (-2 * E, E, np.array([1.0, -1.0, 0.0]), 0.0),
     "parallel without bend": (2 * E, E, np.zeros(3), 0.01),
-    "no regulariser": (0 * E, E, np.array([1.0, -1.0, 0.0]), 0.0),
+    "no regularizer": (0 * E, E, np.array([1.0, -1.0, 0.0]), 0.0),
     "equal bends": (E, np.array([1.0, 1.0, 1.0]), np.ones(3), 0.0),
     "no slope where it bends": (E, np.array([0.0, 0.0, 1.0]), np.array([5.0, -5.0, 0.0]), 0.01),
     "hard case": (np.array([0.0, 1.0, 0.0]), np.array([0.0, 1.0, 0.0]), np.array([9, 0, 0.0]), -1),
@@ -361,8 +361,8 @@ def taught(hessian: Vector, curvature: Vector | None, trials: int, seed: int) ->
     """A model after trials on quadratics with these Hessians, in any direction."""
     n = len(hessian)
     basis = spanned(normal(n, seed=seed), capacity=2 * n)
-    learnt = None if curvature is None else np.eye(1)
-    model = Model(basis, np.zeros((1, 1)), learnt, 1.0)
+    learned = None if curvature is None else np.eye(1)
+    model = Model(basis, np.zeros((1, 1)), learned, 1.0)
     source = np.random.default_rng(seed)
     for _ in range(trials):
         direction = torch.from_numpy(source.normal(size=n))
@@ -383,7 +383,7 @@ def unfolded(model: Model, matrix: Vector) -> Vector:
 
 
 @given(seeds)
-def test_the_bend_of_a_quadratic_is_learnt_exactly(seed: int) -> None:
+def test_the_bend_of_a_quadratic_is_learned_exactly(seed: int) -> None:
     hessian = random_symmetric(5, seed)
     model = taught(hessian, None, 11, seed)
     np.testing.assert_allclose(unfolded(model, model.bend), hessian, atol=1e-5)
@@ -396,10 +396,10 @@ def test_the_last_trial_is_reproduced(seed: int) -> None:
     size = model.basis.size
     step, change_r, change_a = source.normal(size=(3, size))
     change_r = change_r if change_r @ step > 0.3 * step @ step else step + 0.1 * change_r
-    learnt = model.learn(model.basis, step, change_r, change_a)
-    np.testing.assert_allclose(learnt.bend @ step, change_a, atol=1e-6)
-    assert learnt.curvature is not None
-    np.testing.assert_allclose(learnt.bend, learnt.bend.T, atol=1e-6 * abs(learnt.bend).max())
+    learned = model.learn(model.basis, step, change_r, change_a)
+    np.testing.assert_allclose(learned.bend @ step, change_a, atol=1e-6)
+    assert learned.curvature is not None
+    np.testing.assert_allclose(learned.bend, learned.bend.T, atol=1e-6 * abs(learned.bend).max())
 
 
 @given(seeds)
@@ -421,12 +421,12 @@ def test_a_positive_curvature_is_reproduced_along_the_last_step(seed: int) -> No
     assert model.curvature is not None
     if step @ bent < 0.2 * step @ model.curvature @ step:
         return  # damped
-    learnt = model.learn(model.basis, step, bent, step)
-    assert learnt.curvature is not None
-    np.testing.assert_allclose(learnt.curvature @ step, bent, rtol=1e-8, atol=1e-8)
+    learned = model.learn(model.basis, step, bent, step)
+    assert learned.curvature is not None
+    np.testing.assert_allclose(learned.curvature @ step, bent, rtol=1e-8, atol=1e-8)
 
 
-def test_a_model_is_not_changed_by_what_is_learnt() -> None:
+def test_a_model_is_not_changed_by_what_is_learned() -> None:
     model = taught(random_symmetric(6, 1), np.eye(6), 3, 1)
     assert model.curvature is not None
     before = (model.bend.copy(), model.curvature.copy(), stored(model.basis))
@@ -444,27 +444,27 @@ def test_the_multiplier_is_that_of_least_squares() -> None:
     assert Slopes(r, a).multiplier == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("learnt", [False, True])
-def test_the_modelled_fall_is_that_of_a_quadratic(learnt: bool) -> None:
-    curvature = np.diag([1.0, 3.0, 5.0]) if learnt else 2 * np.eye(3)
+@pytest.mark.parametrize("learned", [False, True])
+def test_the_modelled_fall_is_that_of_a_quadratic(learned: bool) -> None:
+    curvature = np.diag([1.0, 3.0, 5.0]) if learned else 2 * np.eye(3)
     basis = spanned(*normal(3, 3, seed=1))
-    model = Model(basis, np.zeros((3, 3)), curvature if learnt else None, 2.0)
+    model = Model(basis, np.zeros((3, 3)), curvature if learned else None, 2.0)
     r, step = np.array([1.0, -1.0, 2.0]), np.array([-0.3, 0.2, 0.1])
     fall = model.fall(Slopes(r, r), step)
     assert fall == pytest.approx(-(r @ step + step @ curvature @ step / 2))
 
 
 @given(seeds, st.booleans())
-def test_a_trial_of_the_model_is_scipys_on_the_modelled_problem(seed: int, learnt: bool) -> None:
+def test_a_trial_of_the_model_is_scipys_on_the_modelled_problem(seed: int, learned: bool) -> None:
     source = np.random.default_rng(seed)
     n = 4
     root = source.normal(size=(n, n))
-    curvature = root @ root.T + np.eye(n) if learnt else 2 * np.eye(n)
+    curvature = root @ root.T + np.eye(n) if learned else 2 * np.eye(n)
     bend = source.normal(size=(n, n))
     bend = bend @ bend.T / n  # convex, so that no curvature is raised
     r, a = source.normal(size=(2, n))
     a *= -math.copysign(1.0, r @ a)  # R falls where the loss rises
-    model = Model(spanned(*normal(n, n, seed=seed)), bend, curvature if learnt else None, 2.0)
+    model = Model(spanned(*normal(n, n, seed=seed)), bend, curvature if learned else None, 2.0)
     found = model.trial(Slopes(r, a), 0.05, 1e3, 1.0, 1e-10)
 
     def constraint(p: Vector) -> float:
@@ -499,8 +499,8 @@ def test_a_trial_of_the_model_keeps_the_radius(radius: float) -> None:
 # ---------------------------------------------------------------- a smaller model
 
 
-def large_model(seed: int, learnt: bool = False) -> Model:
-    model = taught(random_symmetric(16, seed), np.eye(16) if learnt else None, 14, seed)
+def large_model(seed: int, learned: bool = False) -> Model:
+    model = taught(random_symmetric(16, seed), np.eye(16) if learned else None, 14, seed)
     assert model.basis.size == 16
     return model
 
@@ -509,9 +509,9 @@ def ambient(model: Model, slopes: Slopes) -> tuple[Tensor, Tensor]:
     return model.basis.combine(slopes.r), model.basis.combine(slopes.a)
 
 
-@pytest.mark.parametrize("learnt", [False, True])
-def test_a_smaller_model_keeps_the_gradients_held(learnt: bool) -> None:
-    model = large_model(1, learnt)
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_smaller_model_keeps_the_gradients_held(learned: bool) -> None:
+    model = large_model(1, learned)
     source = np.random.default_rng(1)
     held = [Slopes(*source.normal(size=(2, 16))) for _ in range(2)]
     before = [ambient(model, one) for one in held]
@@ -538,7 +538,7 @@ def test_a_smaller_model_keeps_where_phi_bends_most() -> None:
         assert direction @ whole @ direction == pytest.approx(value, rel=1e-9)
 
 
-def test_a_smaller_model_keeps_where_a_learnt_regulariser_bends_most() -> None:
+def test_a_smaller_model_keeps_where_a_learned_regularizer_bends_most() -> None:
     n = 16
     basis = spanned(*normal(n, n, seed=2), capacity=n)
     turn = np.linalg.qr(random_symmetric(n, 5))[0]
@@ -556,9 +556,9 @@ def test_a_smaller_model_keeps_where_a_learnt_regulariser_bends_most() -> None:
     assert steepest @ unfolded(smaller, smaller.bend) @ steepest == pytest.approx(50, rel=1e-9)
 
 
-@pytest.mark.parametrize("learnt", [False, True])
-def test_a_smaller_model_is_the_larger_one_on_its_span(learnt: bool) -> None:
-    model = large_model(3, learnt)
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_smaller_model_is_the_larger_one_on_its_span(learned: bool) -> None:
+    model = large_model(3, learned)
     model = Model(model.basis, model.bend, model.curvature, model.outside, steepest=1e9)
     bend = unfolded(model, model.bend)
     curvature = None if model.curvature is None else unfolded(model, model.curvature)

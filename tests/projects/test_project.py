@@ -17,9 +17,9 @@ import isoloss
 from isoloss import experiments, open_results
 from isoloss.cli import main
 from isoloss.projects import Project, is_project, template
-from isoloss.results import run_folder
 from isoloss.runs.settings import walk_settings
 from isoloss.runs.walk import WalkRun
+from isoloss.store import run_folder
 
 FILE = """
 import random
@@ -335,9 +335,9 @@ def test_check_leaves_the_random_states_as_they_were(folder) -> None:
     assert random.getstate() == states[1]
 
 
-def test_check_takes_an_experiment_and_a_regulariser(folder, capsys) -> None:
+def test_check_takes_an_experiment_and_a_regularizer(folder, capsys) -> None:
     assert command("check", "mine.py:build", "--regularizer", "l1", "--seed", "2") == 0
-    assert "regulariser R, l1" in capsys.readouterr().out
+    assert "regularizer R, l1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What every regulariser is checked against: finite differences in float64."""
+"""What every regularizer is checked against: finite differences in float64."""
 
 from __future__ import annotations
 

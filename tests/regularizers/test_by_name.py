@@ -1,4 +1,4 @@
-"""Every regulariser by name: closed forms, slopes, walks."""
+"""Every regularizer by name: closed forms, slopes, walks."""
 
 from __future__ import annotations
 

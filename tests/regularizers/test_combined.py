@@ -1,4 +1,4 @@
-"""Functions, sums, `maximize`, and everything else that may be given as a regulariser."""
+"""Functions, sums, `maximize`, and everything else that may be given as a regularizer."""
 
 from __future__ import annotations
 
@@ -75,19 +75,19 @@ BAD: dict[str, tuple[Callable[..., Any], list[str]]] = {
 
 
 @pytest.mark.parametrize(("function", "words"), BAD.values(), ids=BAD)
-def test_a_function_that_is_no_regulariser_is_refused(function, words, refuses) -> None:
+def test_a_function_that_is_no_regularizer_is_refused(function, words, refuses) -> None:
     problem = classifier().problem()
-    with refuses("regulariser", *words):
+    with refuses("regularizer", *words):
         traverse(problem, regularizer=function)
     assert problem.evaluations == 0
 
 
-def test_a_regulariser_that_is_nan_at_the_start_is_refused(refuses) -> None:
-    with refuses("regulariser at the start is nan"):
+def test_a_regularizer_that_is_nan_at_the_start_is_refused(refuses) -> None:
+    with refuses("regularizer at the start is nan"):
         traverse(classifier().problem(), regularizer=lambda p: (p["0.bias"] - 10).log().sum())
 
 
-def test_a_regulariser_that_becomes_nan_ends_the_walk_with_the_last_good_point() -> None:
+def test_a_regularizer_that_becomes_nan_ends_the_walk_with_the_last_good_point() -> None:
     def blind(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
         square = torch.stack([p.square().sum() for p in parameters.values()]).sum()
         return square * math.nan if square < wall else square
@@ -109,7 +109,7 @@ NOT_REGULARIZERS = {
 
 
 @pytest.mark.parametrize(("given_", "words"), NOT_REGULARIZERS.values(), ids=NOT_REGULARIZERS)
-def test_what_is_no_regulariser_is_refused(given_, words, refuses) -> None:
+def test_what_is_no_regularizer_is_refused(given_, words, refuses) -> None:
     with refuses(*words):
         get_regularizer(given_, classifier().problem())
 
@@ -191,6 +191,6 @@ def test_the_loss_of_another_problem_can_be_maximized() -> None:
     assert net.loss_and_grad(path.points[-1].numpy())[0] == pytest.approx(path.level, rel=1.001e-3)
 
 
-def test_a_problem_of_another_model_is_no_regulariser(refuses) -> None:
+def test_a_problem_of_another_model_is_no_regularizer(refuses) -> None:
     with refuses("other parameters"):
         get_regularizer(classifier(sizes=(3, 4, 4)).problem(), classifier().problem())

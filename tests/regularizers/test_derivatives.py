@@ -1,4 +1,4 @@
-"""Regularisers made of derivatives of the loss or of the model, against plain torch."""
+"""Regularizers made of derivatives of the loss or of the model, against plain torch."""
 
 from __future__ import annotations
 

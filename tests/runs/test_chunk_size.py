@@ -9,9 +9,9 @@ import torch
 
 from isoloss import Path as Walk
 from isoloss import experiments, problem
-from isoloss.results import run
 from isoloss.runs.settings import walk_settings
 from isoloss.runs.walk import WalkRun
+from isoloss.store import run
 
 
 def go(folder: Path, *pairs: str, cancelled: bool = False) -> Walk:

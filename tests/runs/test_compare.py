@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from isoloss import experiments, open_results
-from isoloss.analysis.comparison import chosen_per_run, equivalent_penalty, equivalent_table
-from isoloss.analysis.report_tables import FILES, report_tables
-from isoloss.analysis.verify import check_reports
 from isoloss.cli.compares import compare_all
 from isoloss.errors import InputError
-from isoloss.figures import report
-from isoloss.results import decay_folder, run_folder
+from isoloss.report import report
+from isoloss.report.comparison_tables import chosen_per_run, equivalent_penalty, equivalent_table
+from isoloss.report.report_tables import FILES, report_tables
+from isoloss.report.verify import check_reports
 from isoloss.runs.compare import after_decay_runs, equivalent_runs
 from isoloss.runs.decay import DecayRun, decay_settings
 from isoloss.runs.settings import walk_settings
 from isoloss.runs.walk import WalkRun
+from isoloss.store import decay_folder, run_folder
 
 IRIS = experiments.get("IRIS_FF")
 WALK = walk_settings(IRIS, "sqp", ["steps=25"])

@@ -10,7 +10,7 @@ from torch import nn
 
 from isoloss import Problem, experiments
 from isoloss.cli.output import duration
-from isoloss.experiments.catalogue import Data
+from isoloss.experiments.catalog import Data
 from isoloss.runs import cost as module
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from isoloss import InputError, Problem, experiments, open_results
-from isoloss.analysis.verify import check_reports
-from isoloss.figures import report
-from isoloss.results import decay_folder
+from isoloss.report import report
+from isoloss.report.verify import check_reports
 from isoloss.runs.decay import DecayRun, decay_settings, hold_out
+from isoloss.store import decay_folder
 
 IRIS = experiments.get("IRIS_FF")
 PENALTIES = (0.0, 1e-3, 1.0, 1e6)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from tests.torture.victim import KINDS, differences, make, result
 
-from isoloss.results.folder import problem
 from isoloss.runs.decay import DecayRun
 from isoloss.runs.walk import WalkRun
+from isoloss.store.folder import problem
 
 
 @dataclass

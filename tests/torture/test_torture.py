@@ -15,8 +15,8 @@ from tests.torture.kills import Tally, at_every_moment
 from tests.torture.victim import child, go, make, result, wait
 from tests.torture.writers import writers
 
-from isoloss.results.folder import failure, problem
 from isoloss.runs import pool
+from isoloss.store.folder import failure, problem
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

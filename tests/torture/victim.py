@@ -19,11 +19,11 @@ from typing import Any
 
 import pandas as pd
 
-from isoloss import experiments
-from isoloss.results import decay_folder, files, run_folder
+from isoloss import experiments, files
 from isoloss.runs.decay import DecayRun, decay_settings
 from isoloss.runs.settings import walk_settings
 from isoloss.runs.walk import WalkRun
+from isoloss.store import decay_folder, run_folder
 
 IRIS = replace(experiments.get("IRIS_FF"), epochs=1)
 KINDS = ("paper", "sqp", "decay")

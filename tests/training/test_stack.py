@@ -14,7 +14,7 @@ from isoloss import InputError
 from isoloss.flat import flatten
 from isoloss.losses import accuracy, mse
 from isoloss.training import Training
-from isoloss.training.gradients import ByHand, Chain, OneByOne, Vectorised, best_gradients
+from isoloss.training.gradients import ByHand, Chain, OneByOne, Vectorized, best_gradients
 
 PENALTIES = (0.0, 1e-3, 1.0, 1e6)
 
@@ -222,8 +222,8 @@ def test_ways_are_chosen_by_kind():
     ways = [
         (tanh_chain, 2, (4, 3), Chain),
         (tanh_chain, 1, (4, 3), Chain),
-        (tanh_chain, 2, (4, 5, 3), Vectorised),
-        (rectified, 2, (4, 3), Vectorised),
+        (tanh_chain, 2, (4, 5, 3), Vectorized),
+        (rectified, 2, (4, 3), Vectorized),
         (rectified, 1, (4, 3), ByHand),
         (rectified, 1, (4, 5, 3), OneByOne),
         (plain_convolutional, 2, (4, 1, 6, 6), ByHand),

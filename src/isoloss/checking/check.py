@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from isoloss._version import __version__
 from isoloss.checking import cost
 from isoloss.checking.function import check_function
+from isoloss.checking.noise import relative_noise
 from isoloss.checking.taylor import Taylor, taylor, wrong_pieces
 from isoloss.errors import DerivativeError, InputError, IsolossError, one_line
 from isoloss.methods import SQP
-from isoloss.noise import relative_noise
 from isoloss.path import Record
 from isoloss.problem import Problem
 from isoloss.regularizers import AnyRegularizer, Regularizer, get_regularizer
@@ -72,7 +72,7 @@ def check(
 ) -> Check:
     """Look at everything that a walk relies on, at the model's present weights.
 
-    The gradients of the training loss and the regulariser are compared with their values in float64
+    The gradients of the training loss and the regularizer are compared with their values in float64
     (Taylor's remainder must fall at second order), the loss is evaluated again and in another
     order, its noise, time and memory are measured. Costs some forty evaluations.
 
@@ -85,7 +85,7 @@ def check(
         The findings; `print` them, or ask `passed`.
 
     Raises:
-        InputError: The regulariser is none.
+        InputError: The regularizer is none.
     """
     theta = problem.current()
     rows = [*_made_with(problem), *_start(problem, theta)]
@@ -217,16 +217,16 @@ def _regularizer_gradient(
     try:
         made = get_regularizer(regularizer, problem)
     except DerivativeError as error:
-        return [Finding("regulariser R", str(error), FAILED)]
+        return [Finding("regularizer R", str(error), FAILED)]
     try:
         made, x = get_regularizer(regularizer, judge), theta.to(judge.dtype)
         value, grad = made.value_and_grad(x)
-    except RuntimeError:  # a regulariser that computes in float32 alone
+    except RuntimeError:  # a regularizer that computes in float32 alone
         judge, x = problem, theta
         value, grad = made.value_and_grad(x)
     except IsolossError as error:
-        return [Finding("regulariser R", str(error), FAILED)]
-    what = f"regulariser R, {made.name}"
+        return [Finding("regularizer R", str(error), FAILED)]
+    what = f"regularizer R, {made.name}"
     fit = _fit(made, value, grad, x)
     if fit:
         return [Finding(what, fit, FAILED)]

@@ -10,9 +10,9 @@ from isoloss.cli.decays import Epochs
 from isoloss.cli.options import Device, MethodName, Name, Out, Pairs, Restart
 from isoloss.cli.running import run_unfinished
 from isoloss.errors import InputError
-from isoloss.results import open_results
 from isoloss.runs.compare import after_decay_runs, equivalent_runs
 from isoloss.runs.settings import WalkSettings, walk_settings
+from isoloss.store import open_results
 
 
 def compare(

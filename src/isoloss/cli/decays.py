@@ -10,8 +10,8 @@ import typer
 from isoloss.cli import options
 from isoloss.cli.options import CheckpointEvery, Device, Name, Out, Pairs, Restart, Runs, Seed
 from isoloss.cli.running import run_unfinished
-from isoloss.results import decay_folder
 from isoloss.runs.decay import DecayRun, DecaySettings, decay_settings
+from isoloss.store import decay_folder
 
 Penalties = Annotated[
     str | None,

@@ -12,10 +12,10 @@ import typer
 
 from isoloss import experiments
 from isoloss.errors import InputError
-from isoloss.experiments.catalogue import Experiment
+from isoloss.experiments.catalog import Experiment
 from isoloss.projects import Project, is_project
-from isoloss.results import check_out_folder
 from isoloss.runs.subject import Subject
+from isoloss.store import check_out_folder
 
 
 def whole(text: str) -> int:

@@ -13,7 +13,7 @@ from isoloss.data import random_state_kept
 from isoloss.projects import template
 
 Regularizer = Annotated[
-    str, typer.Option("--regularizer", help="Name of the regulariser, such as l1.")
+    str, typer.Option("--regularizer", help="Name of the regularizer, such as l1.")
 ]
 
 Only = Annotated[

@@ -11,11 +11,11 @@ from isoloss.cli.decays import decay_all
 from isoloss.cli.options import Device, Names, Out, Quick, Reported, Restart, Runs, Seed
 from isoloss.cli.output import console
 from isoloss.cli.walks import walk_all
-from isoloss.figures import report as write_report
 from isoloss.projects import Project, is_project
-from isoloss.results import open_results
+from isoloss.report import report as write_report
 from isoloss.runs.decay import decay_settings
 from isoloss.runs.settings import walk_settings
+from isoloss.store import open_results
 
 QUICK_RUNS = 2
 QUICK_STEPS = {"paper": 2_000}

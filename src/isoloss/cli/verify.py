@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from isoloss.analysis.verify import NOT_FINISHED
-from isoloss.analysis.verify import verify as check_results
 from isoloss.cli.output import console, table
+from isoloss.report.verify import NOT_FINISHED
+from isoloss.report.verify import verify as check_results
 
 Folder = Annotated[
     FilePath, typer.Argument(metavar="FOLDER", help="A results folder, or any folder in it.")
@@ -21,7 +21,7 @@ Folder = Annotated[
 def verify(folder: Folder = FilePath("results")) -> None:
     """Check every file and number of results again, in float64.
 
-    Files are held against their checksums; loss, regulariser and test figures are computed anew
+    Files are held against their checksums; loss, regularizer and test figures are computed anew
     from the stored weights alone, and tables are made again. Exits with 1 if anything is wrong.
     """
     checks = check_results(folder)

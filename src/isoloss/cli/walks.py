@@ -17,9 +17,9 @@ from isoloss.cli.options import (
     Walked,
 )
 from isoloss.cli.running import run_unfinished
-from isoloss.results import run_folder
 from isoloss.runs.settings import WalkSettings, walk_settings
 from isoloss.runs.walk import WalkRun
+from isoloss.store import run_folder
 
 
 def traverse(

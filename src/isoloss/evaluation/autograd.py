@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isoloss.arithmetic import reproducible, twice_differentiable
 from isoloss.data import Chunk, Chunks, leaves
 from isoloss.errors import DerivativeError, InputError, one_line
+from isoloss.evaluation.arithmetic import reproducible, twice_differentiable
 from isoloss.evaluation.examples import per_example, weighted_sum
 from isoloss.evaluation.second import undifferentiable
 from isoloss.flat import FlatNetwork, flatten

@@ -14,8 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from isoloss.arithmetic import channels_last_is_safe
 from isoloss.evaluation import layers
+from isoloss.evaluation.arithmetic import channels_last_is_safe
 from isoloss.evaluation.layers import Layer
 
 FEW_CHANNELS = 8

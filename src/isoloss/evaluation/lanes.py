@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import torch
 from torch import Tensor
 
-from isoloss.arithmetic import one_thread
+from isoloss.evaluation.arithmetic import one_thread
 
 MOST_LANES = 16
 MOST_BYTES = 64 * 2**20

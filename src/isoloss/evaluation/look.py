@@ -47,10 +47,10 @@ class Suspect:
         )
 
     def check_gradient(self, make: Callable[[Problem], Regularizer]) -> None:
-        """Insist that the gradient of a regulariser made of derivatives is that of its values.
+        """Insist that the gradient of a regularizer made of derivatives is that of its values.
 
         Args:
-            make: Gives the regulariser of a problem.
+            make: Gives the regularizer of a problem.
 
         Raises:
             DerivativeError: It is not.

@@ -170,7 +170,7 @@ class Paper(Settings):
         norm = math.sqrt(along.dot(along).item())
         if norm == 0:
             return replace(state, ending=Ending(Outcome.GRADIENT_VANISHED))
-        # grad (L - c)^2 = 2 (L - c) g: normalised, only the sign of L - c is left of the factor
+        # grad (L - c)^2 = 2 (L - c) g: normalized, only the sign of L - c is left of the factor
         s = math.copysign(self.corrector_step, point.loss - state.level)
         arrived = objective.evaluate(point.theta.sub(along, alpha=s / norm))
         if not arrived.finite:

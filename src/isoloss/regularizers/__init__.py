@@ -1,4 +1,4 @@
-"""Regularisers R(theta): what a walk makes small on the level set."""
+"""Regularizers R(theta): what a walk makes small on the level set."""
 
 from isoloss.regularizers.combined import maximize, weighted_sum
 from isoloss.regularizers.flatness import GradientNorm, HessianTrace

@@ -1,4 +1,4 @@
-"""Regularisers made of others."""
+"""Regularizers made of others."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from isoloss.regularizers.regularizer import Bindable, Regularizer
 
 
 def weighted_sum(*parts: tuple[float, Any]) -> Bindable:
-    """The weighted sum of regularisers.
+    """The weighted sum of regularizers.
 
     Args:
-        *parts: Pairs of a weight and a regulariser: a name, an object or a function, as in
+        *parts: Pairs of a weight and a regularizer: a name, an object or a function, as in
             `weighted_sum((1.0, "squared_norm"), (0.1, isoloss.L1()))`.
 
     Returns:
-        The regulariser, for `traverse`.
+        The regularizer, for `traverse`.
 
     Raises:
         InputError: There is no pair, or a weight is not a finite number.
@@ -33,7 +33,7 @@ def weighted_sum(*parts: tuple[float, Any]) -> Bindable:
     for part in parts:
         if not (isinstance(part, tuple) and len(part) == 2):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(
-                f"{part!r} is no part of a weighted_sum; give pairs of a weight and a regulariser, "
+                f"{part!r} is no part of a weighted_sum; give pairs of a weight and a regularizer, "
                 f'as in (1.0, "squared_norm")'
             )
         weight = part[0]
@@ -43,16 +43,16 @@ def weighted_sum(*parts: tuple[float, Any]) -> Bindable:
 
 
 def maximize(regularizer: Any) -> Bindable:
-    """Make a regulariser as large as it can be: the walk to the worst network of a training loss.
+    """Make a regularizer as large as it can be: the walk to the worst network of a training loss.
 
-    Walks minimise, so the value recorded is the regulariser's with its sign changed. There may
+    Walks minimize, so the value recorded is the regularizer's with its sign changed. There may
     be no largest value: ask for an end, as in `Stop(steps=200)`.
 
     Args:
         regularizer: A name, an object, a function, or a `Problem` such as the test set's.
 
     Returns:
-        The regulariser, for `traverse`.
+        The regularizer, for `traverse`.
     """
     return _Parts(((-1.0, regularizer),))
 

@@ -26,7 +26,7 @@ class HessianTrace(Settings):
 
     Exactly, as the sum of all second derivatives, or by Hutchinson's estimate (Commun. Stat. 18,
     1989): the mean of <v, H v> over random vectors v of entries 1 and -1. These are drawn once, so
-    that the estimate is a smooth function of theta, and the walk minimises that function. Its
+    that the estimate is a smooth function of theta, and the walk minimizes that function. Its
     relative error is some sqrt(2 / probes) times |H| / trace H. An evaluation costs some four of
     the loss for each probe and needs third derivatives, which cuDNN's layers do not have.
 
@@ -44,13 +44,13 @@ class HessianTrace(Settings):
         return "hessian_trace"
 
     def bind(self, problem: Problem) -> Regularizer:
-        """The regulariser for a problem.
+        """The regularizer for a problem.
 
         Args:
             problem: The problem.
 
         Returns:
-            The regulariser.
+            The regularizer.
 
         Raises:
             DerivativeError: The model cannot be differentiated three times.
@@ -102,7 +102,7 @@ class _Trace:
 class GradientNorm(Settings):
     """The squared norm of the gradient of the training loss.
 
-    Large where the loss is steep; what gradient descent of finite steps penalises implicitly
+    Large where the loss is steep; what gradient descent of finite steps penalizes implicitly
     (Barrett and Dherin, ICLR 2021). Its gradient is 2 H g, one Hessian-vector product.
     """
 
@@ -112,7 +112,7 @@ class GradientNorm(Settings):
         return "gradient_norm"
 
     def bind(self, problem: Problem) -> Regularizer:
-        """The regulariser for a problem."""
+        """The regularizer for a problem."""
         return _GradientNorm(problem)
 
 

@@ -1,4 +1,4 @@
-"""What regularisers made of derivatives of the loss or the model share."""
+"""What regularizers made of derivatives of the loss or the model share."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from isoloss.arithmetic import reproducible, twice_differentiable
 from isoloss.errors import DerivativeError, one_line
+from isoloss.evaluation.arithmetic import reproducible, twice_differentiable
 from isoloss.evaluation.second import undifferentiable
 from isoloss.problem import Problem
 

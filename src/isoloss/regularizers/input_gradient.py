@@ -32,13 +32,13 @@ class InputGradient(Settings):
         return "input_gradient"
 
     def bind(self, problem: Problem) -> Regularizer:
-        """The regulariser for a problem.
+        """The regularizer for a problem.
 
         Args:
             problem: The problem.
 
         Returns:
-            The regulariser.
+            The regularizer.
 
         Raises:
             InputError: No input is floating, or the gradient would be wrong (`DerivativeError`).
@@ -47,7 +47,7 @@ class InputGradient(Settings):
         if not any(tensor.is_floating_point() for _, tensor in leaves(first.inputs, "inputs")):
             raise InputError(
                 "input_gradient differentiates by the inputs, and all of them are integers; use "
-                "another regulariser, or a model that takes embedded inputs"
+                "another regularizer, or a model that takes embedded inputs"
             )
         found = suspect(problem, problem.current())
         if found is not None:
@@ -82,7 +82,7 @@ class _InputGradient:
         if not isinstance(outputs, Tensor) or len(outputs) != chunk.examples:
             raise InputError(
                 "input_gradient needs a model whose outputs are one tensor with the examples along "
-                "the first axis; use another regulariser"
+                "the first axis; use another regularizer"
             )
         squares = [
             slope.square().flatten(1).sum(1)

@@ -1,4 +1,4 @@
-"""Regularisers by name, and everything else that a user may give as one."""
+"""Regularizers by name, and everything else that a user may give as one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REGULARIZERS: dict[str, type[Bindable]] = {
 
 
 AnyRegularizer = str | Regularizer | Bindable | Problem | Callable[[dict[str, Tensor]], Any]
-"""Whatever a user may give as a regulariser; see `get_regularizer`."""
+"""Whatever a user may give as a regularizer; see `get_regularizer`."""
 
 
 class _OtherLoss:
@@ -43,7 +43,7 @@ class _OtherLoss:
 
 
 def get_regularizer(regularizer: AnyRegularizer, problem: Problem) -> Regularizer:
-    """The regulariser that a user means, for a problem.
+    """The regularizer that a user means, for a problem.
 
     Args:
         regularizer: A name; an object with settings such as `isoloss.L1(smoothing=1e-4)`; an
@@ -52,7 +52,7 @@ def get_regularizer(regularizer: AnyRegularizer, problem: Problem) -> Regularize
         problem: The problem that is walked.
 
     Returns:
-        The regulariser.
+        The regularizer.
 
     Raises:
         InputError: It is none of these, or does not fit the problem.

@@ -30,13 +30,13 @@ class NuclearNorm(Settings):
         return "nuclear_norm"
 
     def bind(self, problem: Problem) -> Regularizer:
-        """The regulariser for a problem's parameters.
+        """The regularizer for a problem's parameters.
 
         Args:
             problem: The problem.
 
         Returns:
-            The regulariser.
+            The regularizer.
         """
         names = matrices(problem, self.name)
 

@@ -53,13 +53,13 @@ class PathNorm(Settings):
         return "path_norm"
 
     def bind(self, problem: Problem) -> Regularizer:
-        """The regulariser for a problem's model.
+        """The regularizer for a problem's model.
 
         Args:
             problem: The problem.
 
         Returns:
-            The regulariser.
+            The regularizer.
 
         Raises:
             InputError: The model is no feed-forward network of known layers.

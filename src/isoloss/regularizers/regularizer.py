@@ -1,4 +1,4 @@
-"""What a regulariser is, and how one is made from a plain function."""
+"""What a regularizer is, and how one is made from a plain function."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Regularizer(Protocol):
     """A smooth function R of the flat parameter vector with its gradient.
 
     An attribute `curvature`, a positive number, says that its Hessian is that number times the
-    identity; without one the Hessian is learnt.
+    identity; without one the Hessian is learned.
     """
 
     @property
@@ -43,22 +43,22 @@ class Regularizer(Protocol):
 
 @runtime_checkable
 class Bindable(Protocol):
-    """A regulariser before it has met a problem: what `isoloss.L1(smoothing=1e-4)` gives."""
+    """A regularizer before it has met a problem: what `isoloss.L1(smoothing=1e-4)` gives."""
 
     def bind(self, problem: Problem) -> Regularizer:
-        """The regulariser for a problem's parameters, model and data.
+        """The regularizer for a problem's parameters, model and data.
 
         Args:
             problem: The problem.
 
         Returns:
-            The regulariser.
+            The regularizer.
         """
         ...
 
 
 class Differentiated:
-    """A regulariser from a function of the parameters; autograd gives its gradient.
+    """A regularizer from a function of the parameters; autograd gives its gradient.
 
     Args:
         name: The name shown in tables and figures.
@@ -96,7 +96,7 @@ class Differentiated:
                 (grad,) = torch.autograd.grad(value, leaf, allow_unused=True)
         if grad is None:
             raise InputError(
-                f"the regulariser {self.name!r} does not depend on the parameters; compute it by "
+                f"the regularizer {self.name!r} does not depend on the parameters; compute it by "
                 f"torch operations from the tensors it is given, without .item() or .detach()"
             )
         return value.detach(), grad
@@ -104,12 +104,12 @@ class Differentiated:
     def _checked(self, value: Any) -> Tensor:
         if not isinstance(value, Tensor):
             raise InputError(
-                f"the regulariser {self.name!r} returned a {type(value).__name__}; return a tensor "
+                f"the regularizer {self.name!r} returned a {type(value).__name__}; return a tensor "
                 f"of shape (), computed by torch operations from the tensors it is given"
             )
         if value.shape != () or not value.is_floating_point():
             raise InputError(
-                f"the regulariser {self.name!r} returned shape {tuple(value.shape)} of "
+                f"the regularizer {self.name!r} returned shape {tuple(value.shape)} of "
                 f"{str(value.dtype).removeprefix('torch.')}; return one real number, shape (), for "
                 f"example with .sum()"
             )
@@ -117,14 +117,14 @@ class Differentiated:
 
 
 def from_function(function: Callable[[dict[str, Tensor]], Any], problem: Problem) -> Regularizer:
-    """A regulariser from a user's function, after a look at what it returns.
+    """A regularizer from a user's function, after a look at what it returns.
 
     Args:
         function: Takes the parameters by name and returns R, a tensor of shape ().
         problem: The problem whose parameters it takes.
 
     Returns:
-        The regulariser; its name is the function's.
+        The regularizer; its name is the function's.
 
     Raises:
         InputError: It takes something else, asks for a parameter that there is not, returns no
@@ -132,7 +132,7 @@ def from_function(function: Callable[[dict[str, Tensor]], Any], problem: Problem
     """
     name = getattr(function, "__name__", type(function).__name__)
     made = Differentiated("function" if name == "<lambda>" else name, function, problem.shapes)
-    check_takes(f"the regulariser {made.name!r}", function, "parameters")
+    check_takes(f"the regularizer {made.name!r}", function, "parameters")
     theta = problem.current()
     try:
         first, second = (made.value_and_grad(theta)[0].item() for _ in range(2))
@@ -140,11 +140,11 @@ def from_function(function: Callable[[dict[str, Tensor]], Any], problem: Problem
         key = str(error.args[0]) if error.args else ""
         if key in problem.shapes:
             raise
-        what = f"parameter in the regulariser {made.name!r}:"
+        what = f"parameter in the regularizer {made.name!r}:"
         raise unknown(what, key, problem.shapes) from error
     if first != second and not (math.isnan(first) and math.isnan(second)):
         raise InputError(
-            f"the regulariser {made.name!r} is not a function of the parameters alone: two calls "
+            f"the regularizer {made.name!r} is not a function of the parameters alone: two calls "
             f"at one point gave {first:.9g} and {second:.9g}; remove what is random in it"
         )
     return made

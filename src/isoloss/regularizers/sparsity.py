@@ -1,4 +1,4 @@
-"""Regularisers that push entries, or whole units, towards zero."""
+"""Regularizers that push entries, or whole units, towards zero."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class L1(Settings):
         return "l1"
 
     def bind(self, problem: Problem) -> Regularizer:
-        """The regulariser for a problem's parameters."""
+        """The regularizer for a problem's parameters."""
 
         def value(parameters: Parameters) -> Tensor:
             return torch.stack(
@@ -70,13 +70,13 @@ class GroupLasso(Settings):
         return "group_lasso"
 
     def bind(self, problem: Problem) -> Regularizer:
-        """The regulariser for a problem's parameters.
+        """The regularizer for a problem's parameters.
 
         Args:
             problem: The problem.
 
         Returns:
-            The regulariser.
+            The regularizer.
         """
         names = matrices(problem, self.name)
 

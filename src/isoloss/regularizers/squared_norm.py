@@ -40,13 +40,13 @@ class SquaredNorm(Settings):
         return f"{what}_weights" if self.without_biases else what
 
     def bind(self, problem: Problem) -> Regularizer:
-        """The regulariser for a problem's parameters.
+        """The regularizer for a problem's parameters.
 
         Args:
             problem: The problem.
 
         Returns:
-            The regulariser.
+            The regularizer.
 
         Raises:
             InputError: A pattern matches no parameter, no parameter is left, or `center` is not

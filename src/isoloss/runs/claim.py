@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 from isoloss.errors import IsolossError
 from isoloss.outcome import Outcome
-from isoloss.results.checkpoint import TrainingCheckpoint
-from isoloss.results.folder import CHECKPOINT, check, save_failure
-from isoloss.results.lock import only_writer
-from isoloss.results.quarantine import move_aside
-from isoloss.results.storage import StorageError, sentence_of
 from isoloss.runs.news import News
+from isoloss.storage import StorageError, sentence_of
+from isoloss.store.checkpoint import TrainingCheckpoint
+from isoloss.store.folder import CHECKPOINT, check, save_failure
+from isoloss.store.lock import only_writer
+from isoloss.store.quarantine import move_aside
 
 
 class Cancelled(Exception):  # noqa: N818

@@ -10,12 +10,12 @@ import math
 from pathlib import Path as FilePath
 from typing import cast
 
-from isoloss.analysis.comparison import chosen_per_run, equivalent_penalty
-from isoloss.experiments.catalogue import Experiment
-from isoloss.results import Results, after_decay_folder, equivalent_folder
+from isoloss.experiments.catalog import Experiment
+from isoloss.report.comparison_tables import chosen_per_run, equivalent_penalty
 from isoloss.runs.decay import DecayRun, decay_settings
 from isoloss.runs.settings import WalkSettings
 from isoloss.runs.walk import Origin, WalkRun
+from isoloss.store import Results, after_decay_folder, equivalent_folder
 
 
 def equivalent_runs(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from isoloss import experiments
-from isoloss.arithmetic import one_thread
+from isoloss.evaluation.arithmetic import one_thread
 from isoloss.problem import Problem
 
 IMAGES = 100

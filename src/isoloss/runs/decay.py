@@ -15,18 +15,18 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from isoloss.errors import InputError
-from isoloss.experiments.catalogue import Data, Experiment
+from isoloss.experiments.catalog import Data, Experiment
 from isoloss.flat import flatten
 from isoloss.path import Row
-from isoloss.results import decay
-from isoloss.results.checkpoint import TrainingCheckpoint
-from isoloss.results.folder import CHECKPOINT, begin
 from isoloss.runs.claim import as_only_writer, is_finished, keep_or_stop
 from isoloss.runs.news import SECONDS_BETWEEN_NEWS, News
 from isoloss.runs.settings import override, parse_pairs
 from isoloss.runs.sweep import Pair, Sweep, SweepState
 from isoloss.runs.walk import made_with
 from isoloss.settings import Settings
+from isoloss.store import decay
+from isoloss.store.checkpoint import TrainingCheckpoint
+from isoloss.store.folder import CHECKPOINT, begin
 from isoloss.training import check_penalties
 
 MEASUREMENTS = {True: 50, False: 10}

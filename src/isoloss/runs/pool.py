@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from isoloss.results.files import ResultsError
-from isoloss.results.folder import problem, save_failure
-from isoloss.results.lock import LockedError, only_writer
-from isoloss.results.storage import StorageError
+from isoloss.files import ResultsError
 from isoloss.runs.claim import said
 from isoloss.runs.news import THREADS, News
 from isoloss.runs.run import Run
+from isoloss.storage import StorageError
+from isoloss.store.folder import problem, save_failure
+from isoloss.store.lock import LockedError, only_writer
 
 _DIED = (
     "its process was killed, perhaps since memory ran out; call the same command again to go on "
@@ -89,7 +89,7 @@ class _Worker:
         self._reader, self._writer = context.Pipe(duplex=False)
         self._flag = context.RawValue("b", 0)
         arguments = (self._writer, self._flag)
-        self._executor = ProcessPoolExecutor(1, context, _initialise, arguments)
+        self._executor = ProcessPoolExecutor(1, context, _initialize, arguments)
 
     def begin(self, one: Run) -> None:
         with _inherited():
@@ -163,7 +163,7 @@ def _inherited() -> Generator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _initialise(pipe: Any, cancel: Any) -> None:
+def _initialize(pipe: Any, cancel: Any) -> None:
     global _pipe, _cancel
     _pipe, _cancel = pipe, cancel
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop, through cancel

@@ -26,7 +26,7 @@ class Level(Settings):
     """What is held, what is made small, and how both are computed.
 
     Attributes:
-        regularizer: Name of a regulariser with its default settings, such as `l1`.
+        regularizer: Name of a regularizer with its default settings, such as `l1`.
         rtol: Relative tolerance of the level, below 1.
         dtype: `float32` or `float64`; None is the problem's own.
         chunk_size: Training examples evaluated at once; None takes what is fastest here.
@@ -99,7 +99,7 @@ def walk_settings(
     level = Level(dtype=cast("Any", subject.default_dtype))
     given = parse_pairs(pairs, *(type(part) for part in (start, stop, record, level)))
     chosen = level.regularizer
-    # a number is where to stop (`Stop.regularizer`), a name says which regulariser
+    # a number is where to stop (`Stop.regularizer`), a name says which regularizer
     name = given.get("regularizer")
     if name is not None and not _is_number(name):
         if name not in REGULARIZERS:

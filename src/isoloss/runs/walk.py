@@ -16,15 +16,15 @@ from torch import Tensor
 from isoloss._version import __version__
 from isoloss.path import Path, Row
 from isoloss.progress import describe
-from isoloss.results import run
-from isoloss.results.checkpoint import Checkpoint, TrainingCheckpoint
-from isoloss.results.folder import CHECKPOINT, begin, load_start, save_start, training_folder
 from isoloss.runs.claim import as_only_writer, is_finished, keep_or_stop
 from isoloss.runs.news import SECONDS_BETWEEN_NEWS, THREADS, News
 from isoloss.runs.settings import DTYPES, WalkSettings
 from isoloss.runs.subject import Begun
+from isoloss.store import run
+from isoloss.store.checkpoint import Checkpoint, TrainingCheckpoint
+from isoloss.store.folder import CHECKPOINT, begin, load_start, save_start, training_folder
 from isoloss.training import TrainingState
-from isoloss.walk import traverse
+from isoloss.walking import traverse
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class WalkRun:
         )
 
     def describe(self, row: Row) -> dict[str, str]:
-        """Regulariser and angle for the progress line."""
+        """Regularizer and angle for the progress line."""
         return describe(row)
 
     def finished(self) -> bool:

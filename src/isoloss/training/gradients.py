@@ -92,7 +92,7 @@ class Chain:
         return [[next(tensors) for _ in range(layer.parameters)] for layer in self._layers]
 
 
-class Vectorised:
+class Vectorized:
     """Networks of any kind, by `torch.func.vmap` over the members.
 
     Args:
@@ -213,14 +213,14 @@ def best_gradients(model: nn.Module, loss: Loss, members: int, batch: tuple[int,
 
     Returns:
         All members at once by hand where the network is Linear and Tanh layers in turn; one by one
-        where it convolves or is alone, by hand where that can be; else vectorised.
+        where it convolves or is alone, by hand where that can be; else vectorized.
     """
     layers = _chain_of(model)
     if layers is not None and len(batch) == 2:
         return Chain(layers, loss)
     convolves = any(isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) for m in model.modules())
     if not convolves and members > 1:
-        return Vectorised(model, loss)
+        return Vectorized(model, loss)
     found = plain(model)
     if found is not None:
         try:

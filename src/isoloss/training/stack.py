@@ -13,7 +13,7 @@ class Layout:
     """Where the parameters of a stack of networks are in one flat buffer.
 
     The buffer goes parameter by parameter, and within each member by member, so that each parameter
-    of all members is one contiguous tensor, and one optimiser step serves them all.
+    of all members is one contiguous tensor, and one optimizer step serves them all.
 
     Args:
         shapes: Shape of each parameter by name, in the order of theta.

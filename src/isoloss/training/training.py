@@ -48,7 +48,7 @@ class Norms:
 class Training:
     """Adam with weight decay, for networks of one architecture that differ in start and penalty.
 
-    Each member minimises its mean loss plus penalty * sum(W^2), the sum over weight matrices and
+    Each member minimizes its mean loss plus penalty * sum(W^2), the sum over weight matrices and
     kernels. The members do not touch each other: one that becomes NaN leaves the others as they
     are.
 
@@ -104,7 +104,7 @@ class Training:
         self._gradients = best_gradients(model, self._loss, self.members, batch)
         check_penalties(penalties)
         self._slopes = torch.tensor(penalties, dtype=torch.float64).mul(2).to(first).unsqueeze(1)
-        self._penalised = [
+        self._penalized = [
             name
             for name, shape in self._layout.shapes.items()
             if any(penalties) and (include_biases or len(shape) > 1)
@@ -134,7 +134,7 @@ class Training:
         with torch.no_grad():
             for inputs, targets in self._batches:
                 self._gradients.gradient(parameters, inputs, targets, grads)
-                for name in self._penalised:
+                for name in self._penalized:
                     grads[name].flatten(1).addcmul_(parameters[name].flatten(1), self._slopes)
                 state.adam.step(grad)
         state.epoch += 1

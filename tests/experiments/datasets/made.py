@@ -104,7 +104,7 @@ def described(path: str, data: bytes, *urls: str) -> DataFile:
         md5=hashlib.md5(data).hexdigest(),
         sha256=hashlib.sha256(data).hexdigest(),
         urls=urls,
-        licence="made for a test",
+        license="made for a test",
     )
 
 

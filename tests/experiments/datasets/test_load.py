@@ -22,7 +22,7 @@ from tests.experiments.datasets.made import (
 
 from isoloss.errors import InputError
 from isoloss.experiments.datasets import DataError, files, iris, load, names
-from isoloss.experiments.datasets.scale import standardise, unit_pixels
+from isoloss.experiments.datasets.scale import standardize, unit_pixels
 
 PATHS = [file.path for file in files.MNIST]
 BATCHES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
@@ -170,9 +170,9 @@ def test_two_rows_of_iris_are_those_of_the_references_file() -> None:
     assert sorted(iris.TRAIN_ROWS + iris.TEST_ROWS) == list(range(150))
 
 
-def test_standardising_uses_the_training_rows_alone() -> None:
+def test_standardizing_uses_the_training_rows_alone() -> None:
     train, test = np.array([[1.0, 10], [2, 30], [6, 20]]), np.array([[3.0, 40], [10, -20]])
-    inputs, test_inputs = standardise(train, test)
+    inputs, test_inputs = standardize(train, test)
     np.testing.assert_allclose(inputs * np.sqrt([7, 100]), train - [3, 20], rtol=1e-6)
     np.testing.assert_allclose(test_inputs * np.sqrt([7, 100]), test - [3, 20], rtol=1e-6)
     assert inputs.dtype == test_inputs.dtype == np.float32

@@ -23,7 +23,7 @@ def test_the_table_is_complete() -> None:
                 assert file.dataset == name
                 assert file.path.startswith(f"{name}/")
                 assert (len(file.md5), len(file.sha256)) == (32, 64)
-                assert file.licence
+                assert file.license
         assert all(file.urls for file in files.forms(name)[-1])
 
 

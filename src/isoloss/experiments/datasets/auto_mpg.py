@@ -11,7 +11,7 @@ from isoloss.experiments.datasets.dataset import Dataset
 from isoloss.experiments.datasets.errors import DataError
 from isoloss.experiments.datasets.files import forms
 from isoloss.experiments.datasets.locate import read
-from isoloss.experiments.datasets.scale import standardise
+from isoloss.experiments.datasets.scale import standardize
 
 _NUMBER = rb"\d{1,6}\.?\d{0,6}"
 # mpg, cylinders, displacement, horsepower, weight, acceleration, year, origin, tab, name.
@@ -26,7 +26,7 @@ _MOST_BYTES = 2**20
 
 
 def load() -> Dataset:
-    """Read Auto MPG: miles per gallon from nine standardised columns, 314 and 78 cars.
+    """Read Auto MPG: miles per gallon from nine standardized columns, 314 and 78 cars.
 
     The columns are cylinders, displacement, horsepower, weight, acceleration, model year, and 0/1
     for an origin in Europe, Japan, the USA. Cars without a horsepower are dropped; the targets are
@@ -50,7 +50,7 @@ def load() -> Dataset:
     # The reference's split is this pandas call; the rows left over stay in the file's order.
     train = pd.Series(range(len(table))).sample(frac=0.8, random_state=0).to_numpy()
     test = np.setdiff1d(np.arange(len(table)), train)
-    train_inputs, test_inputs = standardise(features[train], features[test])
+    train_inputs, test_inputs = standardize(features[train], features[test])
     return Dataset("auto_mpg", train_inputs, targets[train], test_inputs, targets[test])
 
 

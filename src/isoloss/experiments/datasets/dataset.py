@@ -22,7 +22,7 @@ class Dataset:
 
     Attributes:
         name: The data set's name, as `names()` lists it.
-        train_examples: uint8 pixels, shape (n, channels, height, width), or standardised float32
+        train_examples: uint8 pixels, shape (n, channels, height, width), or standardized float32
             features, shape (n, features).
         train_targets: int64 classes of shape (n,), or float32 values of shape (n, 1).
         test_examples: Like `train_examples`, for the test examples.

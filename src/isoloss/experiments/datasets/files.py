@@ -11,7 +11,7 @@ _MNIST = (
     "Gradient-based learning applied to document recognition, Proc. IEEE 86(11), 1998"
 )
 _CIFAR10 = (
-    "no formal licence; cite A. Krizhevsky, Learning Multiple Layers of Features from Tiny "
+    "no formal license; cite A. Krizhevsky, Learning Multiple Layers of Features from Tiny "
     "Images, technical report, 2009"
 )
 _AUTO_MPG = (
@@ -31,7 +31,7 @@ class DataFile:
         sha256: What the file is checked against.
         urls: Where it can be downloaded from: the data set's own home, then a mirror. Empty for
             what comes only as part of another file.
-        licence: Licence and citation, one line.
+        license: License and citation, one line.
     """
 
     dataset: str
@@ -40,7 +40,7 @@ class DataFile:
     md5: str
     sha256: str
     urls: tuple[str, ...]
-    licence: str
+    license: str
 
 
 def _mnist(name: str, size: int, md5: str, sha256: str) -> DataFile:

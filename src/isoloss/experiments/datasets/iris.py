@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from isoloss.experiments.datasets.dataset import Dataset
 from isoloss.experiments.datasets.errors import DataError
-from isoloss.experiments.datasets.scale import standardise
+from isoloss.experiments.datasets.scale import standardize
 
 # Rows of scikit-learn's table, in the order of TensorFlow's files.
 # fmt: off
@@ -32,7 +32,7 @@ UNCORRECTED = {34: (4.9, 3.1, 1.5, 0.1), 37: (4.9, 3.1, 1.5, 0.1)}
 
 
 def load() -> Dataset:
-    """Read Iris: 120 training and 30 test flowers, four standardised features, three classes.
+    """Read Iris: 120 training and 30 test flowers, four standardized features, three classes.
 
     Returns:
         The data set.
@@ -42,12 +42,12 @@ def load() -> Dataset:
     """
     features, classes = raw()
     train, test = list(TRAIN_ROWS), list(TEST_ROWS)
-    train_inputs, test_inputs = standardise(features[train], features[test])
+    train_inputs, test_inputs = standardize(features[train], features[test])
     return Dataset("iris", train_inputs, classes[train], test_inputs, classes[test])
 
 
 def raw() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The table that the split is taken from, before standardising.
+    """The table that the split is taken from, before standardizing.
 
     Returns:
         Sepal length and width, petal length and width in cm, shape (150, 4), and the classes

@@ -22,7 +22,7 @@ def unit_pixels(examples: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np
     return np.divide(examples, np.float32(255), dtype=np.float32)
 
 
-def standardise(
+def standardize(
     train: NDArray[np.float64], test: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Every column less its training mean, over its training sample standard deviation (n - 1).
@@ -32,7 +32,7 @@ def standardise(
         test: Shape (m, features).
 
     Returns:
-        Both, standardised in float64 and then rounded.
+        Both, standardized in float64 and then rounded.
     """
     mean, deviation = train.mean(axis=0), train.std(axis=0, ddof=1)
     return (

@@ -16,12 +16,12 @@ from isoloss.outcome import Ending, Outcome
 from isoloss.point import Objective, Point
 
 LOOSE = 0.05
-"""|phi| up to which a trial outside the band becomes the centre from which the step lands in it."""
+"""|phi| up to which a trial outside the band becomes the center from which the step lands in it."""
 LANDING = 0.3
 """A landing step is as long as the last would have had to be to end at this share of the band."""
 ROUGH = 6
 """Rejections after which a step begins anew from the last point, with a tenth of the radius; after
-as many again, what was learnt of the bend is forgotten too."""
+as many again, what was learned of the bend is forgotten too."""
 MOST_IDLE = 50
 """Steps without gain after which the walk has stalled."""
 
@@ -66,24 +66,24 @@ def advance(
 
 
 @dataclass(frozen=True, slots=True)
-class _Centre:
+class _Center:
     """A point about which the model is expanded, inside the band or near it."""
 
     point: Point
     phi: float
     slopes: Slopes
 
-    def padded(self, size: int) -> _Centre:
+    def padded(self, size: int) -> _Center:
         return replace(self, slopes=self.slopes.padded(size))
 
 
 class _Search:
-    """What changes during one step: the centre, the model, the radius."""
+    """What changes during one step: the center, the model, the radius."""
 
     def __init__(self, state: SQPState, model: Model, slopes: Slopes) -> None:
         self.state, self.model = state, model
         phi = math.log(state.point.loss / state.level)
-        self.home = self.here = _Centre(state.point, phi, slopes)
+        self.home = self.here = _Center(state.point, phi, slopes)
         self.radius, self.multiplier = state.radius, state.multiplier
         self.landing = math.inf  # longest step that is expected to end in the band
         self.loose = max(LOOSE, 2 * state.rtol)
@@ -128,13 +128,13 @@ class _Search:
             return
         here = self.here
         phi = math.log(there.loss / self.state.level)
-        modelled = self.model.fall(here.slopes, trial.step) + self.multiplier * here.phi
-        reached = _Centre(there, phi, self._learn(there, trial.step))
+        modeled = self.model.fall(here.slopes, trial.step) + self.multiplier * here.phi
+        reached = _Center(there, phi, self._learn(there, trial.step))
         noise = self._noise(there)
         fallen = here.point.regularizer - there.regularizer + self.multiplier * (here.phi - phi)
         if abs(fallen) <= noise:
             fallen = self._fall_by_slopes(reached.slopes, trial.step)
-        self._trust(trial, phi, fallen / modelled if modelled > 0 else -1.0)
+        self._trust(trial, phi, fallen / modeled if modeled > 0 else -1.0)
 
         lower = fallen > (-noise if trial.length < 1e-3 * self.radius else 0)
         nearer = self.landing < math.inf and abs(phi) < 0.5 * abs(here.phi)
@@ -194,7 +194,7 @@ class _Search:
         return -0.5 * float(sum_of_slopes @ padded(step, len(sum_of_slopes)))
 
     def _trust(self, trial: Trial, phi: float, ratio: float) -> None:
-        """The radius after a trial that ended at phi with actual over modelled fall `ratio`."""
+        """The radius after a trial that ended at phi with actual over modeled fall `ratio`."""
         factor = _growth(abs(phi) / self.loose, ratio)
         if self.landing < math.inf:  # how well so short a step went says little about a long one
             self.radius *= max(0.5, min(1.0, factor))
@@ -203,7 +203,7 @@ class _Search:
         elif trial.length > 0.8 * self.radius:
             self.radius = trial.length * factor
 
-    def _lands(self, reached: _Centre, noise: float) -> bool:
+    def _lands(self, reached: _Center, noise: float) -> bool:
         """Whether a point may be the next of the path: in the band, and lower."""
         if abs(reached.phi) > self.state.rtol:
             return False
@@ -217,7 +217,7 @@ class _Search:
             and risen + reached.slopes.multiplier * gone <= noise
         )
 
-    def _cost(self, reached: _Centre) -> float:
+    def _cost(self, reached: _Center) -> float:
         """By how much R + lambda phi rose since the step began, with the lambda there."""
         home = self.home
         risen = reached.point.regularizer - home.point.regularizer
@@ -239,7 +239,7 @@ class _Search:
 
 
 def _growth(error: float, ratio: float) -> float:
-    """Factor of the radius, from |phi| over what is allowed and actual over modelled fall."""
+    """Factor of the radius, from |phi| over what is allowed and actual over modeled fall."""
     worst = max(error, (1 - ratio) / 0.9, 1e-9)
     if worst > 1:
         return max(0.15, 0.7 / math.sqrt(worst))

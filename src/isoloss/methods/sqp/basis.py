@@ -39,7 +39,7 @@ class Basis:
 
     The vectors are stored as they come, at unit length: making orthogonal rows of them would cost
     another pass over all. Q is known by the inner products of what is stored, `inverse` times it,
-    as in a QR factorisation by Cholesky's (Yamamoto et al. 2015 on its rounding).
+    as in a QR factorization by Cholesky's (Yamamoto et al. 2015 on its rounding).
 
     Attributes:
         rows: Where the vectors are stored.

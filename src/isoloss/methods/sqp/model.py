@@ -1,4 +1,4 @@
-"""What is known of R and phi about a point: gradients and learnt Hessians in a small basis."""
+"""What is known of R and phi about a point: gradients and learned Hessians in a small basis."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FLAT = 1e-2
 TINY = 1e-200
 """Curvature below which there is none."""
 CLIP = 0.3
-"""Smallest curvature of the Lagrangian, as a share of the regulariser's, that a trial is given."""
+"""Smallest curvature of the Lagrangian, as a share of the regularizer's, that a trial is given."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Slopes:
     """Gradients at one point, in coordinates.
 
     Attributes:
-        r: Of the regulariser.
+        r: Of the regularizer.
         a: Of phi = log(L / c).
     """
 
@@ -49,8 +49,8 @@ class Model:
 
     Attributes:
         basis: Of all directions in which anything is known.
-        bend: Hessian of phi, learnt by SR1 from every trial; zero outside the basis.
-        curvature: Hessian of R, learnt by damped BFGS; None where it is exactly `outside` times I.
+        bend: Hessian of phi, learned by SR1 from every trial; zero outside the basis.
+        curvature: Hessian of R, learned by damped BFGS; None where it is exactly `outside` times I.
         outside: Curvature of R outside the basis.
         steepest: Largest curvature of phi that was seen of late.
     """
@@ -71,13 +71,13 @@ class Model:
             phi: log(L / c) there.
             radius: Longest step.
             multiplier: A guess of the multiplier.
-            gap: How exactly the modelled constraint is met.
+            gap: How exactly the modeled constraint is met.
 
         Returns:
             The step, in coordinates of the basis.
         """
         r, a, bend = slopes.r, slopes.a, self.bend
-        # a change of variables makes the regulariser's Hessian `outside` times I
+        # a change of variables makes the regularizer's Hessian `outside` times I
         turn = None if self.curvature is None else _inverse_root(self.curvature, self.outside)
         if turn is not None:
             r, a, bend = turn @ r, turn @ a, turn @ bend @ turn
@@ -95,7 +95,7 @@ class Model:
         return replace(found, step=step if turn is None else turn @ step)
 
     def fall(self, slopes: Slopes, step: Array) -> float:
-        """By how much R falls over a step, as modelled."""
+        """By how much R falls over a step, as modeled."""
         bent = self.outside * step if self.curvature is None else self.curvature @ step
         return float(-(slopes.r @ step + 0.5 * step @ bent))
 

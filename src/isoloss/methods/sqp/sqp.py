@@ -23,7 +23,7 @@ MOST_NEWTON = 1.0
 
 
 class SQP(Settings):
-    """Minimises R on log(L / c) = 0 with a learnt quadratic model of both.
+    """Minimizes R on log(L / c) = 0 with a learned quadratic model of both.
 
     A step is one trial that may leave the level set by a little and a second one that lands in the
     band, some two evaluations, however tight the band. Beside the points it holds `memory` vectors

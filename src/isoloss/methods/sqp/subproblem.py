@@ -1,4 +1,4 @@
-"""The step's subproblem: a quadratic regulariser on a quadratic model of the level set."""
+"""The step's subproblem: a quadratic regularizer on a quadratic model of the level set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Trial:
     Attributes:
         step: In coordinates.
         multiplier: Lambda of the constraint.
-        length: Its norm, in the variables in which the regulariser's Hessian is a multiple of I.
+        length: Its norm, in the variables in which the regularizer's Hessian is a multiple of I.
     """
 
     step: Array
@@ -36,7 +36,7 @@ def solve(
     multiplier: float,
     gap: float,
 ) -> Trial:
-    """Minimise <r, p> + kappa |p|^2 / 2 with phi + <a, p> + <p, b p> / 2 = 0 and |p| <= radius.
+    """Minimize <r, p> + kappa |p|^2 / 2 with phi + <a, p> + <p, b p> / 2 = 0 and |p| <= radius.
 
     With multipliers lambda of the constraint and mu of the radius, p is
     -(r + lambda a) / (kappa + mu + lambda b). For each mu the constraint falls monotonically in
@@ -45,14 +45,14 @@ def solve(
     radius alone).
 
     Args:
-        r: Gradient of the regulariser, shape (k,), in the eigenbasis of b.
+        r: Gradient of the regularizer, shape (k,), in the eigenbasis of b.
         a: Gradient of phi there.
         b: Eigenvalues of the Hessian of phi, shape (k,).
-        kappa: Curvature of the regulariser, positive.
+        kappa: Curvature of the regularizer, positive.
         phi: The constraint at the point.
         radius: Longest step; met to a tenth.
         multiplier: Where to begin with lambda.
-        gap: Largest modelled constraint that counts as zero.
+        gap: Largest modeled constraint that counts as zero.
 
     Returns:
         The step. Where no step within the radius meets the constraint, one that is longer.

@@ -1,0 +1,197 @@
+"""Principal components of the points of walks, exact, in memory that does not grow with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from isoloss.errors import InputError
+
+Array = NDArray[np.float64]
+
+BLOCK_BYTES = 2**26
+"""Of coordinates taken into double precision at a time."""
+
+NOISE = 1e-12
+"""Components with less than this share of the first one's variance are rounding of the products."""
+
+
+@dataclass(frozen=True)
+class PCA:
+    """Principal components of the points of several runs.
+
+    Attributes:
+        scores: Coordinates of all points in the components, runs one after another, shape
+            (points, components).
+        components: Unit directions in the (scaled) space, shape (components, parameters).
+        mean: Mean of all points, shape (parameters,).
+        scale: What each coordinate was divided by, shape (parameters,); ones where unscaled.
+        explained_variance: Variance (n - 1) along each component, shape (components,).
+        explained_variance_ratio: Its share of the variance of all coordinates together.
+        scaled: Whether every coordinate was divided by its standard deviation.
+        counts: Number of points of each run.
+        lengths: Length of each run's polygon through its points in the (scaled) space.
+    """
+
+    scores: Array
+    components: Array
+    mean: Array
+    scale: Array
+    explained_variance: Array
+    explained_variance_ratio: Array
+    scaled: bool
+    counts: list[int]
+    lengths: Array
+
+    @property
+    def runs(self) -> list[Array]:
+        """The scores of each run, shape (its points, components) each."""
+        return np.split(self.scores, np.cumsum(self.counts)[:-1])
+
+    def length_share(self, first: int, last: int) -> Array:
+        """How much of each run's length is left in the picture of some components.
+
+        Args:
+            first: Number of the first component shown, from 1.
+            last: Number of the last one.
+
+        Returns:
+            Length of the projected polygon over that of the polygon itself, 0 to 1, shape (runs,);
+            NaN for a run that does not move.
+        """
+        shown = np.array([_length(run[:, first - 1 : last]) for run in self.runs])
+        still = self.lengths == 0
+        return np.where(still, np.nan, shown / np.where(still, 1.0, self.lengths))
+
+    def transform(self, points: Tensor) -> Array:
+        """Scores of other points.
+
+        Args:
+            points: Shape (points, parameters).
+
+        Returns:
+            Their coordinates in the components, shape (points, components).
+
+        Raises:
+            InputError: The points have another number of parameters.
+        """
+        if points.ndim != 2 or points.shape[1] != len(self.mean):
+            raise InputError(
+                f"points of shape {tuple(points.shape)} are not possible: this PCA is of "
+                f"{len(self.mean)} parameters; give shape (points, {len(self.mean)})"
+            )
+        scores = np.zeros((len(points), len(self.components)))
+        for span in _spans(len(points), len(self.mean)):
+            block = (points[:, span].double().cpu().numpy() - self.mean[span]) / self.scale[span]
+            scores += block @ self.components[:, span].T
+        return scores
+
+
+def pca(points: Sequence[Tensor], *, scaled: bool = True, components: int = 10) -> PCA:
+    """Exact PCA of the points of several runs.
+
+    There are far fewer points than parameters, so the components are found from the Gram matrix of
+    the centerd points (the "snapshot method", Sirovich 1987), summed in double precision over
+    blocks of coordinates: beside the points as they are, some 64 MB, the Gram matrix and the
+    components themselves are all that is held.
+
+    Args:
+        points: The points of each run, shape (points, parameters) each.
+        scaled: Divide every coordinate by its standard deviation (of the population, as the
+            reference does). Coordinates that never change stay zero.
+        components: Most components to find; fewer where the points span fewer.
+
+    Returns:
+        The components. Their signs are such that each one's largest score is positive.
+
+    Raises:
+        InputError: There are fewer than two different points, a point is not finite, or runs
+            differ in their number of parameters.
+    """
+    sizes = sorted({run.shape[1] if run.ndim == 2 else -1 for run in points})
+    if len(sizes) != 1 or sizes[0] < 1:
+        raise InputError(
+            "the PCA needs points of shape (points, parameters) with the same number of parameters "
+            f"in each run, and was given {[tuple(run.shape) for run in points]}"
+        )
+    count, n = sum(len(run) for run in points), sizes[0]
+    if count < 2:
+        raise InputError(f"the PCA needs at least two different points, and was given {count}")
+    runs = [slice(end - len(run), end) for run, end in _ends(points)]
+    mean, scale = np.zeros(n), np.ones(n)
+    gram, squares = np.zeros((count, count)), [np.zeros(len(run)) for run in points]
+    for span, block in _blocks(points, n):
+        if not np.isfinite(block).all():
+            raise InputError("the PCA needs finite points; some are infinite or not a number")
+        # seen from the first point, so that coordinates that never change become exact zeros
+        origin = block[0].copy()
+        block -= origin
+        middle = block.mean(axis=0)
+        block -= middle
+        mean[span] = origin + middle
+        if scaled:
+            std = block.std(axis=0)
+            scale[span] = np.where(std > 0, std, 1.0)
+            block /= scale[span]
+        gram += block @ block.T
+        for k, rows in enumerate(runs):
+            steps = np.diff(block[rows], axis=0)
+            squares[k][1:] += np.einsum("ij,ij->i", steps, steps)
+    total = float(np.trace(gram))
+    if total <= 0:
+        raise InputError("the PCA needs at least two different points; all of these are the same")
+    values, vectors = _largest(gram, min(components, count - 1, n))
+    singular = np.sqrt(values)
+    directions = np.empty((len(values), n))
+    for span, block in _blocks(points, n):
+        block = (block - mean[span]) / scale[span]
+        directions[:, span] = (vectors / singular).T @ block
+    return PCA(
+        scores=vectors * singular,
+        components=directions,
+        mean=mean,
+        scale=scale,
+        explained_variance=values / (count - 1),
+        explained_variance_ratio=values / total,
+        scaled=scaled,
+        counts=[len(run) for run in points],
+        lengths=np.array([np.sqrt(square).sum() for square in squares]),
+    )
+
+
+def _largest(gram: Array, components: int) -> tuple[Array, Array]:
+    """The largest eigenvalues, descending, and their eigenvectors as columns."""
+    last = len(gram) - 1
+    values, vectors = scipy.linalg.eigh(
+        gram, subset_by_index=(last - components + 1, last), overwrite_a=True
+    )
+    values, vectors = values[::-1], vectors[:, ::-1]
+    kept = values > NOISE * values[0]
+    values, vectors = values[kept], vectors[:, kept]
+    largest = np.abs(vectors).argmax(axis=0)
+    return values, vectors * np.sign(vectors[largest, np.arange(len(values))])
+
+
+def _blocks(points: Sequence[Tensor], n: int) -> Iterator[tuple[slice, Array]]:
+    """All points' coordinates in double precision, some coordinates at a time."""
+    for span in _spans(sum(len(run) for run in points), n):
+        yield span, torch.cat([run[:, span].double().cpu() for run in points]).numpy()
+
+
+def _spans(count: int, n: int) -> Iterator[slice]:
+    width = max(1, BLOCK_BYTES // (8 * max(1, count)))
+    return (slice(start, min(start + width, n)) for start in range(0, n, width))
+
+
+def _ends(points: Sequence[Tensor]) -> Iterator[tuple[Tensor, int]]:
+    return zip(points, np.cumsum([len(run) for run in points]).tolist(), strict=True)
+
+
+def _length(polygon: Array) -> float:
+    return float(np.linalg.norm(np.diff(polygon, axis=0), axis=1).sum())

@@ -1,0 +1,76 @@
+"""Results folders with made-up walks, quick to write and with known numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path as FilePath
+
+import numpy as np
+import pandas as pd
+import torch
+
+from isoloss import Outcome, Path
+from isoloss.store import run, run_folder
+from isoloss.store.folder import begin, save_failure
+
+LEVEL = 0.25
+FAILURE = "out of memory in <script>document.title = 'taken over'</script> & more"
+
+
+def made_path(length=40, seed=0, method="sqp", outcome=Outcome.CONVERGED, n=60) -> Path:
+    """A walk around a spiral, R falling from 300 + seed."""
+    generator = np.random.default_rng(seed)
+    t = np.linspace(0, 3, length)
+    turn = np.linalg.qr(generator.normal(size=(max(n, 6), 6)))[0][:n]
+    curve = np.stack([8 - 4 * t, 3 * np.cos(2 * t), 2 * np.sin(2 * t), t**2, np.cos(5 * t), t], 1)
+    points = curve @ turn.T + generator.normal(size=n)
+    steps = pd.DataFrame(
+        {
+            "step": np.arange(length),
+            "kind": ["start"] + [{"paper": "predict"}.get(method, method)] * (length - 1),
+            "evaluations": 1 + 2 * np.arange(length),
+            "seconds": 0.1 * np.arange(length),
+            "loss": LEVEL,
+            "level_error": 0.0,
+            "regularizer": (300.0 + seed) * np.exp(-t),
+            "angle_degrees": 90 + 29 * t,
+            "kkt_residual": np.exp(-t),
+            "equivalent_penalty": 1e-3,
+            "step_length": 0.1,
+            "arc_length": 0.1 * np.arange(length),
+            "test_loss": 0.4 + 0.01 * seed + 0.05 * np.cos(3 * t),
+            "test_metric": 0.9 + 0.01 * np.sin(t),
+        }
+    )
+    return Path(
+        steps,
+        torch.from_numpy(points.astype(np.float32)),
+        list(range(length)),
+        LEVEL,
+        outcome,
+        f"Said of {method} {seed}.",
+        method,
+        "squared_norm",
+        {"weight": (n,)},
+    )
+
+
+def write_run(out: FilePath, path: Path, index: int, experiment: str = "IRIS_FF") -> None:
+    """Write a walk as the commands would."""
+    folder = run_folder(out, experiment, path.method, index)
+    config = {"experiment": experiment, "seed": 7 + index, "method": {"name": path.method}}
+    begin(folder, config, {"isoloss": "0.0"})
+    run.save(folder, path)
+
+
+def made_results(out: FilePath) -> FilePath:
+    """Three walks by sqp and one by paper, one run that failed and one that is not finished."""
+    for k in range(3):
+        outcome = Outcome.STALLED if k == 2 else Outcome.CONVERGED
+        write_run(out, made_path(40 + 5 * k, k, outcome=outcome), k)
+    write_run(out, made_path(30, 5, "paper", Outcome.STEP_LIMIT), 0)
+    for k, fate in ((3, "failed"), (4, "begun")):
+        folder = run_folder(out, "IRIS_FF", "sqp", k)
+        begin(folder, {"seed": 7 + k}, {})
+        if fate == "failed":
+            save_failure(folder, FAILURE)
+    return out

@@ -1,0 +1,61 @@
+"""The figures of the PCA show its numbers."""
+
+import numpy as np
+import pytest
+from tests.report.made import made_path
+
+from isoloss.report import explained_variance, pca, pca_views
+from isoloss.report.pca import caption, mean_end, percent
+
+
+@pytest.fixture(scope="module")
+def found():
+    return pca([made_path(20, k).points for k in (0, 1)])
+
+
+def test_bars_and_line_are_each_and_all_up_to_it(found):
+    (axes,) = explained_variance(found).axes
+    heights = [bar.get_height() for bar in axes.patches]
+    np.testing.assert_allclose(heights, found.explained_variance_ratio)
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), np.cumsum(heights))
+
+
+def test_views_show_six_components_with_ends_and_means_marked(found):
+    other = found.scores[3]
+    figure = pca_views(found, ends={"weight decay": other})
+    first, second = (axes for axes in figure.axes if axes.name == "3d")
+    np.testing.assert_allclose(np.array(first.lines[0].get_data_3d()), found.runs[0][:, :3].T)
+    np.testing.assert_allclose(np.array(second.lines[1].get_data_3d()), found.runs[1][:, 3:6].T)
+    labels = [text.get_text() for text in first.get_legend().get_texts()]
+    assert labels == ["mean of a run", "mean end of the walks", "weight decay"]
+    marks = {m.get_label(): np.array(m._offsets3d).T for m in second.collections}
+    np.testing.assert_allclose(marks["weight decay"], [other[3:6]])
+    np.testing.assert_allclose(marks["mean end of the walks"], [mean_end(found)[3:6]])
+    expected = [run[:, 3:6].mean(axis=0) for run in found.runs]
+    np.testing.assert_allclose(marks["mean of a run"], expected)
+
+
+def test_the_mean_end_is_the_mean_of_the_last_points(found):
+    ends = [made_path(20, k).points[-1].double() for k in (0, 1)]
+    expected = found.transform(sum(ends)[None] / 2)[0]
+    np.testing.assert_allclose(mean_end(found), expected, atol=1e-6)
+
+
+def test_the_caption_says_what_is_lost(found):
+    shares = found.length_share(1, 3)
+    text = caption(found)
+    assert f"{percent(shares.min())} to {percent(shares.max())} (components 1 to 3)" in text
+    assert "40 kept points of 2 runs" in text
+    assert "divided by its standard deviation" in text
+
+
+def test_two_components_have_one_view():
+    flat = pca([made_path(10, n=2).points])
+    views = [axes for axes in pca_views(flat).axes if axes.name == "3d"]
+    assert len(views) == 1
+    assert not np.array(views[0].lines[0].get_data_3d())[2].any()
+
+
+@pytest.mark.parametrize(("share", "text"), [(0.9417, "94 %"), (1.0, "100 %"), (0.00456, "0.46 %")])
+def test_percent(share, text):
+    assert percent(share) == text

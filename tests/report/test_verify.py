@@ -1,0 +1,170 @@
+"""`isoloss verify` finds what is wrong, and nothing where nothing is."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.torture.victim import make
+
+from isoloss import InputError
+from isoloss import Path as Walk
+from isoloss.cli import main
+from isoloss.files import write_tensors
+from isoloss.projects import Project, template
+from isoloss.report.report_tables import report_tables
+from isoloss.report.verify import verify
+from isoloss.runs.settings import walk_settings
+from isoloss.runs.walk import WalkRun
+from isoloss.store import decay, open_results, run, run_folder
+from isoloss.store.folder import seal, whole
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("results")
+    for kind in ("paper", "sqp", "decay"):
+        assert not make(out, kind).execute(lambda news: None, lambda: False).failed
+    return out
+
+
+@pytest.fixture
+def out(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "out"))
+
+
+def wrong(out: Path) -> list[str]:
+    return [check.problem for check in verify(out) if check.problem]
+
+
+def test_what_was_computed_is_right(out: Path) -> None:
+    checks = verify(out)
+    assert not wrong(out)
+    assert {check.run for check in checks} == {
+        "IRIS_FF/traverse/paper/run-000", "IRIS_FF/traverse/sqp/run-000", "IRIS_FF/decay/run-000"
+    }  # fmt: skip
+    said = " ".join(check.what for check in checks)
+    for what in ("files", "loss on the level", "regularizer", "test_loss", "test_metric"):
+        assert what in said
+
+
+def test_runs_of_format_1_are_checked_too(tmp_path: Path) -> None:
+    old = Path(__file__).parents[1] / "store" / "formats" / "version-1"
+    shutil.copytree(old, tmp_path / "run-000")
+    assert not wrong(tmp_path)
+    assert any("no checksums" in check.found for check in verify(tmp_path))
+
+
+def test_weight_decay_of_a_comparison_is_checked_as_weight_decay(out: Path) -> None:
+    other = out / "IRIS_FF" / "equivalent" / "sqp" / "run-000"
+    shutil.copytree(out / "IRIS_FF" / "decay" / "run-000", other)
+    assert not wrong(out)
+    rows = [check.what for check in verify(other) if check.what.startswith("squared_norm")]
+    assert rows == ["squared_norm (2)"]
+
+
+def test_of_a_users_own_project_the_files_are_checked_and_its_code_is_not_run(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(template())
+    walk = walk_settings(Project.of(f"{file}:build"), "sqp", ["steps=2"], "as built")
+    folder = run_folder(tmp_path / "out", "mine.build", "sqp", 0)
+    assert not WalkRun(0, 0, folder, walk).execute(lambda news: None, lambda: False).failed
+    file.write_text("raise RuntimeError('run')")
+    assert not wrong(tmp_path / "out")
+    found = {check.what: check.found for check in verify(tmp_path / "out")}
+    assert found == {"files": "2 whole", "computed anew": "not done: your own project"}
+    (folder / "steps.parquet").write_bytes(b"torn")
+    assert "steps.parquet" in wrong(tmp_path / "out")[0]
+
+
+def rewrite(folder: Path, change: Callable[[Walk], Walk]) -> None:
+    """A changed walk with checksums that are right."""
+    path = run.load(folder)
+    tensors = dict(path.metadata["tensors"])
+    run.save(folder, change(path), tensors)
+
+
+def test_a_wrong_point_with_right_checksums_is_found(out: Path) -> None:
+    def change(path: Walk) -> Walk:
+        points = path.points.clone()
+        points[-1] *= 1.01
+        return replace(path, points=points)
+
+    rewrite(out / "IRIS_FF" / "traverse" / "sqp" / "run-000", change)
+    assert any("loss on the level" in problem for problem in wrong(out))
+
+
+@pytest.mark.parametrize("column", ["loss", "regularizer", "test_loss", "test_metric"])
+def test_a_wrong_number_with_right_checksums_is_found(out: Path, column: str) -> None:
+    def change(path: Walk) -> Walk:
+        steps = path.steps.copy()
+        steps[column] *= 1.1
+        return replace(path, steps=steps)
+
+    rewrite(out / "IRIS_FF" / "traverse" / "paper" / "run-000", change)
+    (problem,) = wrong(out)
+    assert problem.startswith(f"{column} is off by")
+
+
+def test_wrong_weights_of_weight_decay_are_found(out: Path) -> None:
+    folder = out / "IRIS_FF" / "decay" / "run-000"
+    ending, ends = whole(folder), decay.load_ends(folder)
+    stamps = {}
+
+    def write() -> dict[str, object]:
+        tensors = {"ends": ends * 1.1, "start": ends[0], "indices": torch.arange(3)}
+        stamps["points.safetensors"] = write_tensors(folder / "points.safetensors", tensors)
+        return stamps
+
+    seal(folder, {"outcome": ending["outcome"], "message": ending["message"]}, write)
+    assert any("squared_norm is off" in problem for problem in wrong(out))
+
+
+def test_a_table_that_is_not_of_these_runs_is_found(out: Path) -> None:
+    results = open_results(out)
+    folder = out / "report" / "IRIS_FF"
+    folder.mkdir(parents=True)
+    for name, text in report_tables(results, "IRIS_FF", results.walks("IRIS_FF")).files.items():
+        (folder / name).write_text(text)
+    assert not wrong(out)
+    file = folder / "walk.csv"
+    file.write_text(file.read_text().replace("1", "2"))
+    (problem,) = wrong(out)
+    assert "isoloss report IRIS_FF" in problem
+
+
+def test_the_command_names_the_damaged_file_and_exits_with_1(out: Path, capsys) -> None:
+    main_code(0, "verify", str(out))
+    assert "All 3 are right." in capsys.readouterr().out
+    file = out / "IRIS_FF" / "traverse" / "sqp" / "run-000" / "points.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    main_code(1, "verify", str(out))
+    said = capsys.readouterr().out
+    assert "points.safetensors was changed" in said
+    assert "1 of 3 are not right." in said
+
+
+def test_runs_that_are_not_finished_are_not_said_to_be_right(out: Path, capsys) -> None:
+    (out / "IRIS_FF" / "decay" / "run-000" / "outcome.json").unlink()
+    main_code(0, "verify", str(out))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "All 2 are right; 1 are not finished and were not checked." in said
+
+
+def main_code(code: int, *arguments: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    assert (end.value.code or 0) == code
+
+
+def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no run"):
+        verify(tmp_path)
