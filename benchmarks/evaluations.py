@@ -69,7 +69,7 @@ def compare(name: str, seed: int, paper: dict | None) -> dict:
     if paper is None:
         paper = walk(name, seed, experiment.paper, 1e-3, single, Stop(steps=experiment.steps))
     own = experiment.paper.tolerance / paper["level"]
-    target = Stop(regularizer=paper["end"], evaluations=LIMIT, kkt_residual=0)
+    target = Stop(regularizer_below=paper["end"], evaluations=LIMIT, kkt_residual=0)
     precision = double if name == "MPG_FF" else single
     return {
         PAPER: paper,

@@ -31,7 +31,7 @@ def main() -> None:
 
     experiment = experiments.get(arguments.experiment)
     start = experiment.start(seed=0)
-    model, data = start.model, start.data
+    model, data = start.model, experiment.data(0)
     parameters = list(model.parameters())
     bare_loss = {"cross_entropy": functional.cross_entropy, "mse": functional.mse_loss}
 

@@ -294,7 +294,7 @@ def test_a_method_that_does_not_say_its_state_is_refused(tmp_path: FilePath, ref
         def init(self, *arguments: Any):
             raise AssertionError
 
-        step = relative_tolerance = init
+        step = relative_tolerance = stride = takes_all_steps = init
 
     with refuses("mute", "annotate"):
         walk(method=Mute(), checkpoint=Checkpoint(tmp_path))

@@ -212,7 +212,7 @@ def test_the_time_limit_ends_the_walk(net: Net) -> None:
 
 def test_a_regularizer_small_enough_ends_the_walk(net: Net, path: Path) -> None:
     wanted = path.steps["regularizer"].quantile(0.3)
-    shorter = walk(net.problem(), stop=Stop(regularizer=wanted))
+    shorter = walk(net.problem(), stop=Stop(regularizer_below=wanted))
     values = kept_rows(shorter)["regularizer"].to_numpy()
     assert shorter.outcome is Outcome.REGULARIZER_REACHED
     assert values[-1] <= wanted < values[-2]

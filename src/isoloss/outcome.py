@@ -40,7 +40,7 @@ class Outcome(enum.Enum):
     REGULARIZER_REACHED = (
         "regularizer_reached",
         "The regularizer fell to the value asked for.",
-        "To go on, lower Stop(regularizer=...).",
+        "To go on, lower Stop(regularizer_below=...).",
     )
     STEP_LIMIT = (
         "step_limit",

@@ -43,7 +43,7 @@ class Stop(Settings):
     Attributes:
         kkt_residual: At or below this sine of the angle between the gradients the walk has
             converged; 0 asks for the exact end.
-        regularizer: R at or below which to end; None for no such end.
+        regularizer_below: R at or below which to end; None for no such end.
         steps: Steps to take; corrector steps are not counted.
         evaluations: Evaluations of loss and gradient to use; None for no limit.
         seconds: Wall-clock time to use; None for no limit.
@@ -52,7 +52,7 @@ class Stop(Settings):
     """
 
     kkt_residual: NonNegativeFloat = 1e-3
-    regularizer: float | None = None
+    regularizer_below: float | None = None
     steps: PositiveInt = 20_000
     evaluations: PositiveInt | None = None
     seconds: PositiveFloat | None = None
@@ -92,6 +92,7 @@ class Path:
         method: Name of the method.
         regularizer: Name of the regularizer.
         shapes: Shape of each parameter by name, in the order of theta.
+        buffers: The model's buffers (running statistics and the like) during the walk, by name.
         metadata: What the run was made with, where it was read from files.
     """
 
@@ -104,6 +105,7 @@ class Path:
     method: str
     regularizer: str
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    buffers: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def load_into(self, model: nn.Module, k: int = -1) -> None:

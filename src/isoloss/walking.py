@@ -214,7 +214,11 @@ def _stops(stop: Stop, state: State, row: Row, progress: int) -> Ending | None:
     point = state.point
     if state.on_level and point.kkt_residual <= stop.kkt_residual:
         return Ending(Outcome.CONVERGED, f"KKT residual {point.kkt_residual:.3g}")
-    if state.on_level and stop.regularizer is not None and point.regularizer <= stop.regularizer:
+    if (
+        state.on_level
+        and stop.regularizer_below is not None
+        and point.regularizer <= stop.regularizer_below
+    ):
         return Ending(Outcome.REGULARIZER_REACHED, f"{point.regularizer:.6g}")
     if stop.when is not None and stop.when(row):
         return Ending(Outcome.INTERRUPTED, "Stop(when=...) returned True")

@@ -204,7 +204,7 @@ def test_it_takes_far_fewer_evaluations_than_the_paper() -> None:
     values = path.steps["regularizer"]
     target = 0.8 * values.iloc[0] + 0.2 * values.iloc[-1]
     ours = int(path.steps["evaluations"][values <= target].iloc[0])
-    limit = Stop(regularizer=target, evaluations=5 * ours, kkt_residual=0)
+    limit = Stop(regularizer_below=target, evaluations=5 * ours, kkt_residual=0)
     theirs = walk(net.problem(), method=Paper(), stop=limit)
     assert theirs.outcome is Outcome.EVALUATION_LIMIT
     assert theirs.steps["regularizer"].min() > target

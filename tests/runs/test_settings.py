@@ -31,9 +31,9 @@ def test_pairs_reach_the_part_they_belong_to():
     assert walk_settings(IRIS, "sqp", ["chunk_size=40"]).config(0)["chunk_size"] == 40
     assert "chunk_size" not in walk_settings(IRIS, "sqp").config(0)
     assert walk_settings(IRIS, "sqp", ["regularizer=l1"]).level.regularizer == "l1"
-    assert walk_settings(IRIS, "sqp", ["regularizer=l1"]).stop.regularizer is None
-    assert walk_settings(IRIS, "sqp", ["regularizer=20"]).stop.regularizer == 20
-    assert walk_settings(IRIS, "sqp", ["regularizer=20"]).level.regularizer == "squared_norm"
+    assert walk_settings(IRIS, "sqp", ["regularizer=l1"]).stop.regularizer_below is None
+    assert walk_settings(IRIS, "sqp", ["regularizer_below=20"]).stop.regularizer_below == 20
+    assert walk_settings(IRIS, "sqp", ["regularizer_below=20"]).level.regularizer == "squared_norm"
     assert walk_settings(IRIS, "paper", ["points_at_most=none"]).record.points_at_most is None
 
 

@@ -60,6 +60,6 @@ def compare_all(
         run_unfinished(title, experiment, trained, trained[0].epochs, restart=restart)
     walks = after_decay_runs(results, walk)
     if walks:
-        steps = walk.stop.steps if method == "paper" else None
+        steps = walk.stop.steps if walk.method.takes_all_steps else None
         title = f"{experiment.name} {method} from weight decay's best"
         run_unfinished(title, experiment, walks, steps, restart=restart)

@@ -14,8 +14,8 @@ from isoloss import experiments
 from isoloss.errors import InputError
 from isoloss.experiments.catalog import Experiment
 from isoloss.projects import Project, is_project
-from isoloss.runs.subject import Subject
 from isoloss.store import check_out_folder
+from isoloss.subject import Subject
 
 
 def whole(text: str) -> int:

@@ -13,8 +13,8 @@ from isoloss.runs.claim import put_aside
 from isoloss.runs.decay import DecayRun
 from isoloss.runs.display import Display
 from isoloss.runs.pool import run_all
-from isoloss.runs.subject import Subject
 from isoloss.runs.walk import WalkRun
+from isoloss.subject import Subject
 
 
 def run_unfinished(

@@ -76,5 +76,5 @@ def walk_all(
         WalkRun(k, seed + k, run_folder(out, name, method, k), walk, checkpoint_every)
         for k in range(runs)
     ]
-    steps = walk.stop.steps if method == "paper" else None
+    steps = walk.stop.steps if walk.method.takes_all_steps else None
     run_unfinished(f"{name} {method}", walk.subject, planned, steps, restart=restart)

@@ -1,5 +1,5 @@
 """The five experiments of the paper: catalog, data sets, networks."""
 
-from isoloss.experiments.catalog import Data, Experiment, Start, get, names
+from isoloss.experiments.catalog import Data, Experiment, get, names
 
-__all__ = ["Data", "Experiment", "Start", "get", "names"]
+__all__ = ["Data", "Experiment", "get", "names"]

@@ -14,9 +14,10 @@ from isoloss.errors import InputError, unknown
 from isoloss.experiments import datasets
 from isoloss.experiments.networks import convolutional, dense, glorot_normal
 from isoloss.flat import load_into
-from isoloss.methods import Paper
+from isoloss.methods import Method, Paper, get_method
 from isoloss.path import Record, Stop
 from isoloss.problem import Problem
+from isoloss.subject import Start
 from isoloss.training import TrainingState, train
 
 PENALTIES = (0.0, *(float(f"1e{power}") for power in range(-6, 7)))
@@ -40,28 +41,6 @@ class Data:
     test_inputs: Tensor
     test_targets: Tensor
     indices: Tensor
-
-
-@dataclass(frozen=True)
-class Start:
-    """A trained network, ready to walk.
-
-    Attributes:
-        model: The network after phase 1.
-        problem: Its training loss.
-        probes: The test set's loss and metric, as `{"test": ...}`.
-        data: What it was trained and is tested on.
-    """
-
-    model: nn.Module
-    problem: Problem
-    probes: dict[str, Problem]
-    data: Data
-
-    @property
-    def extra(self) -> dict[str, Tensor]:
-        """What a run keeps beside its points: which examples were drawn."""
-        return {"indices": self.data.indices}
 
 
 @dataclass(frozen=True)
@@ -208,7 +187,7 @@ class Experiment:
                 ((data.test_inputs, data.test_targets), None),
             )
         )
-        return Start(model, problem, {"test": test}, data)
+        return Start(problem, {"test": test}, model, {"indices": data.indices})
 
     def _unstarted(self) -> nn.Sequential:
         with torch.random.fork_rng(devices=[]):  # torch starts layers from its global generator
@@ -218,17 +197,23 @@ class Experiment:
         """The walk's end in the paper: its number of predictor steps."""
         return Stop(steps=self.steps)
 
-    def record(self, method: str) -> Record:
+    def method(self, name: str) -> Method:
+        """The method of that name; the paper's has step lengths of its own in each experiment."""
+        return self.paper if name == self.paper.name else get_method(name)
+
+    def record(self, method: Method) -> Record:
         """What is kept of a walk.
 
-        By `paper`, as there, the weights of every 50th point. The test set is measured at every
-        point where it is small, and at every 50th where it costs several gradients.
+        The test set is measured at every point where it is small, and less often where it costs
+        several gradients; of a method with short steps the weights of every `stride`-th point are
+        kept, all along.
         """
-        small = self.draw is None
-        if method == "paper":
-            every = 1 if small else 50
-            return Record(probes_every=every, points_every=50, points_at_most=None)
-        return Record(probes_every=1 if small else 5)
+        stride = method.stride
+        return Record(
+            probes_every=1 if self.draw is None else max(5, stride),
+            points_every=stride,
+            points_at_most=200 if stride == 1 else None,
+        )
 
 
 _FINE = Paper(smallest_step=1e-5, corrector_step=1e-6)

@@ -48,6 +48,16 @@ class Method(Protocol):
         """The name shown in tables and figures."""
         ...
 
+    @property
+    def stride(self) -> int:
+        """Points between two that are worth keeping: 1 where every step is a long one."""
+        ...
+
+    @property
+    def takes_all_steps(self) -> bool:
+        """Whether a walk usually ends at `Stop.steps` rather than by convergence."""
+        ...
+
     def relative_tolerance(self, level: float, rtol: float) -> float:
         """Largest |L - c| / c of a point on the level set.
 

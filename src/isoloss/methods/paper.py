@@ -76,6 +76,16 @@ class Paper(Settings):
             )
         return self
 
+    @property
+    def stride(self) -> int:
+        """Points between two that are worth keeping."""
+        return 50
+
+    @property
+    def takes_all_steps(self) -> bool:
+        """Whether a walk usually ends at `Stop.steps` rather than by convergence."""
+        return True
+
     def relative_tolerance(self, level: float, rtol: float) -> float:
         """The absolute tolerance over the level.
 

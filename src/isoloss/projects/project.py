@@ -6,7 +6,7 @@ import hashlib
 import random
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, cast
 
@@ -15,27 +15,13 @@ import torch
 from torch import Tensor
 
 from isoloss.errors import InputError
-from isoloss.methods import Paper
+from isoloss.methods import Method, get_method
 from isoloss.path import Record, Stop
 from isoloss.problem import Problem
 from isoloss.projects.loading import call, load_function
+from isoloss.subject import Start
 
 LONGEST_NAME = 120
-
-
-@dataclass(frozen=True)
-class Begun:
-    """What a project's function returned, ready to walk.
-
-    Attributes:
-        problem: The training loss.
-        probes: What is measured along the walk.
-        extra: Nothing further is kept of it.
-    """
-
-    problem: Problem
-    probes: dict[str, Problem]
-    extra: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 @dataclass(frozen=True)
@@ -45,14 +31,12 @@ class Project:
     Attributes:
         file: The file, absolute.
         function: The function's name.
-        paper: The paper's method with its usual settings.
         runs: Runs of a walk, if nothing else is asked for.
         default_dtype: None: the problem's own.
     """
 
     file: FilePath
     function: str
-    paper: Paper = field(default_factory=Paper)
     runs: int = 1
     default_dtype: None = None
 
@@ -127,10 +111,13 @@ class Project:
         """The usual end of a walk."""
         return Stop()
 
-    def record(self, method: str) -> Record:
+    def method(self, name: str) -> Method:
+        """The method of that name with its usual settings."""
+        return get_method(name)
+
+    def record(self, method: Method) -> Record:
         """What is usually kept of a walk."""
-        del method
-        return Record()
+        return Record(points_every=method.stride)
 
     def start(
         self,
@@ -142,7 +129,7 @@ class Project:
         training: object = None,
         after_epoch: object = None,
         chunk_size: int | None = None,
-    ) -> Begun:
+    ) -> Start:
         """Call the function, with torch's, NumPy's and Python's random numbers seeded.
 
         Args:
@@ -177,7 +164,7 @@ class Project:
                 f"{self.function}({seed}) in {self.file.name} gave other weights than when the "
                 f"walk began; make it give the same for the same seed, or begin anew with --restart"
             )
-        return Begun(problem, probes)
+        return Start(problem, probes)
 
     def _parts(self, given: Any) -> tuple[Problem, dict[str, Problem]]:
         problem, probes = given, cast("Any", {})

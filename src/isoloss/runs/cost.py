@@ -45,7 +45,7 @@ def cost(name: str) -> Cost:
     """
     experiment = experiments.get(name)
     data, model = experiment.data(0), experiment.network(0)
-    record = experiment.record("paper")
+    record = experiment.record(experiment.paper)
     few = IMAGES if data.inputs.ndim == 4 else None
     train, test = (
         Problem(model, experiment.loss, (x[:few], y[:few]), chunk_size=50 if few else None)

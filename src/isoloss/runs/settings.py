@@ -10,11 +10,11 @@ import torch
 from pydantic import Field
 
 from isoloss.errors import InputError, unknown
-from isoloss.methods import METHODS, Method
+from isoloss.methods import Method
 from isoloss.path import Record, Stop
 from isoloss.regularizers import REGULARIZERS
-from isoloss.runs.subject import Subject
 from isoloss.settings import Settings
+from isoloss.subject import Subject
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
@@ -82,8 +82,7 @@ def walk_settings(
         subject: What is walked.
         method: Name of the method.
         pairs: `KEY=VALUE`, where KEY is a setting of the method, of `Stop`, of `Record`, `rtol`,
-            `dtype` or `regularizer` (a name chooses it, a number is that of `Stop`); VALUE `none`
-            stands for None.
+            `dtype` or `regularizer`; VALUE `none` stands for None.
         device: Where to compute.
 
     Returns:
@@ -92,26 +91,20 @@ def walk_settings(
     Raises:
         InputError: A name or a value is not possible.
     """
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
-    start: Settings = subject.paper if method == "paper" else METHODS[method]()
-    stop, record = subject.stop(), subject.record(method)
+    walker = subject.method(method)
+    start = cast("Settings", walker)
+    stop, record = subject.stop(), subject.record(walker)
     level = Level(dtype=cast("Any", subject.default_dtype))
     given = parse_pairs(pairs, *(type(part) for part in (start, stop, record, level)))
-    chosen = level.regularizer
-    # a number is where to stop (`Stop.regularizer`), a name says which regularizer
-    name = given.get("regularizer")
-    if name is not None and not _is_number(name):
-        if name not in REGULARIZERS:
-            raise unknown("regularizer", name, REGULARIZERS)
-        del given["regularizer"]
-        chosen = name
+    name = given.get("regularizer", level.regularizer)
+    if name not in REGULARIZERS:
+        raise unknown("regularizer", str(name), REGULARIZERS)
     return WalkSettings(
         subject=subject,
         method=cast("Method", override(start, given)),
         stop=override(stop, given),
         record=override(record, given),
-        level=override(level, {**given, "regularizer": chosen}),
+        level=override(level, given),
         device=device,
     )
 
@@ -141,14 +134,6 @@ def parse_pairs(pairs: Sequence[str], *kinds: type[Settings]) -> dict[str, str |
             raise unknown("setting", key, known)
         given[key] = None if value.lower() == "none" else value
     return given
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def override(part: AnySettings, given: Mapping[str, str | None]) -> AnySettings:

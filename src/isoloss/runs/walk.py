@@ -19,10 +19,10 @@ from isoloss.progress import describe
 from isoloss.runs.claim import as_only_writer, is_finished, keep_or_stop
 from isoloss.runs.news import SECONDS_BETWEEN_NEWS, THREADS, News
 from isoloss.runs.settings import DTYPES, WalkSettings
-from isoloss.runs.subject import Begun
 from isoloss.store import run
 from isoloss.store.checkpoint import Checkpoint, TrainingCheckpoint
 from isoloss.store.folder import CHECKPOINT, begin, load_start, save_start, training_folder
+from isoloss.subject import Start
 from isoloss.training import TrainingState
 from isoloss.walking import traverse
 
@@ -154,7 +154,7 @@ class WalkRun:
         cancelled: Callable[[], bool],
         config: dict[str, Any],
         notes: list[str],
-    ) -> Begun:
+    ) -> Start:
         """Phase 1, or what it ended with before."""
         kept = load_start(self.folder, notes.append)
         weights = None if self.origin is None else self.origin.weights

@@ -48,6 +48,16 @@ class SQP(Settings):
         """The name shown in tables and figures."""
         return "sqp"
 
+    @property
+    def stride(self) -> int:
+        """Points between two that are worth keeping."""
+        return 1
+
+    @property
+    def takes_all_steps(self) -> bool:
+        """Whether a walk usually ends at `Stop.steps` rather than by convergence."""
+        return False
+
     def relative_tolerance(self, level: float, rtol: float) -> float:
         """The tolerance asked for.
 

@@ -1,36 +1,35 @@
-"""What a run walks: an experiment of the paper or a project of a user's."""
+"""What a run walks: an experiment of the paper or a project of the user's own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from isoloss.methods import Paper
+from isoloss.methods import Method
 from isoloss.path import Record, Stop
 from isoloss.problem import Problem
 from isoloss.training import TrainingState
 
 
-class Begun(Protocol):
-    """A trained network, ready to walk."""
+@dataclass(frozen=True)
+class Start:
+    """A trained network, ready to walk.
 
-    @property
-    def problem(self) -> Problem:
-        """Its training loss."""
-        ...
+    Attributes:
+        problem: Its training loss.
+        probes: What is measured along the walk, by name.
+        model: The network; None where only the user's function knows it.
+        extra: Tensors that a run keeps beside its points, by name.
+    """
 
-    @property
-    def probes(self) -> Mapping[str, Problem]:
-        """What is measured along the walk."""
-        ...
-
-    @property
-    def extra(self) -> Mapping[str, Tensor]:
-        """What is to be kept of it beside the points."""
-        ...
+    problem: Problem
+    probes: Mapping[str, Problem]
+    model: nn.Module | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 class Subject(Protocol):
@@ -48,12 +47,7 @@ class Subject(Protocol):
 
     @property
     def runs(self) -> int:
-        """Runs of a walk, if nothing else is asked for."""
-        ...
-
-    @property
-    def paper(self) -> Paper:
-        """The paper's method with its settings."""
+        """Runs of a walk unless another number is asked for."""
         ...
 
     @property
@@ -65,11 +59,15 @@ class Subject(Protocol):
         """Fetch what its runs need, before they are spread over the cores."""
         ...
 
+    def method(self, name: str) -> Method:
+        """The method of that name, with the settings that suit this subject."""
+        ...
+
     def stop(self) -> Stop:
         """The end of a walk."""
         ...
 
-    def record(self, method: str) -> Record:
+    def record(self, method: Method) -> Record:
         """What is kept of a walk by a method."""
         ...
 
@@ -83,6 +81,6 @@ class Subject(Protocol):
         training: TrainingState | None = ...,
         after_epoch: Callable[[TrainingState], object] | None = ...,
         chunk_size: int | None = ...,
-    ) -> Begun:
+    ) -> Start:
         """Train, or load the weights that training ended with before."""
         ...
