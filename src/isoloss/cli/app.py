@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from isoloss._version import __version__
+from isoloss import __version__
 from isoloss.cli import compares, data, decays, projects, reports, verify, walks
 from isoloss.cli.output import console
 from isoloss.errors import InputError, IsolossError

@@ -56,8 +56,27 @@ class _Given:
         return get_regularizer(self.regularizer, problem)
 
 
+def _bindable(regularizer: Any) -> Bindable:
+    known = isinstance(regularizer, Bindable) and not isinstance(regularizer, type)
+    return regularizer if known else _Given(regularizer)
+
+
 def get_regularizer(regularizer: AnyRegularizer, problem: Problem) -> Regularizer:
-    """The regularizer that a user means, for a problem."""
+    """The regularizer that a user means, for a problem.
+
+    Args:
+        regularizer: Whatever `traverse` takes: a name; an object with settings such as
+            `isoloss.L1(smoothing=1e-4)`, or a sum of such; an object with `name` and
+            `value_and_grad`; a function of the parameters by name that returns a tensor of shape
+            (); or another problem, for its loss.
+        problem: The problem that is walked.
+
+    Returns:
+        The regularizer.
+
+    Raises:
+        InputError: It is none of these, or does not fit the problem.
+    """
     if isinstance(regularizer, str):
         if regularizer not in REGULARIZERS:
             raise unknown("regularizer", regularizer, REGULARIZERS)
@@ -108,7 +127,7 @@ def weighted_sum(*parts: tuple[float, Any] | Combination) -> Combination:
         if isinstance(part, Combination):
             pairs.append((1.0, part))
         elif isinstance(part, tuple) and len(part) == 2:  # pyright: ignore[reportUnnecessaryIsInstance]
-            pairs.append((part[0], _Given(part[1])))
+            pairs.append((part[0], _bindable(part[1])))
         else:
             raise InputError(
                 f"a part of weighted_sum must be a pair of a weight and a regularizer, as in "
@@ -129,4 +148,4 @@ def maximize(regularizer: Any) -> Combination:
     Returns:
         The regularizer, for `traverse`.
     """
-    return combine((-1.0, _Given(regularizer)))
+    return combine((-1.0, _bindable(regularizer)))

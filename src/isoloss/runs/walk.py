@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isoloss._version import __version__
+from isoloss import __version__
 from isoloss.path import Path, Row
 from isoloss.progress import describe
 from isoloss.runs.claim import as_only_writer, is_finished, keep_or_stop
