@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,6 +19,10 @@ class InputError(IsolossError, ValueError):
 
 class DerivativeError(InputError):
     """A derivative that is needed does not exist, or is not the derivative it claims to be."""
+
+
+class DataError(IsolossError):
+    """A data set cannot be had or read."""
 
 
 def unknown(what: str, value: str, known: Iterable[str]) -> InputError:
@@ -67,3 +72,14 @@ def one_line(error: BaseException) -> str:
     """What another library's error says, in its first line, for use within a sentence."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].strip().rstrip(".")[:160]
+
+
+def require_extra(module: str, extra: str) -> Any:
+    """Import a module that an optional extra brings; an InputError says how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"{module} cannot be imported ({one_line(error)}); install it by: "
+            f"pip install 'isoloss[{extra}]'"
+        ) from error
