@@ -46,10 +46,13 @@ def test_fetches_to_the_cache_once(toy, server, cache, capfd):
     assert "file.gz" in shown.err
 
 
-@pytest.mark.parametrize("how", ["ignores_range", "unsized", "endless", "moved", "slow"])
-def test_downloads_exactly_the_file(toy, cache, how):
+@pytest.mark.parametrize("part", [b"", CONTENT[:20_000]])
+@pytest.mark.parametrize("how", ["good", "ignores_range", "unsized", "endless", "moved"])
+def test_downloads_exactly_the_file_at_once(toy, server, cache, how, part):
     toy(how)
+    placed(cache, {f"{PATH}.part": part})
     assert fetch("toy")[0].state == "present"
+    assert [asked for asked, _ in server.asked].count(how) == 1
     assert (cache / PATH).read_bytes() == CONTENT
 
 
@@ -75,7 +78,7 @@ def test_a_mirror_stands_in(toy, server, first):
 def test_a_failure_is_named_and_what_came_is_kept(toy, server, cache, how, why, kept, refuses):
     toy(how)
     again = f"try again ({kept} of 50000 bytes are kept)" if kept else "try again, or place the"
-    with refuses("file.gz", str(cache), server.url(how), why, again, error=DataError):
+    with refuses(f"{PATH} is not in {cache}", server.url(how), why, again, error=DataError):
         fetch("toy")
     assert left(cache) == ({"file.gz.part"} if kept else set())
     toy("good")
@@ -131,7 +134,7 @@ def test_being_offline_is_one_sentence(table, own, cache, refuses):
     with Server() as down:
         urls = down.url("a"), down.url("b")
     table("toy", {PATH: CONTENT}, urls=urls)
-    words = ("file.gz", str(own), str(cache), *urls, "refused", "connect to the internet")
+    words = (f"{PATH} is not in {own} or {cache}", *urls, "refused", "connect to the internet")
     with pytest.raises(DataError) as caught:
         fetch("toy")
     assert all(word in str(caught.value) for word in words)

@@ -139,7 +139,7 @@ class Experiment:
             seed: Determines everything.
             device: Where to train and evaluate.
             dtype: Type in which the problem is evaluated; training is in float32.
-            weights: What training ended with before, flat, shape (parameters,): none is done then.
+            weights: Result of an earlier training, shape (parameters,), taken instead of training.
             training: An earlier state of the training, to resume from.
             after_epoch: Called with the state of the training after each epoch.
             chunk_size: Training examples evaluated at once; None measures, as `Problem` does.

@@ -99,15 +99,15 @@ class FileReport:
 
     def error(self) -> DataError:
         """Why the file cannot be read, with the remedy."""
+        fetch = f"run `isoloss data fetch {self.file.dataset}`"
         if self.where is None:
-            return DataError(
-                f"{self.file.path} is not in {_looked_in()}; place it there, "
-                f"or run `isoloss data fetch {self.file.dataset}`"
-            )
-        return DataError(
-            f"{self.where} is not the official file: {self.problem}; delete it, "
-            f"then run `isoloss data fetch {self.file.dataset}`"
-        )
+            return DataError(f"{self.missing()}; place it there, or {fetch}")
+        damaged = f"{self.where} is not the official file: {self.problem}"
+        return DataError(f"{damaged}; delete it, then {fetch}")
+
+    def missing(self) -> str:
+        """That the file is not where it should be."""
+        return f"{self.file.path} is not in {' or '.join(map(str, _folders()))}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,10 +210,6 @@ def _folders() -> list[Path]:
         raise DataError(f"ISOLOSS_DATA={own!r} names no user's home; set it to a folder") from error
 
 
-def _looked_in() -> str:
-    return " or ".join(map(str, _folders()))
-
-
 def _find(file: DataFile) -> Path | None:
     """The first place that has a file, unchecked."""
     for place in (folder / file.path for folder in _folders()):
@@ -264,7 +260,7 @@ def _fetched(file: DataFile) -> FileReport:
     target = _cache() / file.path
     if before.where is not None and not (file.urls and before.where == target):
         raise before.error()
-    download(file.urls, target, file.size, file.sha256, _looked_in())
+    download(file.urls, target, file.size, file.sha256, before.missing())
     return FileReport(file, "present", target)
 
 

@@ -22,8 +22,11 @@ class _Failed(Exception):  # noqa: N818
     """Why an address did not give the file, as part of a sentence."""
 
 
-def download(urls: tuple[str, ...], target: Path, size: int, sha256: str, looked_in: str) -> None:
-    """Place a file, whole and compared with its hash, from the first address that gives it."""
+def download(urls: tuple[str, ...], target: Path, size: int, sha256: str, missing: str) -> None:
+    """Place a file, whole and compared with its hash, from the first address that gives it.
+
+    `missing` says what is not where, for the error.
+    """
     pooch = require_extra("pooch", "experiments")
     name, part = target.name, target.with_name(f"{target.name}.part")
     registry, failures = {name: f"sha256:{sha256}"}, dict[str, str]()
@@ -55,7 +58,7 @@ def download(urls: tuple[str, ...], target: Path, size: int, sha256: str, looked
         ) from error
     tried = " or ".join(f"{url} ({why})" for url, why in failures.items())
     raise DataError(
-        f"{name} is not in {looked_in} and could not be downloaded from {tried}; connect to the "
+        f"{missing} and could not be downloaded from {tried}; connect to the "
         f"internet and try again{kept}, or place the file there yourself"
     )
 
