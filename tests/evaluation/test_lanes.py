@@ -15,8 +15,8 @@ from tests.problems import generator, normal
 from torch import Tensor, nn
 
 from isoloss import Problem
-from isoloss.evaluation.by_hand import ByHand
-from isoloss.evaluation.lanes import MOST_BYTES, Lanes, lane_count
+from isoloss.evaluation.by_hand import MOST_BYTES, ByHand, Lanes, lane_count
+
 
 
 @pytest.fixture

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
+from collections.abc import MutableMapping
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
+from isoloss._kernels.chain import keep_freed_memory, plain
 from isoloss.data import Chunk, Chunks, random_state_kept
+from isoloss.errors import InputError
 from isoloss.evaluation.autograd import Autograd
 from isoloss.evaluation.by_hand import ByHand
-from isoloss.evaluation.chain import plain
-from isoloss.evaluation.memory import keep_freed_memory
 from isoloss.flat import FlatNetwork
-from isoloss.losses import Loss
+from isoloss.losses import Loss, NamedLoss
 
 IMAGES = (16, 128)
 VECTORS = (64, 1024)
 """Smallest and largest chunk that is tried: of images, of all else."""
+
+MOST_BYTES = 512 * 2**20
+"""Autograd's own cost of a chunk is larger, so of images too it is tried on as many as of all else,
+unless it would hold more than that for its backward."""
 
 ROUNDS = 3
 HANDING_OVER = 2e-4
@@ -30,49 +38,32 @@ CLEARLY = 0.9
 chance, runs of the same problem would differ in their last bits."""
 
 _measured: dict[tuple[Any, ...], int] = {}
+_numbers: MutableMapping[Any, int] = WeakKeyDictionary()
+_next = itertools.count()
 
 
 class Evaluation(Protocol):
-    """Loss, gradient and second derivatives at the point loaded into a network."""
+    """Loss, gradient and second derivatives at the point loaded into a network.
 
-    def outputs(self, chunk: Chunk) -> Any:
-        """What the network gives for a chunk."""
-        ...
+    The loss is the mean, shape (), float64; the gradient and products of the Hessian are flat.
+    """
 
-    def losses(self, outputs: Any, chunk: Chunk) -> Tensor:
-        """The loss of each example, shape (chunk.examples,)."""
-        ...
-
-    def loss(self) -> Tensor:
-        """The mean loss, shape (), float64."""
-        ...
-
-    def loss_and_grad(self) -> tuple[Tensor, Tensor]:
-        """The mean loss, shape (), float64, and its flat gradient."""
-        ...
-
-    def hvp(self, vector: Tensor) -> Tensor:
-        """The Hessian of the mean loss times a flat vector."""
-        ...
+    def outputs(self, chunk: Chunk) -> Any: ...
+    def losses(self, outputs: Any, chunk: Chunk) -> Tensor: ...  # shape (chunk.examples,)
+    def loss(self) -> Tensor: ...
+    def loss_and_grad(self) -> tuple[Tensor, Tensor]: ...
+    def hvp(self, vector: Tensor) -> Tensor: ...
 
 
 def evaluation_of(network: FlatNetwork, chunks: Chunks, loss: Loss) -> Evaluation:
-    """The fastest way to evaluate a loss that is at hand.
-
-    Args:
-        network: The network.
-        chunks: The examples.
-        loss: Gives one loss per example.
-
-    Returns:
-        `ByHand` for plain networks on a CPU, else `Autograd`.
-    """
-    if network.device.type == "cpu":
-        keep_freed_memory()
-    layers = plain(network.model)
-    if layers is not None and chunks.kept and all(isinstance(c.inputs, Tensor) for c in chunks):
+    """The fastest way to evaluate: `ByHand` for plain networks on a CPU, else `Autograd`."""
+    if network.device.type != "cpu":
+        return Autograd(network, chunks, loss)
+    keep_freed_memory()
+    parts = plain(network.model)
+    if parts is not None and chunks.kept and all(isinstance(c.inputs, Tensor) for c in chunks):
         try:
-            return ByHand(network, layers, chunks, loss)
+            return ByHand(network, parts, chunks, loss)
         except ValueError:  # autograd says what does not fit
             pass
     return Autograd(network, chunks, loss)
@@ -83,15 +74,8 @@ def measured_size(network: FlatNetwork, chunks: Chunks, loss: Loss) -> int | Non
 
     Measured once a process for problems of one kind: the CPU time of the calling thread, the least
     of three, for one chunk of each size; the usual size stays unless another is clearly faster.
-
-    Args:
-        network: The network, at a point.
-        chunks: The examples, in chunks of the usual size.
-        loss: Gives one loss per example.
-
-    Returns:
-        The size; None where there is nothing to choose: on other devices, for streams and for few
-        examples, and, where the network is not plain, for anything but images.
+    None where there is nothing to choose: on other devices, for streams and for few examples, and,
+    where the network is not plain, for anything but images. The network must be at a point.
     """
     if not chunks.kept or network.device.type != "cpu":
         return None
@@ -99,26 +83,60 @@ def measured_size(network: FlatNetwork, chunks: Chunks, loss: Loss) -> int | Non
     if not isinstance(first.inputs, Tensor):
         return None
     images = first.inputs.ndim == 4
-    usual, least, most = first.examples, *(IMAGES if images else VECTORS)
-    halves = {math.ceil(chunks.longest / 2**k) for k in range(chunks.longest.bit_length())}
-    sizes = sorted(size for size in halves if least <= size <= most and size != usual)
-    if not sizes or not (images or isinstance(evaluation_of(network, chunks, loss), ByHand)):
-        return None
     kind = (
-        repr(network.model) if isinstance(network.model, nn.Module) else id(network.model),
-        repr(loss),
+        repr(network.model) if isinstance(network.model, nn.Module) else _number(network.model),
+        repr(loss) if isinstance(loss, NamedLoss) else _number(loss),
         network.dtype,
         tuple(first.inputs.shape[1:]),
-        (usual, chunks.examples),
+        (first.examples, chunks.examples),
         torch.get_num_threads(),
     )
-    if kind not in _measured:
-        with random_state_kept():
-            seconds = {size: _seconds(network, chunks, loss, size) for size in (usual, *sizes)}
-        fastest = min(seconds, key=lambda size: seconds[size])
-        clear = seconds[fastest] < CLEARLY * seconds[usual]
-        _measured[kind] = fastest if clear else usual
-    return _measured[kind]
+    if kind in _measured:
+        return _measured[kind]
+    usual, least, most = first.examples, *(IMAGES if images else VECTORS)
+    evaluation = evaluation_of(network, chunks, loss)
+    if not isinstance(evaluation, ByHand):
+        if not images:
+            return None
+        if chunks.longest > most:
+            each = _bytes_each(network, evaluation, first)
+            most = max(most, min(VECTORS[1], MOST_BYTES // each))
+    halves = {math.ceil(chunks.longest / 2**k) for k in range(chunks.longest.bit_length())}
+    sizes = sorted(size for size in halves if least <= size <= most and size != usual)
+    if not sizes:
+        return None
+    with random_state_kept():
+        seconds = {size: _seconds(network, chunks, loss, size) for size in (usual, *sizes)}
+    fastest = min(seconds, key=lambda size: seconds[size])
+    clear = seconds[fastest] < CLEARLY * seconds[usual]
+    return _measured.setdefault(kind, fastest if clear else usual)
+
+
+def _number(function: Any) -> int:
+    """What stands for a function in a key: unlike its id, never that of another one after it."""
+    try:
+        return _numbers.setdefault(function, next(_next))
+    except TypeError:  # it has no hash or cannot be referred to weakly, so is measured each time
+        return next(_next)
+
+
+def _bytes_each(network: FlatNetwork, evaluation: Evaluation, chunk: Chunk) -> int:
+    """Memory that the backward of an example takes, beside the parameters."""
+    held: dict[int, int] = {}
+
+    def hold(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    try:
+        with random_state_kept(), saved_tensors_hooks(hold, lambda tensor: tensor):
+            outputs = evaluation.outputs(chunk)  # held, as what it keeps for its backward
+    except (InputError, RuntimeError):  # such as torch.func within a model, which bars the hooks
+        return MOST_BYTES
+    del outputs
+    held.pop(network.leaves[0].untyped_storage().data_ptr(), None)
+    return max(1, sum(held.values()) // chunk.examples)
 
 
 def _seconds(network: FlatNetwork, chunks: Chunks, loss: Loss, size: int) -> float:
