@@ -12,68 +12,60 @@ from torch.nn.utils import parametrizations, parametrize, prune
 Make = Callable[[], nn.Module]
 
 
-def seeded(*layers: Callable[[], nn.Module]) -> nn.Sequential:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return nn.Sequential(*(make() for make in layers)).double()
+def seeded(*layers: nn.Module) -> nn.Sequential:
+    """A network in float64, always with the same parameters."""
+    model, source = nn.Sequential(*layers).double(), torch.Generator().manual_seed(0)
+    for p in model.parameters():
+        fan = max(1, p[0].numel())
+        p.data = torch.randn(p.shape, generator=source, dtype=p.dtype) / fan**0.5
+    return model
 
 
 def dense() -> nn.Sequential:
-    return seeded(lambda: nn.Linear(4, 6), nn.Tanh, lambda: nn.Linear(6, 3))
+    return seeded(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
 
 
 def images() -> nn.Sequential:
-    return seeded(
-        lambda: nn.Conv2d(2, 5, 3), nn.Tanh, lambda: nn.AvgPool2d(2),
-        lambda: nn.Conv2d(5, 4, 3), nn.ReLU, lambda: nn.AvgPool2d(2),
-        nn.Flatten, lambda: nn.Linear(4, 3),
-    )  # fmt: skip
+    first = nn.Conv2d(2, 5, 3), nn.Tanh(), nn.AvgPool2d(2)
+    second = nn.Conv2d(5, 4, 3), nn.ReLU(), nn.AvgPool2d(2)
+    return seeded(*first, *second, nn.Flatten(), nn.Linear(4, 3))
+
+
+def strided() -> nn.Sequential:
+    first = nn.Conv2d(2, 4, (3, 2), stride=(2, 1)), nn.ReLU()
+    second = nn.Conv2d(4, 3, 3, stride=2, padding=(1, 2)), nn.Tanh()
+    return seeded(*first, *second, nn.Flatten(), nn.Linear(3 * 2 * 4, 3))
+
+
+def pooled() -> nn.Sequential:
+    first = nn.AvgPool2d(2), nn.Tanh(), nn.Conv2d(2, 4, 2), nn.AvgPool2d((2,)), nn.ReLU()
+    return seeded(*first, nn.Flatten(), nn.Linear(4, 3))
+
+
+def pools() -> nn.Sequential:
+    first = nn.Conv2d(2, 3, 2), nn.AvgPool2d(3, stride=2, padding=1, ceil_mode=True), nn.Tanh()
+    other = nn.AvgPool2d((1, 2), count_include_pad=False, divisor_override=3)
+    return seeded(*first, other, nn.Flatten(), nn.Linear(3 * 5 * 2, 3))
 
 
 PLAIN: dict[str, tuple[Callable[[], nn.Sequential], tuple[int, ...]]] = {
     "dense": (dense, (4,)),
-    "one layer": (lambda: seeded(lambda: nn.Linear(4, 3)), (4,)),
-    "rectified": (lambda: seeded(lambda: nn.Linear(4, 9), nn.ReLU, lambda: nn.Linear(9, 3)), (4,)),
-    "linear after linear": (
-        lambda: seeded(lambda: nn.Linear(4, 5), lambda: nn.Linear(5, 3)), (4,),
-    ),
-    "ends in tanh": (lambda: seeded(lambda: nn.Linear(4, 3), nn.Tanh), (4,)),
-    "nested": (
-        lambda: nn.Sequential(dense(), seeded(lambda: nn.Linear(3, 3), nn.Tanh)), (4,),
-    ),
+    "one layer": (lambda: seeded(nn.Linear(4, 3)), (4,)),
+    "rectified": (lambda: seeded(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 3)), (4,)),
+    "linear after linear": (lambda: seeded(nn.Linear(4, 5), nn.Linear(5, 3)), (4,)),
+    "ends in tanh": (lambda: seeded(nn.Linear(4, 3), nn.Tanh()), (4,)),
+    "nested": (lambda: nn.Sequential(dense(), seeded(nn.Linear(3, 3), nn.Tanh())), (4,)),
+    "flattened": (lambda: seeded(nn.Flatten(), nn.Linear(24, 3), nn.Flatten()), (2, 3, 4)),
     "images": (images, (2, 10, 13)),
-    "flattened at once": (
-        lambda: seeded(nn.Flatten, lambda: nn.Linear(24, 3), nn.Flatten), (2, 3, 4),
-    ),
-    "strides and padding": (
-        lambda: seeded(
-            lambda: nn.Conv2d(2, 4, (3, 2), stride=(2, 1)), nn.ReLU,
-            lambda: nn.Conv2d(4, 3, 3, stride=2, padding=(1, 2)), nn.Tanh,
-            nn.Flatten, lambda: nn.Linear(3 * 2 * 4, 3),
-        ), (2, 8, 6),
-    ),
+    "strides and padding": (strided, (2, 8, 6)),
     "many channels": (
-        lambda: seeded(lambda: nn.Conv2d(9, 3, 2), nn.Tanh, nn.Flatten, lambda: nn.Linear(12, 3)),
-        (9, 3, 3),
+        lambda: seeded(nn.Conv2d(9, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(12, 3)), (9, 3, 3)
     ),
     "padded at once": (
-        lambda: seeded(lambda: nn.Conv2d(1, 3, 3, padding=1), nn.Flatten, lambda: nn.Linear(27, 3)),
-        (1, 3, 3),
+        lambda: seeded(nn.Conv2d(1, 3, 3, padding=1), nn.Flatten(), nn.Linear(27, 3)), (1, 3, 3)
     ),
-    "pooled first and last": (
-        lambda: seeded(
-            lambda: nn.AvgPool2d(2), nn.Tanh, lambda: nn.Conv2d(2, 4, 2),
-            lambda: nn.AvgPool2d((2,)), nn.ReLU, nn.Flatten, lambda: nn.Linear(4, 3),
-        ), (2, 6, 7),
-    ),
-    "pools of all kinds": (
-        lambda: seeded(
-            lambda: nn.Conv2d(2, 3, 2),
-            lambda: nn.AvgPool2d(3, stride=2, padding=1, ceil_mode=True), nn.Tanh,
-            lambda: nn.AvgPool2d((1, 2), count_include_pad=False, divisor_override=3),
-            nn.Flatten, lambda: nn.Linear(3 * 5 * 2, 3),
-        ), (2, 9, 9),
-    ),
+    "pooled first and last": (pooled, (2, 6, 7)),
+    "pools of all kinds": (pools, (2, 9, 9)),
 }  # fmt: skip
 """Plain networks of three outputs, with the shape of an input."""
 
@@ -85,6 +77,10 @@ def changed(change: Callable[[Any], Any], make: Make = dense) -> Make:
         return model
 
     return build
+
+
+def square() -> nn.Sequential:
+    return seeded(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Linear(4, 3))
 
 
 def reordered(layer: nn.Module) -> None:
@@ -101,10 +97,6 @@ def normed(layer: nn.Module) -> None:
 def pruned(layer: nn.Module) -> None:
     prune.random_unstructured(layer, "weight", 0.3)
     prune.remove(layer, "weight")
-
-
-def square() -> nn.Sequential:
-    return seeded(lambda: nn.Linear(4, 4), nn.Tanh, lambda: nn.Linear(4, 3))
 
 
 REORDERED: dict[str, tuple[Make, tuple[int, ...]]] = {
@@ -150,15 +142,15 @@ OTHERS: dict[str, Make] = {
     "a forward hook": hooked("register_forward_hook", 0, lambda _, __, y: 2 * y),
     "a forward hook before": hooked("register_forward_pre_hook", 1, lambda _, x: (2 * x[0],)),
     "a backward hook": hooked("register_full_backward_hook", 1, lambda _, g, __: (2 * g[0],)),
-    "a backward hook before": hooked("register_full_backward_pre_hook", 1, lambda _, g: (2 * g[0],)),
+    "a backward hook before": hooked(
+        "register_full_backward_pre_hook", 1, lambda _, g: (2 * g[0],)
+    ),
     "a hook of the whole": changed(lambda m: m.register_forward_hook(lambda _, __, y: 2 * y)),
     "a frozen layer": changed(lambda m: m[0].requires_grad_(False)),
     "a frozen bias": changed(lambda m: m[2].bias.requires_grad_(False)),
-    "a shared matrix": changed(
-        tie, lambda: seeded(lambda: nn.Linear(4, 4), nn.Tanh, lambda: nn.Linear(4, 4))
-    ),
+    "a shared matrix": changed(tie, square),
     "a layer used twice": twice,
-    "no bias": lambda: seeded(lambda: nn.Linear(4, 3, bias=False)),
+    "no bias": lambda: seeded(nn.Linear(4, 3, bias=False)),
     "a bias of one number": changed(lambda m: setattr(m[2], "bias", nn.Parameter(m[2].bias[:1]))),
     "a matrix that is no parameter": changed(lambda m: no_parameter(m[0])),
     "a shadowed matrix": changed(lambda m: vars(m[0]).update(weight=m[0].weight.detach() / 2)),
@@ -170,13 +162,13 @@ OTHERS: dict[str, Make] = {
     ),
     "a buffer": changed(lambda m: m[0].register_buffer("scale", torch.ones(6).double())),
     "a layer within a layer": changed(lambda m: m[2].add_module("inner", nn.Linear(3, 3).double())),
-    "a subclass of a layer": lambda: seeded(lambda: Doubled(4, 3)),
+    "a subclass of a layer": lambda: seeded(Doubled(4, 3)),
     "a subclass of Sequential": lambda: Row(nn.Linear(4, 3)).double(),
     "another forward": changed(lambda m: setattr(m[1], "forward", torch.sin)),
     "a parametrization": changed(lambda m: parametrizations.weight_norm(m[0])),
-    "another activation": lambda: seeded(lambda: nn.Linear(4, 3), nn.Sigmoid),
-    "dropout at rest": lambda: seeded(lambda: nn.Linear(4, 3), nn.Dropout).eval(),
-    "an activation first": lambda: seeded(nn.Tanh, lambda: nn.Linear(4, 3)),
-    "two activations": lambda: seeded(lambda: nn.Linear(4, 3), nn.Tanh, nn.ReLU),
+    "another activation": lambda: seeded(nn.Linear(4, 3), nn.Sigmoid()),
+    "dropout at rest": lambda: seeded(nn.Linear(4, 3), nn.Dropout()).eval(),
+    "an activation first": lambda: seeded(nn.Tanh(), nn.Linear(4, 3)),
+    "two activations": lambda: seeded(nn.Linear(4, 3), nn.Tanh(), nn.ReLU()),
 }
 """Networks of inputs of shape (4,) that are more, or less, than plain."""

@@ -107,20 +107,17 @@ def test_images_of_a_model_that_is_not_plain_are_tried_by_many(
         assert max(asked) <= 128
 
 
-def test_a_size_that_is_given_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_measured_without_a_gradient_or_with_a_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked = pretend(monkeypatch, {})
+    free = problem(network(), 1000)
+    free.loss(free.current())
+    free.evaluate(free.current())
+    free.example_losses(free.current())
     one = problem(network(), 1000, chunk_size=300)
     one.loss_and_grad(one.current())
     assert one.chunk_size == 300
-    assert asked == []
-
-
-def test_nothing_is_measured_without_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = pretend(monkeypatch, {})
-    one = problem(network(), 1000)
-    one.loss(one.current())
-    one.evaluate(one.current())
-    one.example_losses(one.current())
     assert asked == []
 
 
@@ -153,18 +150,13 @@ def test_the_chosen_size_given_again_gives_the_same_bits(images: bool) -> None:
     assert torch.equal(fixed.loss_and_grad(theta)[0], value)
 
 
-def test_measuring_leaves_the_random_state_and_counts_nothing() -> None:
-    one = problem(network(), 1000)
+def test_measuring_changes_nothing_else() -> None:
+    one, other = problem(network(), 1000), problem(network(), 1000, chunk_size=300)
+    theta = normal(one.size, seed=5).float()
     before = torch.get_rng_state()
-    one.loss_and_grad(one.current())
+    value, _ = one.loss_and_grad(theta)
     assert torch.equal(torch.get_rng_state(), before)
     assert one.evaluations == 1
-
-
-def test_the_point_is_that_of_the_evaluation_after_measuring() -> None:
-    one, other = problem(network(), 300), problem(network(), 300, chunk_size=300)
-    theta = normal(one.size, seed=5).float()
-    value, _ = one.loss_and_grad(theta)
     assert value.item() == pytest.approx(other.loss(theta).item(), rel=1e-6)
 
 

@@ -26,9 +26,6 @@ OVERWRITABLE = (nn.Linear, nn.Conv2d, nn.AvgPool2d)
 
 STACKABLE = (nn.Linear, nn.Tanh, nn.ReLU, nn.Flatten)
 
-LARGEST_THRESHOLD = 32 * 2**20
-"""Of glibc, on 64-bit machines: the size of a block from which on it always asks the system."""
-
 
 class Chain:
     """The layers of a network, or of many at once, with buffers for batches of one shape.
@@ -121,10 +118,10 @@ def keep_freed_memory() -> None:
     By default glibc takes every block above 128 kB from the system and gives it back at once: some
     50,000 page faults an evaluation of MNIST_CONV. It raises that threshold to the size of the
     largest such block freed so far, and what it keeps to twice that (mallopt(3), M_MMAP_THRESHOLD);
-    so one block of nearly the largest size is taken and freed. Other C libraries are not affected.
+    so one block of just below 32 MiB is taken and freed, from which on it asks the system in any
+    case. Other C libraries are not affected.
     """
-    block = torch.empty(LARGEST_THRESHOLD - 2**16, dtype=torch.uint8)
-    del block
+    torch.empty(32 * 2**20 - 2**16, dtype=torch.uint8)
 
 
 def overruns(conv: nn.Conv2d) -> bool:

@@ -1,8 +1,10 @@
-"""A stack of networks against each of them trained alone by plain torch."""
+"""Adam, and stacks of networks against each of them trained alone by plain torch."""
 
+import copy
 import math
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ from torch.nn import functional
 from isoloss import InputError
 from isoloss.flat import flatten, trainable
 from isoloss.losses import CrossEntropy, accuracy
-from isoloss.training import Training, train
+from isoloss.training import Adam, Training, train
 
 PENALTIES = (0.0, 1e-3, 1.0, 1e6)
 
@@ -98,6 +100,32 @@ def stacked(models, loss, inputs, targets, epochs, **options):
     return training, state
 
 
+def test_adam_makes_keras_steps():
+    """The update as Keras documents it: epsilon inside, both corrections in the rate."""
+    gradients = np.random.default_rng(0).normal(size=(50, 6)) * np.array([1, 1e-6, 1e3, 1e-7, 0, 1])
+    adam = Adam.at(torch.zeros(6, dtype=torch.float64))
+    theta, m, v = np.zeros(6), 0.0, 0.0
+    for t, g in enumerate(gradients, start=1):
+        adam.step(torch.from_numpy(g))
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        theta = theta - 1e-3 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-7)
+    np.testing.assert_allclose(adam.theta, theta, rtol=1e-12)
+
+
+def test_training_changes_the_model_always_alike_and_no_global_generator():
+    inputs, targets = examples(40)
+    (model,) = starts(tanh_chain, 1)
+    model[0].weight.requires_grad_(False)
+    copies, state = [copy.deepcopy(model) for _ in range(3)], torch.get_rng_state()
+    for one in copies[:2]:
+        train(one, "cross_entropy", inputs, targets, epochs=2)
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(theta_of(copies[0]), theta_of(copies[1]))
+    alone = by_plain_torch(copies[2], cross_entropy, inputs, targets, 0, 2)
+    torch.testing.assert_close(theta_of(copies[0]), alone, rtol=0, atol=1e-10)
+    assert torch.equal(copies[0][0].weight, model[0].weight)
+
+
 @pytest.fixture
 def poisoned():
     """Memory that torch hands out uninitialized holds NaN."""
@@ -124,7 +152,7 @@ def test_members_are_the_networks_trained_alone(kind, members, poisoned):
         torch.testing.assert_close(ours, alone, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", ["dense", "images", "rectified", "flattened at once", "no bias"])
+@pytest.mark.parametrize("kind", ["dense", "images", "rectified", "flattened", "no bias"])
 @pytest.mark.parametrize("members", [1, 4])
 @pytest.mark.parametrize("single", [False, True])
 def test_classes_and_single_precision(kind, members, single):
@@ -134,12 +162,11 @@ def test_classes_and_single_precision(kind, members, single):
     inputs = inputs.float() if single else inputs
     for loss, plainly in (("cross_entropy", cross_entropy),
                           (CrossEntropy(label_smoothing=0.1), smoothed)):  # fmt: skip
-        training, state = stacked(
-            models, loss, inputs, targets, 2, penalties=PENALTIES[:members]
-        )  # fmt: skip
-        for ours, model, penalty in zip(training.thetas(state), models, PENALTIES):  # noqa: B905
+        penalties = PENALTIES[:members]
+        training, state = stacked(models, loss, inputs, targets, 2, penalties=penalties)
+        for ours, model, penalty in zip(training.thetas(state), models, penalties, strict=True):
             alone = by_plain_torch(model, plainly, inputs, targets, penalty, 2)
-            # six steps of 1e-3, whose direction a gradient near zero may take from its rounding
+            # steps of 1e-3, whose direction a gradient near zero may take from its rounding
             torch.testing.assert_close(ours, alone, rtol=0, atol=1e-5 if single else 1e-10)
 
 
@@ -236,6 +263,9 @@ def test_what_cannot_be_trained_is_refused(refuses):
     with refuses("at least one"):
         Training(tanh_chain(), "cross_entropy", inputs, targets, penalties=())
     model = tanh_chain().double()
+    for counts in ({"epochs": 0}, {"epochs": -1}, {"epochs": 1, "batch_size": 0}):
+        with refuses("at least 1"):
+            train(model, "mse", inputs, targets, **counts)
     with refuses("one shape"):
         train(model, "mse", inputs, targets, epochs=1)
     with refuses("one value per example", "()"):
