@@ -161,7 +161,7 @@ OTHERS: dict[str, Make] = {
         lambda m: m[0].register_parameter("unused", nn.Parameter(torch.ones(6).double()))
     ),
     "a buffer": changed(lambda m: m[0].register_buffer("scale", torch.ones(6).double())),
-    "a layer within a layer": changed(lambda m: m[2].add_module("inner", nn.Linear(3, 3).double())),
+    "a layer within a layer": changed(lambda m: m[1].add_module("inner", nn.Linear(6, 6).double())),
     "a subclass of a layer": lambda: seeded(Doubled(4, 3)),
     "a subclass of Sequential": lambda: Row(nn.Linear(4, 3)).double(),
     "another forward": changed(lambda m: setattr(m[1], "forward", torch.sin)),

@@ -271,10 +271,7 @@ class Training:
     def evaluate(
         self, state: TrainingState, inputs: Tensor, targets: Tensor, metric: Loss
     ) -> tuple[Tensor, Tensor]:
-        """Mean loss, without a penalty, and metric of each member over examples that they share.
-
-        Each has shape (members,), float64; the metric gives one value per example.
-        """
+        """Loss without a penalty and metric of each member, means over examples that they share."""
         sums = torch.zeros(2, self.members, dtype=torch.float64, device=inputs.device)
         step = max(1, VALUES_AT_ONCE // (self.members * max(inputs[0].numel(), 100)))
         for x, y in zip(inputs.split(step), targets.split(step), strict=True):
@@ -310,10 +307,10 @@ class Training:
 def check_penalties(penalties: Sequence[float]) -> None:
     """Insist on at least one penalty, the weight of the squared norm, and on finite ones from 0."""
     if not penalties:
-        raise InputError("penalties must hold at least one, got none; give them as in 0,1e-3,1")
+        raise InputError("penalties must be at least one, got no penalty; give them as in 0,1e-3,1")
     for penalty in penalties:
         if not 0 <= penalty < math.inf:
-            raise InputError(f"a penalty must be a finite number from 0, got {penalty:g}")
+            raise InputError(f"penalties must be finite numbers from 0, got penalty {penalty:g}")
 
 
 def train(

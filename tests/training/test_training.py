@@ -254,7 +254,7 @@ def test_evaluation_and_norms_are_the_plain_ones(monkeypatch):
 @settings(max_examples=10)
 @given(penalty=st.one_of(st.floats(max_value=-1e-300), st.sampled_from([math.inf, math.nan])))
 def test_impossible_penalties_are_refused(penalty):
-    with pytest.raises(InputError, match="finite number from 0"):
+    with pytest.raises(InputError, match="finite numbers from 0"):
         Training(tanh_chain(), "mse", *examples(4), penalties=(0.0, penalty))
 
 

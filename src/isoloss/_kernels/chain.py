@@ -118,8 +118,7 @@ def keep_freed_memory() -> None:
     By default glibc takes every block above 128 kB from the system and gives it back at once: some
     50,000 page faults an evaluation of MNIST_CONV. It raises that threshold to the size of the
     largest such block freed so far, and what it keeps to twice that (mallopt(3), M_MMAP_THRESHOLD);
-    so one block of just below 32 MiB is taken and freed, from which on it asks the system in any
-    case. Other C libraries are not affected.
+    so one block is taken and freed, of nearly the 32 MiB that it never keeps.
     """
     torch.empty(32 * 2**20 - 2**16, dtype=torch.uint8)
 
