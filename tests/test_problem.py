@@ -257,7 +257,7 @@ def test_a_data_loader_is_an_iterable_of_pairs() -> None:
     assert problem.loss(net.theta).item() == pytest.approx(expected, rel=1e-14)
 
 
-def test_a_whole_evaluation_of_pieces_counts_once() -> None:
+def test_a_whole_choose_pieces_counts_once() -> None:
     net = classifier()
     inputs, targets = net.data
     problem = Problem(net.model, net.loss, [(inputs[:5], targets[:5]), (inputs[5:], targets[5:])])

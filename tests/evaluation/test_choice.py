@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from isoloss import Problem
-from isoloss.evaluation import choice, memory
+from isoloss._kernels.chain import keep_freed_memory
+import isoloss.evaluation as choice
 
 
 @pytest.fixture(autouse=True)
@@ -72,20 +73,51 @@ def test_a_kind_of_problem_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(asked) == 2 * count
 
 
-def test_a_size_that_is_given_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_are_told_apart_for_as_long_as_they_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = pretend(monkeypatch, {16: 0.5})
+    parameters = {"w": torch.ones(1)}
+    data = (torch.ones(50, 1, 2, 2), torch.ones(50, 1))
+    for _ in range(20):  # Python gives the next one the same id, and the same repr
+        asked.clear()
+
+        def model(p: Any, x: Tensor) -> Tensor:
+            return x.flatten(1).sum(1, keepdim=True) * p["w"]
+
+        def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+            return (outputs - targets).square().sum(1)
+
+        for _ in range(2):
+            Problem(model, loss, data, parameters=parameters, chunk_size=None).chunk_size  # noqa: B018
+        assert sorted(asked) == [25, 50]
+
+
+@pytest.mark.parametrize("bytes_at_most", [None, 1])
+def test_images_of_a_model_that_is_not_plain_are_tried_by_many(
+    monkeypatch: pytest.MonkeyPatch, bytes_at_most: int | None
+) -> None:
+    asked = pretend(monkeypatch, {750: 0.5})
+    if bytes_at_most is not None:
+        monkeypatch.setattr(choice, "MOST_BYTES", bytes_at_most)
+    one = problem(convolutional(), 3000, 1, 6, 6)
+    if bytes_at_most is None:
+        assert one.chunk_size == 750
+        assert sorted(asked) == [24, 47, 50, 94, 188, 375, 750]
+    else:
+        assert one.chunk_size == 50
+        assert max(asked) <= 128
+
+
+def test_nothing_is_measured_without_a_gradient_or_with_a_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked = pretend(monkeypatch, {})
+    free = problem(network(), 1000)
+    free.loss(free.current())
+    free.evaluate(free.current())
+    free.example_losses(free.current())
     one = problem(network(), 1000, chunk_size=300)
     one.loss_and_grad(one.current())
     assert one.chunk_size == 300
-    assert asked == []
-
-
-def test_nothing_is_measured_without_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = pretend(monkeypatch, {})
-    one = problem(network(), 1000)
-    one.loss(one.current())
-    one.evaluate(one.current())
-    one.example_losses(one.current())
     assert asked == []
 
 
@@ -118,18 +150,13 @@ def test_the_chosen_size_given_again_gives_the_same_bits(images: bool) -> None:
     assert torch.equal(fixed.loss_and_grad(theta)[0], value)
 
 
-def test_measuring_leaves_the_random_state_and_counts_nothing() -> None:
-    one = problem(network(), 1000)
+def test_measuring_changes_nothing_else() -> None:
+    one, other = problem(network(), 1000), problem(network(), 1000, chunk_size=300)
+    theta = normal(one.size, seed=5).float()
     before = torch.get_rng_state()
-    one.loss_and_grad(one.current())
+    value, _ = one.loss_and_grad(theta)
     assert torch.equal(torch.get_rng_state(), before)
     assert one.evaluations == 1
-
-
-def test_the_point_is_that_of_the_evaluation_after_measuring() -> None:
-    one, other = problem(network(), 300), problem(network(), 300, chunk_size=300)
-    theta = normal(one.size, seed=5).float()
-    value, _ = one.loss_and_grad(theta)
     assert value.item() == pytest.approx(other.loss(theta).item(), rel=1e-6)
 
 
@@ -153,8 +180,8 @@ def faults() -> int:
 
 
 def test_freed_memory_is_used_again() -> None:
-    memory.keep_freed_memory.cache_clear()
-    memory.keep_freed_memory()
+    keep_freed_memory.cache_clear()
+    keep_freed_memory()
     torch.ones(2**21)
     before = faults()
     for _ in range(20):

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +16,7 @@ from tests.problems import generator, normal
 from torch import Tensor, nn
 
 from isoloss import Problem
-from isoloss.evaluation.by_hand import ByHand
-from isoloss.evaluation.lanes import MOST_BYTES, Lanes, lane_count
+from isoloss.evaluation.by_hand import MOST_BYTES, ByHand, Lanes, lane_count
 
 
 @pytest.fixture
@@ -27,14 +27,14 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def large() -> Problem:
+def large(loss: Any = "cross_entropy") -> Problem:
     """Chunks that are worth a thread each."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(300, 300), nn.Tanh(), nn.Linear(300, 4))
     inputs = normal(900, 300, seed=0).float()
     targets = torch.randint(0, 4, (900,), generator=generator(1))
-    return Problem(model, "cross_entropy", (inputs, targets), chunk_size=60)
+    return Problem(model, loss, (inputs, targets), chunk_size=60)
 
 
 @given(
@@ -129,3 +129,15 @@ def test_the_loss_is_summed_in_the_chunks_order() -> None:
     value, _ = problem.loss_and_grad(theta)
     assert value.item() == pytest.approx(math.fsum(each.tolist()) / 900, rel=1e-14)
     assert problem.loss(theta) == value
+
+
+def test_a_users_loss_is_called_in_the_users_thread_alone(two_threads: None) -> None:
+    seen = set()
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        seen.add(threading.get_ident())
+        return outputs.square().mean(1)
+
+    problem = large(loss)
+    problem.loss_and_grad(problem.current())
+    assert seen == {threading.get_ident()}

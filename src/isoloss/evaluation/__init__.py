@@ -1,6 +1,161 @@
 """How the loss and its derivatives are computed: one interface, small classes, one choice."""
 
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterator, MutableMapping
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from isoloss._kernels.chain import keep_freed_memory, plain
+from isoloss.data import Chunk, Chunks, random_state_kept
+from isoloss.errors import InputError
 from isoloss.evaluation.autograd import Autograd
-from isoloss.evaluation.choice import Evaluation, choose, measured_size
+from isoloss.evaluation.by_hand import ByHand
+from isoloss.flat import FlatNetwork, flatten
+from isoloss.losses import Loss, NamedLoss
 
 __all__ = ["Autograd", "Evaluation", "choose", "measured_size"]
+
+IMAGES = (16, 128)
+VECTORS = (64, 1024)
+"""Smallest and largest chunk that is tried: of images, of all else."""
+
+MOST_BYTES = 512 * 2**20
+"""Autograd's own cost of a chunk is larger, so of images too it is tried on as many as of all else,
+unless it would hold more than that for its backward."""
+
+ROUNDS = 3
+HANDING_OVER = 2e-4
+"""Seconds that it costs to spread an evaluation over threads, on a busy machine."""
+
+CLEARLY = 0.9
+"""Another size than the usual one has to take less than this share of its time: were it to win by
+chance, runs of the same problem would differ in their last bits."""
+
+_measured: dict[tuple[Any, ...], int] = {}
+_numbers: MutableMapping[Any, int] = WeakKeyDictionary()
+_next = itertools.count()
+
+
+class Evaluation(Protocol):
+    """The loss and its derivatives at a point; small classes of this kind may wrap one another."""
+
+    def outputs(self, theta: Tensor) -> Iterator[tuple[Chunk, Any]]:
+        """Each chunk with what the model gives for it, detached."""
+        ...
+
+    def loss(self, theta: Tensor) -> Tensor:
+        """The mean loss, shape (), float64."""
+        ...
+
+    def loss_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean loss, shape (), float64, and its flat gradient, new tensors."""
+        ...
+
+    def hvp(self, theta: Tensor, vector: Tensor) -> Tensor:
+        """The Hessian of the mean loss times a flat vector."""
+        ...
+
+
+def choose(network: FlatNetwork, chunks: Chunks, loss: Loss) -> Evaluation:
+    """The fastest way to evaluate: `ByHand` for plain networks on a CPU, else `Autograd`."""
+    if network.device.type != "cpu":
+        return Autograd(network, chunks, loss)
+    keep_freed_memory()
+    parts = plain(network.model)
+    if parts is not None and chunks.kept and all(isinstance(c.inputs, Tensor) for c in chunks):
+        try:
+            return ByHand(network, parts, chunks, loss)
+        except ValueError:  # autograd says what does not fit
+            pass
+    return Autograd(network, chunks, loss)
+
+
+def measured_size(network: FlatNetwork, chunks: Chunks, loss: Loss) -> int | None:
+    """Examples in a chunk with which the gradient takes the least time on this machine.
+
+    Measured once a process for problems of one kind: the CPU time of the calling thread, the least
+    of three, for one chunk of each size; the usual size stays unless another is clearly faster.
+    None where there is nothing to choose: on other devices, for streams and for few examples, and,
+    where the network is not plain, for anything but images. The network must be at a point.
+    """
+    if not chunks.kept or network.device.type != "cpu":
+        return None
+    first = max(chunks, key=lambda chunk: chunk.examples)
+    if not isinstance(first.inputs, Tensor):
+        return None
+    images = first.inputs.ndim == 4
+    kind = (
+        repr(network.model) if isinstance(network.model, nn.Module) else _number(network.model),
+        repr(loss) if isinstance(loss, NamedLoss) else _number(loss),
+        network.dtype,
+        tuple(first.inputs.shape[1:]),
+        (first.examples, chunks.examples),
+        torch.get_num_threads(),
+    )
+    if kind in _measured:
+        return _measured[kind]
+    usual, least, most = first.examples, *(IMAGES if images else VECTORS)
+    evaluation = choose(network, chunks, loss)
+    if isinstance(evaluation, Autograd):
+        if not images:
+            return None
+        if chunks.longest > most:
+            each = _bytes_each(network, evaluation, first)
+            most = max(most, min(VECTORS[1], MOST_BYTES // each))
+    halves = {math.ceil(chunks.longest / 2**k) for k in range(chunks.longest.bit_length())}
+    sizes = sorted(size for size in halves if least <= size <= most and size != usual)
+    if not sizes:
+        return None
+    with random_state_kept():
+        seconds = {size: _seconds(network, chunks, loss, size) for size in (usual, *sizes)}
+    fastest = min(seconds, key=lambda size: seconds[size])
+    clear = seconds[fastest] < CLEARLY * seconds[usual]
+    return _measured.setdefault(kind, fastest if clear else usual)
+
+
+def _number(function: Any) -> int:
+    """What stands for a function in a key: unlike its id, never that of another one after it."""
+    try:
+        return _numbers.setdefault(function, next(_next))
+    except TypeError:  # it has no hash or cannot be referred to weakly, so is measured each time
+        return next(_next)
+
+
+def _bytes_each(network: FlatNetwork, evaluation: Autograd, chunk: Chunk) -> int:
+    """Memory that the backward of an example takes, beside the parameters."""
+    held: dict[int, int] = {}
+
+    def hold(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    try:
+        with random_state_kept(), saved_tensors_hooks(hold, lambda tensor: tensor):
+            outputs = evaluation.forward(chunk)  # held, as what it keeps for its backward
+    except (InputError, RuntimeError):  # such as torch.func within a model, which bars the hooks
+        return MOST_BYTES
+    del outputs
+    held.pop(network.leaves[0].untyped_storage().data_ptr(), None)
+    return max(1, sum(held.values()) // chunk.examples)
+
+
+def _seconds(network: FlatNetwork, chunks: Chunks, loss: Loss, size: int) -> float:
+    """What an evaluation takes in chunks of a size, foretold from one chunk."""
+    evaluation, theta = choose(network, chunks.sample(size), loss), flatten(network.leaves)
+    taken: list[float] = []
+    for _ in range(ROUNDS + 1):  # the first fills caches
+        began = time.thread_time()
+        evaluation.loss_and_grad(theta)
+        taken.append(time.thread_time() - began)
+    each, count = min(taken[1:]), chunks.examples / size
+    threads = evaluation.threads(math.ceil(count)) if isinstance(evaluation, ByHand) else 1
+    return each * count if threads == 1 else each * math.ceil(count / threads) + HANDING_OVER

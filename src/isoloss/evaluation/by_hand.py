@@ -3,70 +3,67 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from isoloss._kernels.chain import Chain
+from isoloss._kernels.heads import Head, differentiated, head_of
+from isoloss._kernels.layers import Part
 from isoloss.data import Chunk, Chunks
-from isoloss.evaluation.autograd import Autograd
-from isoloss.evaluation.chain import Chain
-from isoloss.evaluation.head import Head, by_hand, differentiated
-from isoloss.evaluation.lanes import Lanes, lane_count
+from isoloss.evaluation.arithmetic import one_thread
+from isoloss.evaluation.autograd import Autograd, differentiable, weighted_sum
 from isoloss.flat import FlatNetwork
 from isoloss.losses import Loss
 
 WORTH_A_THREAD = 2e7
 """Multiplications and additions of a chunk, some 0.3 ms, below which handing it over costs more."""
 
+MOST_LANES = 16
+MOST_BYTES = 64 * 2**20
+
 
 class ByHand:
-    """Evaluates as `Autograd` does, in a fraction of the time; for kept chunks on a CPU.
-
-    Args:
-        network: The network.
-        layers: Its layers, as `chain.plain` gives them.
-        chunks: The examples.
-        loss: Gives one loss per example.
-
-    Attributes:
-        flops: Multiplications and additions of an evaluation.
+    """An `Evaluation` as `Autograd` is, in a fraction of the time; for kept chunks on a CPU.
 
     Raises:
-        ValueError: The layers do not fit the inputs.
+        ValueError: The layers, which `plain` gave for the network, do not fit the inputs.
     """
 
     def __init__(
-        self, network: FlatNetwork, layers: Sequence[nn.Module], chunks: Chunks, loss: Loss
+        self, network: FlatNetwork, parts: Sequence[Part], chunks: Chunks, loss: Loss
     ) -> None:
         self._network = network
         self._chunks = list(chunks)
-        self._layers = layers
+        self._parts = parts
+        self._at = [leaf.detach() for leaf in network.leaves]
         self._autograd = Autograd(network, chunks, loss)
         self._weight = torch.tensor(1 / chunks.total_weight, dtype=torch.float64)
         self._free: dict[tuple[int, ...], list[Chain]] = {}
         self._heads: list[Head] = []
         self._all_by_hand = True
-        self.flops = 0
+        self.flops = 0  # of an evaluation
         for chunk in self._chunks:
             if chunk.inputs.dtype != network.dtype:
                 raise ValueError("the inputs are of another type")
-            shape = tuple(chunk.inputs.shape)
-            if shape not in self._free:
-                self._free[shape] = [Chain(layers, shape)]
-            chain = self._free[shape][0]
-            self.flops += chain.flops
-            head = by_hand(loss, chunk, chain.shape, self._weight)
+            with self._chain(chunk) as chain:
+                self.flops += chain.flops
+                weight = self._weight.item()
+                head = head_of(loss, chain.shape, chunk.targets, network.dtype, weight)
+            if chunk.weights is not None:
+                head = None
             self._all_by_hand = self._all_by_hand and head is not None
-            self._heads.append(head or differentiated(self._autograd, chunk, self._weight))
+            self._heads.append(head or functools.partial(self._any_head, chunk))
 
     def outputs(self, theta: Tensor) -> Iterator[tuple[Chunk, Tensor]]:
         """Each chunk with what the network gives for it, a new tensor."""
         self._network.load(theta)
         for chunk in self._chunks:
             with torch.no_grad(), self._chain(chunk) as chain:
-                outputs = chain.outputs(chunk.inputs).clone()
+                outputs = chain.outputs(self._at, chunk.inputs).clone()
             yield chunk, outputs
 
     def loss(self, theta: Tensor) -> Tensor:
@@ -101,11 +98,17 @@ class ByHand:
         network = self._network
         return Lanes(len(self._chunks), network.size, network.dtype, network.layout.split)
 
+    def _any_head(self, chunk: Chunk, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        def total(z: Tensor) -> Tensor:
+            return differentiable(weighted_sum(self._autograd.losses(z, chunk), chunk))
+
+        return differentiated(total, outputs, self._weight)
+
     def _differentiate(self, number: int, views: list[Tensor], add: bool) -> Tensor:
         chunk = self._chunks[number]
         with self._chain(chunk) as chain:
-            total, grad = self._heads[number](chain.outputs(chunk.inputs))
-            chain.gradient(grad, views, add)
+            total, slope = self._heads[number](chain.outputs(self._at, chunk.inputs))
+            chain.gradient(self._at, slope, views, add)
         return total
 
     @contextmanager
@@ -116,8 +119,81 @@ class ByHand:
         try:
             chain = free.pop()
         except IndexError:
-            chain = Chain(self._layers, shape)
+            exact = self._network.dtype == torch.float64
+            chain = Chain(self._parts, self._at, shape, exact=exact)
         try:
             yield chain
         finally:
             free.append(chain)
+
+
+def lane_count(chunks: int, size: int, itemsize: int) -> int:
+    """How many partial sums a gradient has: a matter of the problem, never of the machine.
+
+    At most 16 and at most one a chunk; fewer where together they would take over 64 MiB.
+    """
+    return max(1, min(chunks, MOST_LANES, MOST_BYTES // (size * itemsize)))
+
+
+class Lanes:
+    """Partial gradients, each the sum over a share of the chunks; their sum in order is the whole.
+
+    Lane l sums chunks l, l + lanes, l + 2 lanes, ... in that order, on one thread, whichever that
+    is. So the bits of the sum depend on the number of lanes alone. `split` gives views of a flat
+    vector in the parameters' shapes.
+    """
+
+    def __init__(
+        self, chunks: int, size: int, dtype: torch.dtype, split: Callable[[Tensor], list[Tensor]]
+    ) -> None:
+        count = lane_count(chunks, size, dtype.itemsize)
+        self._chunks = chunks
+        self._vectors = torch.empty(count, size, dtype=dtype)
+        self._views = [split(vector) for vector in self._vectors]
+
+    def sum(
+        self, differentiate: Callable[[int, list[Tensor], bool], Tensor], threads: int
+    ) -> tuple[list[Tensor], Tensor]:
+        """The losses in the chunks' order, and the gradient, a new vector.
+
+        `differentiate` writes the gradient of the chunk of a number to views, or adds it, and
+        returns its loss. It is called from as many threads, 1 being the calling one, each without
+        threads of torch's own.
+        """
+        lanes = len(self._views)
+        totals: list[Tensor] = [self._vectors] * self._chunks
+
+        def run(lane: int) -> None:
+            with torch.no_grad():
+                for chunk in range(lane, self._chunks, lanes):
+                    totals[chunk] = differentiate(chunk, self._views[lane], chunk >= lanes)
+
+        with one_thread():
+            _run_all(run, lanes, threads)
+            return totals, self._vectors[0].clone() if lanes == 1 else self._vectors.sum(0)
+
+
+def _run_all(run: Callable[[int], None], lanes: int, threads: int) -> None:
+    if threads == 1 or lanes == 1:
+        for lane in range(lanes):
+            run(lane)
+        return
+
+    def alone(lane: int) -> None:
+        torch.get_num_threads()  # a new thread takes the process's number when it first needs it
+        torch.set_num_threads(1)
+        run(lane)
+
+    futures = [_pool(threads).submit(alone, lane) for lane in range(lanes)]
+    try:
+        for future in futures:
+            future.result()
+    finally:  # an error or Ctrl-C: nobody may write to the lanes any more
+        for future in futures:
+            future.cancel()
+        wait(futures)
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="isoloss")

@@ -1,0 +1,1 @@
+"""Plain networks differentiated by hand: one alone, or many at once along a leading axis."""

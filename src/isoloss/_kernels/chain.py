@@ -1,0 +1,155 @@
+"""A plain `nn.Sequential` as a chain of layers that is differentiated by hand.
+
+Autograd spends a third of an evaluation of a small network on bookkeeping, and allocates every
+intermediate anew. The chain does the same arithmetic into buffers that it keeps, and writes the
+gradient straight into the flat vector.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isoloss._kernels.layers import LAYERS, Layer, Part, Place, Tensors
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+SHADOWS = {"forward", "weight", "bias"}
+"""Attributes that, set on a module itself, act instead of its class's method or its parameter."""
+
+WITH_PARAMETERS = (nn.Linear, nn.Conv2d)
+OVERWRITABLE = (nn.Linear, nn.Conv2d, nn.AvgPool2d)
+"""Layers whose outputs an activation may overwrite: they need them no more."""
+
+STACKABLE = (nn.Linear, nn.Tanh, nn.ReLU, nn.Flatten)
+
+
+class Chain:
+    """The layers of a network, or of many at once, with buffers for batches of one shape.
+
+    For one thread at a time. A network is evaluated at its parameters in the flat vector's order,
+    which matter here for their shapes; of many networks they, inputs and outputs have a leading
+    axis of members.
+
+    Raises:
+        ValueError: The layers do not fit one another or the inputs.
+    """
+
+    def __init__(
+        self, parts: Sequence[Part], at: Tensors, shape: tuple[int, ...], *, exact: bool
+    ) -> None:
+        kernel = next(part for part in parts if part.weight >= 0)
+        stacked = at[kernel.weight].ndim > kernel.module.weight.ndim
+        if stacked and not stackable(parts):
+            raise ValueError("these layers take one network at a time")
+        kinds = [type(part.module) for part in parts]
+        self._layers: list[Layer] = []
+        first = True
+        for k, part in enumerate(parts):
+            paired = [nn.Linear, nn.Tanh] in (kinds[k : k + 2], kinds[max(0, k - 1) : k + 1])
+            place = Place(part, at, shape, first, stacked, exact, paired and not exact)
+            self._layers.append(LAYERS[kinds[k]](place))
+            first = first and part.weight < 0
+            shape = self._layers[-1].shape
+        self.shape = shape  # of the outputs
+        self.flops = sum(layer.flops for layer in self._layers)  # forward and backward
+
+    def outputs(self, at: Tensors, inputs: Tensor) -> Tensor:
+        """Outputs of the network; the next call overwrites them."""
+        for layer in self._layers:
+            inputs = layer.forward(inputs, at)
+        return inputs
+
+    def gradient(self, at: Tensors, slope: Tensor, into: Tensors, add: bool = False) -> None:
+        """Write, or add, the gradient of a function of the last outputs into a tensor a parameter.
+
+        `slope` is its gradient with respect to the outputs; it is overwritten.
+        """
+        back: Tensor | None = slope
+        for layer in reversed(self._layers):
+            if back is None:
+                break
+            back = layer.backward(back, at, into, add)
+
+
+def plain(model: object) -> list[Part] | None:
+    """The layers of a model that a `Chain` can stand in for, or None where it cannot.
+
+    Plain are an `nn.Sequential`, also nested, of `Linear`, `Conv2d` (no groups, no dilation, padded
+    by zeros if at all, safe with channels last), `Tanh`, `ReLU`, `AvgPool2d` and `Flatten`, with
+    biases, in float32 or float64, all parameters trainable, none shared and none besides, no
+    buffers, without hooks or parametrizations, an activation directly after a layer that does not
+    need its own outputs again.
+    """
+    if not isinstance(model, nn.Module) or next(model.buffers(), None) is not None:
+        return None
+    named = dict(model.named_parameters())  # in the order of the flat vector, shared ones once
+    places = {name: k for k, name in enumerate(named)}
+    parts: list[Part] = []
+    for name, module in model.named_modules(remove_duplicate=False):
+        if type(module) is nn.Sequential and _bare(module):
+            continue
+        prefix = f"{name}." if name else ""
+        own = [places.get(prefix + key, -1) for key in ("weight", "bias")]
+        if not _admitted(module) or (isinstance(module, WITH_PARAMETERS) and -1 in own):
+            return None
+        before = parts[-1].module if parts else None
+        if isinstance(module, (nn.Tanh, nn.ReLU)) and not isinstance(before, OVERWRITABLE):
+            return None
+        parts.append(Part(module, *own))
+    used = [k for part in parts for k in (part.weight, part.bias) if k >= 0]
+    fit = sorted(used) == list(range(len(named))) and all(p.requires_grad for p in named.values())
+    types = {p.dtype for p in named.values()}
+    return parts if fit and types in ({torch.float32}, {torch.float64}) else None
+
+
+def stackable(parts: Sequence[Part]) -> bool:
+    """Whether a chain takes many networks of these layers at once."""
+    return all(isinstance(part.module, STACKABLE) for part in parts)
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Let large blocks be used again, once a process.
+
+    By default glibc takes every block above 128 kB from the system and gives it back at once: some
+    50,000 page faults an evaluation of MNIST_CONV. It raises that threshold to the size of the
+    largest such block freed so far, and what it keeps to twice that (mallopt(3), M_MMAP_THRESHOLD);
+    so one block is taken and freed, of nearly the 32 MiB that it never keeps.
+    """
+    torch.empty(32 * 2**20 - 2**16, dtype=torch.uint8)
+
+
+def overruns(conv: nn.Conv2d) -> bool:
+    """Whether torch (2.13, CPU), channels last, writes past the end of memory in its gradient."""
+    channels, *kernel = conv.weight.shape[1:]
+    return max(kernel) == 1 and max(conv.stride) > 1 and channels < 8
+
+
+def _bare(module: nn.Module) -> bool:
+    own = vars(module)
+    return not SHADOWS & own.keys() and not any(own.get(hooks) for hooks in HOOKS)
+
+
+def _admitted(module: Any) -> bool:
+    if type(module) not in LAYERS or not _bare(module) or next(module.children(), None) is not None:
+        return False
+    if isinstance(module, nn.Flatten):
+        return module.start_dim == 1 and module.end_dim == -1
+    if not isinstance(module, WITH_PARAMETERS):
+        return True
+    own = dict(module.named_parameters())
+    if own.keys() != {"weight", "bias"}:
+        return False
+    weight, bias = own["weight"], own["bias"]
+    usual = weight.ndim == (4 if isinstance(module, nn.Conv2d) else 2) and weight.numel() > 0
+    if not usual or bias.shape != weight.shape[:1]:
+        return False
+    if isinstance(module, nn.Conv2d):
+        whole = module.groups == 1 and module.dilation == (1, 1)
+        padded = module.padding_mode == "zeros" and not isinstance(module.padding, str)
+        return whole and padded and not overruns(module)
+    return True
