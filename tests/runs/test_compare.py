@@ -10,7 +10,7 @@ from isoloss import experiments, open_results
 from isoloss.cli.compares import compare_all
 from isoloss.errors import InputError
 from isoloss.report import report
-from isoloss.report.comparison_tables import chosen_per_run, equivalent_penalty, equivalent_table
+from isoloss.report.comparison import chosen_per_run, equivalent_penalty, equivalent_table
 from isoloss.report.report_tables import FILES, report_tables
 from isoloss.report.verify import check_reports
 from isoloss.runs.compare import after_decay_runs, equivalent_runs
