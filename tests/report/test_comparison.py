@@ -21,7 +21,6 @@ from isoloss.report.comparison import (
     compared,
     equivalent_table,
     latex,
-    networks,
     spread,
     squared_norms,
 )
@@ -127,7 +126,6 @@ def test_lost_networks_are_left_out_and_counted():
 def test_walks_alone_and_decay_alone_can_be_tabled():
     assert set(comparison_table(WALKS, pd.DataFrame())["group"]) == {"walk by sqp"}
     assert set(comparison_table({}, decay())["group"]) == {DECAY, FAIR}
-    assert len(networks({}, decay())) == 6 + 2
 
 
 def test_norms_of_a_network():

@@ -51,6 +51,17 @@ def test_it_is_scikit_learns(scaled, dtype, monkeypatch):
     assert [len(run) for run in ours.runs] == [12, 18]
 
 
+def test_many_points_have_the_same_components_as_few_would():
+    points = runs(300, 320, n=30)
+    ours, (_, theirs, scores) = pca(points, components=4), sklearn_of(points, True, 4)
+    np.testing.assert_allclose(ours.explained_variance, theirs.explained_variance_, rtol=1e-9)
+    signs = np.sign((ours.components * theirs.components_).sum(axis=1))
+    np.testing.assert_allclose(ours.scores, scores * signs, atol=1e-7 * np.abs(scores).max())
+    np.testing.assert_array_equal(ours.scores, pca(points, components=4).scores)
+    line = torch.arange(700.0)[:, None] * torch.tensor([3.0, 0.0, 4.0])
+    assert pca([line]).scores.shape == (700, 1)
+
+
 def test_more_points_than_parameters_and_components_than_there_are():
     points = runs(30, 30, n=4)
     ours = pca(points, components=10)

@@ -186,6 +186,9 @@ def test_no_change_and_equal_changes_and_one_run():
     alike = paired_change([1.0, 2.0, 3.0], [2.0, 3.0, 4.0])
     assert np.isnan(alike.t_p)
     assert "alike" in alike.note
+    rounded = paired_change([1.0, 2.0, 3.0], [1.1, 2.1, 3.1])
+    assert np.isnan(rounded.t_p)
+    assert "alike" in rounded.note
     one = paired_change([1.0], [2.0])
     assert (one.mean, one.note) == (1.0, "one run: no test")
     assert np.isnan(one.t_p)

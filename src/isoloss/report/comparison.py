@@ -27,7 +27,7 @@ QUANTITIES = {
     "squared_norm": "squared norm",
     "squared_norm_weights": "squared norm without biases",
 }
-"""Columns of the table of `networks`, and what people read above them."""
+"""Columns of `Results.decay` that are compared, and what people read above them."""
 DECAY = "weight decay"
 FAIR = "weight decay, penalty chosen on held-out examples"
 NOTES = (
@@ -44,27 +44,6 @@ LATEX = {
     ">": r"\textgreater{}",
     "±": r"$\pm$",
 }
-
-
-def networks(methods: Methods, decay: pd.DataFrame) -> pd.DataFrame:
-    """All networks that are compared, a row each: group, place, penalty, run, seed, `QUANTITIES`.
-
-    Rows of the group `FAIR` are those of weight decay, in each run the one with the smallest loss
-    on held-out training examples.
-    """
-    rows = [
-        row
-        for method, paths in methods.items()
-        for k, path in enumerate(paths)
-        for row in _of_walk(method, k, path)
-    ]
-    tables = [pd.DataFrame(rows, columns=["group", "place", "run", "seed", *QUANTITIES])]
-    if len(decay):
-        tables.append(decay.assign(group=DECAY, place=""))
-        tables.append(chosen_per_run(decay).assign(group=FAIR, place=""))
-    columns = ["group", "place", "penalty", "run", "seed", *QUANTITIES]
-    filled = [table.dropna(axis=1, how="all") for table in tables if len(table)]
-    return pd.concat(filled, ignore_index=True).reindex(columns=columns)
 
 
 def chosen_per_run(decay: pd.DataFrame) -> pd.DataFrame:
@@ -91,14 +70,19 @@ def comparison_table(methods: Methods, decay: pd.DataFrame) -> pd.DataFrame:
         test loss is the smallest of all penalties: a choice that looks at the test set) and
         `best_on_held_out` (likewise, by the mean loss on held-out training examples).
     """
-    whole = networks(methods, decay)
     best = {
         "best_on_test": _best(decay, "test_loss"),
         "best_on_held_out": _best(decay, "validation_loss"),
     }
-    # the runs of one group are those of one penalty, except where each run has chosen its own
-    whole["penalty"] = whole["penalty"].where(whole["group"] != FAIR)
-    groups: Any = whole.groupby(["group", "place", "penalty"], sort=False, dropna=False)
+    walks = [row for name, paths in methods.items() for path in paths for row in _ends(name, path)]
+    tables = [pd.DataFrame(walks)]
+    if len(decay):  # the runs of one group are those of one penalty, or each has chosen its own
+        tables.append(decay.assign(group=DECAY, place=""))
+        tables.append(chosen_per_run(decay).assign(group=FAIR, place="", penalty=math.nan))
+    by = ["group", "place", "penalty"]
+    filled = [table.dropna(axis=1, how="all") for table in tables if len(table)]
+    whole = pd.concat(filled).reindex(columns=[*by, *QUANTITIES])
+    groups: Any = whole.groupby(by, sort=False, dropna=False)
     rows: list[dict[str, object]] = []
     for (group, place, penalty), table in groups:
         for quantity in QUANTITIES:
@@ -199,28 +183,19 @@ def _best(decay: pd.DataFrame, column: str) -> float:
     return float(means.idxmin()) if len(means) else math.nan
 
 
-def _of_walk(method: str, k: int, path: Path) -> list[dict[str, object]]:
-    """The rows of a walk's start and end."""
+def _ends(method: str, path: Path) -> list[dict[str, Any]]:
+    """The networks at a walk's start and end, as those of weight decay are recorded."""
     rows = on_level(path)
     kept = dict(zip(path.point_steps, path.points, strict=True))
-    found: list[dict[str, object]] = []
+    found: list[dict[str, Any]] = []
     for place, at in (("start", 0), ("end", -1)):
-        row = rows.iloc[at]
-        theta = kept.get(int(row["step"]))
-        squares = squared_norms(theta, path.shapes) if theta is not None else (math.nan, math.nan)
-        found.append(
-            {
-                "group": f"walk by {method}",
-                "place": place,
-                "run": k,
-                "seed": _seed(path),
-                "train_loss": row["loss"],
-                "test_loss": row.get("test_loss", math.nan),
-                "test_metric": row.get("test_metric", math.nan),
-                "squared_norm": squares[0],
-                "squared_norm_weights": squares[1],
-            }
-        )
+        row: Any = rows.iloc[at]
+        one = {"group": f"walk by {method}", "place": place, "train_loss": row["loss"]}
+        one |= {name: row.get(name, math.nan) for name in ("test_loss", "test_metric")}
+        if row["step"] in kept:
+            norms = squared_norms(kept[row["step"]], path.shapes)
+            one["squared_norm"], one["squared_norm_weights"] = norms
+        found.append(one)
     return found
 
 

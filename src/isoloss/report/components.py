@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
+import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
@@ -16,6 +17,8 @@ from isoloss.report.curves import Array
 BLOCK_BYTES = 2**26
 """Of coordinates taken into double precision at a time."""
 
+DENSE = 500
+"""Points from which on the few largest eigenvalues are found by Lanczos' method, to all digits."""
 NOISE = 1e-12
 """Components with less than this share of the first one's variance are rounding of the products."""
 
@@ -166,11 +169,15 @@ def pca(points: Sequence[Tensor], *, scaled: bool = True, components: int = 10) 
 
 def _largest(gram: Array, components: int) -> tuple[Array, Array]:
     """The largest eigenvalues, descending, and their eigenvectors as columns."""
-    last = len(gram) - 1
-    values, vectors = scipy.linalg.eigh(
-        gram, subset_by_index=(last - components + 1, last), overwrite_a=True
-    )
-    values, vectors = values[::-1], vectors[:, ::-1]
+    count = len(gram)
+    if count <= DENSE or components > count // 10:
+        wanted = count - components, count - 1
+        values, vectors = scipy.linalg.eigh(gram, subset_by_index=wanted, overwrite_a=True)
+    else:
+        begin = np.random.default_rng(0).standard_normal(count)
+        values, vectors = scipy.sparse.linalg.eigsh(gram, components, v0=begin)
+    descending = np.argsort(values)[::-1]
+    values, vectors = values[descending], vectors[:, descending]
     kept = values > NOISE * values[0]
     values, vectors = values[kept], vectors[:, kept]
     largest = np.abs(vectors).argmax(axis=0)

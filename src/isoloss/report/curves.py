@@ -60,10 +60,15 @@ def on_level(path: Path) -> pd.DataFrame:
         The rows of `path.steps` except those that a corrector step follows, with a further column
         `progress`: the number of steps so far, corrector steps not counted.
     """
-    steps = path.steps
-    progress = (~steps["kind"].isin(["start", "correct"])).cumsum()
-    corrected = steps["kind"].shift(-1) == "correct"
-    return steps.assign(progress=progress).loc[~corrected]
+    kept, progress = _on_level(path)
+    return path.steps.loc[kept].assign(progress=progress[kept])
+
+
+def _on_level(path: Path) -> tuple[NDArray[np.bool_], Array]:
+    """Which rows are on the level set, and the steps so far without the corrector's."""
+    kind = path.steps["kind"].to_numpy(dtype=str)
+    kept = np.append(kind[1:] != "correct", [True])[: len(kind)]
+    return kept, np.cumsum((kind != "start") & (kind != "correct"))
 
 
 def curve(path: Path, column: str, against: str = "step") -> tuple[Array, Array]:
@@ -86,8 +91,11 @@ def curve(path: Path, column: str, against: str = "step") -> tuple[Array, Array]
         raise unknown("abscissa", against, ABSCISSAE)
     if column not in path.steps:
         raise unknown("column", column, [str(name) for name in path.steps.columns])
-    rows = on_level(path).dropna(subset=[column])
-    x, y = _floats(rows["progress" if against == "step" else against]), _floats(rows[column])
+    kept, progress = _on_level(path)
+    x = _floats(progress if against == "step" else path.steps[against])
+    y = _floats(path.steps[column])
+    kept &= ~np.isnan(y)
+    x, y = x[kept], y[kept]
     if against == "regularizer":
         x = -x  # it falls along the walk
     new = np.diff(np.maximum.accumulate(x), prepend=-np.inf) > 0
@@ -219,9 +227,9 @@ def paired_change(before: Sequence[float] | Array, after: Sequence[float] | Arra
     if len(difference) < 2:
         return Change(**summary, t_p=np.nan, wilcoxon_p=np.nan, note="one run: no test")
     notes: list[str] = []
-    if np.all(difference == difference[0]):
-        # the t-test has no spread to divide by
-        t_p = 1.0 if difference[0] == 0 else np.nan
+    if np.ptp(difference) <= 1e-12 * np.abs(difference).max():
+        # the t-test has no spread to divide by, except that of rounding
+        t_p = np.nan if difference.any() else 1.0
         notes.append("all runs change alike: no t-test")
     else:
         test: Any = stats.ttest_1samp(difference, 0.0)

@@ -301,6 +301,14 @@ def _of_method(
         )
     )
     names = [_run(path, k) for k, path in enumerate(paths)]
+    marked = {
+        name: {
+            "mean end of the walks": mean_end(found),
+            **ends[name],
+            **{f"mean of {run}": x.mean(axis=0) for run, x in zip(names, found.runs, strict=True)},
+        }
+        for name, found in both.items()
+    }
     scene = Scene(
         title=f"Walks by {method}, to be rotated",
         alt=f"The walks by {method} in three components at a time, colored from start to end. "
@@ -312,35 +320,22 @@ def _of_method(
                 name=names[k],
                 step=[path.point_steps[row] for row in shown[k]],
                 values=_values(path, shown[k]),
-                scaled=[_rounded(column) for column in both["scaled"].runs[k].T[:COMPONENTS]],
-                unscaled=[_rounded(column) for column in both["unscaled"].runs[k].T[:COMPONENTS]],
+                **{
+                    name: [_rounded(scores) for scores in found.runs[k].T[:COMPONENTS]]
+                    for name, found in both.items()
+                },
             )
             for k, path in enumerate(paths)
         ],
-        marks=_marks(both, ends, names),
+        marks=[
+            SceneMark(
+                name=label,
+                **{name: _rounded(marked[name][label][:COMPONENTS]) for name in both},
+            )
+            for label in marked["scaled"]
+        ],
     )
     return scene, pictures
-
-
-def _marks(
-    both: Mapping[str, PCA], ends: Mapping[str, Mapping[str, Array]], names: Sequence[str]
-) -> list[SceneMark]:
-    found = {
-        name: {
-            "mean end of the walks": mean_end(pca),
-            **ends[name],
-            **{f"mean of {run}": x.mean(axis=0) for run, x in zip(names, pca.runs, strict=True)},
-        }
-        for name, pca in both.items()
-    }
-    return [
-        SceneMark(
-            name=label,
-            scaled=_rounded(found["scaled"][label][:COMPONENTS]),
-            unscaled=_rounded(found["unscaled"][label][:COMPONENTS]),
-        )
-        for label in found["scaled"]
-    ]
 
 
 def _run(path: Path, k: int) -> str:
