@@ -224,7 +224,19 @@ def chapter_with(folder, file):
     Chapter(experiment="X", lead="", missing=[], sections=[section]).save(folder)
 
 
-@pytest.mark.parametrize("name", ["../s.png", "{}/s.png", "in/s.png", "..\\s.png", "link", ".."])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../s.png",
+        "{}/s.png",
+        "in/s.png",
+        "..\\s.png",
+        "link",
+        "..",
+        "../X/o.png",
+        "{}/report/X/o.png",
+    ],
+)
 def test_a_received_chapter_shows_no_file_of_this_machine(tmp_path, name, refuses, reported):
     content = (reported.page.parent / "IRIS_FF" / "walk.png").read_bytes()
     folder = tmp_path / "report" / "X"
@@ -232,7 +244,8 @@ def test_a_received_chapter_shows_no_file_of_this_machine(tmp_path, name, refuse
     (folder / "in").mkdir()
     for place in (tmp_path, tmp_path / "report", folder / "in"):
         (place / "s.png").write_bytes(content)
-    (folder / "..\\s.png").write_bytes(content)
+    for own in ("..\\s.png", "o.png"):
+        (folder / own).write_bytes(content)
     (folder / "link").symlink_to(tmp_path / "s.png")
     with refuses("directly beside", "isoloss report X", error=ResultsError):
         write_page(tmp_path / "report")

@@ -139,16 +139,22 @@ def test_what_should_be_there_and_is_not_is_wrong(out: Path, change, words: str)
     assert any(words in check.problem for check in checks), checks
 
 
-def test_a_probe_need_not_be_measured_between_the_first_and_the_last_point(out: Path) -> None:
+@pytest.mark.parametrize(
+    ("columns", "problems"),
+    [(["test_loss", "test_metric"], 0), (["loss"], 1), (["regularizer"], 1)],
+)
+def test_probes_alone_may_be_missing_between_the_first_and_the_last_point(
+    out: Path, columns: list[str], problems: int
+) -> None:
     def change(path: Walk) -> Walk:
         steps = pd.concat([path.steps.iloc[[0]], path.steps], ignore_index=True)
-        steps.loc[1, ["test_loss", "test_metric"]] = float("nan")
+        steps.loc[1, columns] = float("nan")
         points = torch.cat([path.points[:1], path.points])
         later = [step + 1 for step in path.point_steps]
         return replace(path, steps=steps, points=points, point_steps=[0, *later])
 
     rewrite(out / "IRIS_FF" / "traverse" / "paper" / "run-000", change)
-    assert not wrong(out)
+    assert len(wrong(out)) == problems
 
 
 def test_an_error_in_a_check_is_of_that_run_alone(out: Path, monkeypatch) -> None:
