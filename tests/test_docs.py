@@ -65,7 +65,7 @@ def test_the_tutorial_goes_from_a_trained_network_to_a_plot_in_ten_lines() -> No
     lines = [line for line in walk.splitlines() if line.strip()]
     assert len(lines) <= 10
     assert "traverse" in walk
-    assert ".plot()" in walk
+    assert "isoloss.plot(path)" in walk
 
 
 def test_every_page_is_found_from_the_menu() -> None:

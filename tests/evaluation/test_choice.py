@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
+import isoloss.evaluation as choice
 from isoloss import Problem
 from isoloss._kernels.chain import keep_freed_memory
-import isoloss.evaluation as choice
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,6 @@ from isoloss.report import report
 
 @pytest.fixture(scope="session")
 def reported(tmp_path_factory):
-    """What `report` returned of three walks by sqp, one by paper, one failed, one not finished."""
+    """What `report` returned of `made_results`."""
     out = made_results(tmp_path_factory.mktemp("results"))
     return report(open_results(out), "IRIS_FF")

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from isoloss import Outcome, Path
-from isoloss.store import run, run_folder
+from isoloss.store import decay, decay_folder, run, run_folder
 from isoloss.store.folder import begin, save_failure
 
 LEVEL = 0.25
@@ -62,8 +62,30 @@ def write_run(out: FilePath, path: Path, index: int, experiment: str = "IRIS_FF"
     run.save(folder, path)
 
 
+def decay_ends(index: int, n: int = 60) -> torch.Tensor:
+    """Networks of weight decay, a row for each of two penalties."""
+    return torch.randn(2, n, generator=torch.Generator().manual_seed(index))
+
+
+def write_decay(out: FilePath, index: int, lost: int = -1) -> None:
+    """Weight decay with penalties 0 and 1e-3 as the command would write it."""
+    rows = [
+        {
+            "epoch": epoch, "penalty": penalty, "train_loss": 0.2 + penalty, "test_metric": 0.8,
+            "test_loss": 0.5 - 100 * penalty + index / 50, "penalized_test_loss": 0.6,
+            "squared_norm": 10.0 + index, "squared_norm_weights": 9.0,
+        }
+        for epoch in (2, 4)
+        for penalty in (0.0, 1e-3)
+    ]  # fmt: skip
+    folder, ends = decay_folder(out, "IRIS_FF", index), decay_ends(index)
+    begin(folder, {"experiment": "IRIS_FF", "seed": 7 + index}, {})
+    stack = decay.Stack(pd.DataFrame(rows), ends, torch.tensor([-1, lost]))
+    decay.save(folder, stack, None, start=ends[0].clone(), indices=torch.arange(3))
+
+
 def made_results(out: FilePath) -> FilePath:
-    """Three walks by sqp and one by paper, one run that failed and one that is not finished."""
+    """Three walks by sqp and one by paper, one failed and one not finished; weight decay."""
     for k in range(3):
         outcome = Outcome.STALLED if k == 2 else Outcome.CONVERGED
         write_run(out, made_path(40 + 5 * k, k, outcome=outcome), k)
@@ -73,4 +95,6 @@ def made_results(out: FilePath) -> FilePath:
         begin(folder, {"seed": 7 + k}, {})
         if fate == "failed":
             save_failure(folder, FAILURE)
+    write_decay(out, 0)
+    write_decay(out, 1, lost=3)
     return out

@@ -1,6 +1,5 @@
 """The PCA against scikit-learn's, which holds everything in memory and uses an SVD."""
 
-import sys
 import tracemalloc
 
 import numpy as np
@@ -11,9 +10,7 @@ from hypothesis import strategies as st
 from sklearn import decomposition
 from sklearn.preprocessing import StandardScaler
 
-from isoloss.report import pca
-
-MODULE = sys.modules["isoloss.report.pca"]  # whose name in the package is the function's
+from isoloss.report import components, pca
 
 
 def runs(*lengths, n=40, seed=0, dtype=torch.float32):
@@ -34,7 +31,9 @@ def sklearn_of(points, scaled, components):
 @pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_it_is_scikit_learns(scaled, dtype, monkeypatch):
-    monkeypatch.setattr(MODULE, "BLOCK_BYTES", 8 * 30 * 7)  # blocks of 7 coordinates, a last of 5
+    monkeypatch.setattr(
+        components, "BLOCK_BYTES", 8 * 30 * 7
+    )  # blocks of 7 coordinates, a last of 5
     points = runs(12, 18, dtype=dtype)
     ours = pca(points, scaled=scaled, components=6)
     scaler, theirs, scores = sklearn_of(points, scaled, 6)
@@ -50,6 +49,17 @@ def test_it_is_scikit_learns(scaled, dtype, monkeypatch):
     expected = theirs.transform(scaler.transform(others.double().numpy())) * signs
     np.testing.assert_allclose(ours.transform(others), expected, atol=1e-6 * np.abs(expected).max())
     assert [len(run) for run in ours.runs] == [12, 18]
+
+
+def test_many_points_have_the_same_components_as_few_would():
+    points = runs(300, 320, n=30)
+    ours, (_, theirs, scores) = pca(points, components=4), sklearn_of(points, True, 4)
+    np.testing.assert_allclose(ours.explained_variance, theirs.explained_variance_, rtol=1e-9)
+    signs = np.sign((ours.components * theirs.components_).sum(axis=1))
+    np.testing.assert_allclose(ours.scores, scores * signs, atol=1e-7 * np.abs(scores).max())
+    np.testing.assert_array_equal(ours.scores, pca(points, components=4).scores)
+    line = torch.arange(700.0)[:, None] * torch.tensor([3.0, 0.0, 4.0])
+    assert pca([line]).scores.shape == (700, 1)
 
 
 def test_more_points_than_parameters_and_components_than_there_are():
@@ -110,7 +120,7 @@ def test_the_largest_score_of_each_component_is_positive():
 
 
 def test_memory_does_not_hold_the_points_in_double_precision(monkeypatch):
-    monkeypatch.setattr(MODULE, "BLOCK_BYTES", 2**20)
+    monkeypatch.setattr(components, "BLOCK_BYTES", 2**20)
     points = runs(40, 40, n=100_000)  # 64 MB in double precision
     tracemalloc.start()
     pca(points, components=2)  # NumPy's arrays are traced; the components take 1.6 MB

@@ -1,4 +1,4 @@
-"""The report page in headless Chromium: quiet, complete in itself, and to be turned."""
+"""The report page in headless Chromium: quiet, complete in itself, and to be rotated."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_the_slider_goes_back_to_the_start(wide, box):
 
 
 def test_other_components_and_coordinates_can_be_chosen(wide, box):
-    scene = wide.page.locator("[data-scene='0']")
+    scene = wide.page.locator(".scene").first
     assert "divided by its standard deviation" in scene.locator("figcaption").inner_text()
     title = "document.querySelector('.plot')._fullLayout.scene.xaxis.title.text"
     assert wide.page.evaluate(title) == "component 1"

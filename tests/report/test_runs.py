@@ -1,12 +1,15 @@
-"""Tables of what was run and how it came out."""
+"""Tables of what was run, how it came out, and where walks start and end."""
 
 import dataclasses
 
 import numpy as np
 import pandas as pd
+import pytest
+import torch
 from tests.report.made import made_path
 
-from isoloss.report import outcome_table, settings_table
+from isoloss import Outcome, Path
+from isoloss.report import markdown, outcome_table, settings_table, walk_table
 
 
 def with_metadata(path, **config):
@@ -46,3 +49,51 @@ def test_settings_show_every_value_once():
         "seed": "0, 1", "stop steps": "5", "stop seconds": "none", "torch": "9"
     }  # fmt: skip
     assert table["paper"]["seed"] == "not recorded"
+
+
+def plain(*values):
+    kinds = ["start"] + ["predict"] * (len(values) - 1)
+    steps = pd.DataFrame({"kind": kinds, "regularizer": values, "loss": 0.5})
+    return Path(steps, torch.zeros(1, 1), [0], 0.5, Outcome.STEP_LIMIT, "", "paper", "squared_norm")
+
+
+def test_the_table_holds_start_and_end_of_each_method():
+    table = walk_table({"paper": [plain(4.0, 1.0), plain(6.0, 3.0)], "sqp": [plain(5.0, 2.0)]})
+    by = table.set_index(["method", "quantity", "place"])
+    assert by.loc[("paper", "R", "start"), "mean"] == 5.0
+    assert by.loc[("paper", "R", "end"), "mean"] == 2.0
+    assert by.loc[("paper", "R", "end"), "std"] == pytest.approx(2**0.5)
+    assert by.loc[("paper", "steps", "end"), "mean"] == 1
+    assert by.loc[("sqp", "R", "end"), "runs"] == 1
+    assert np.isnan(by.loc[("sqp", "R", "end"), "std"])
+
+
+def test_the_table_for_people_has_a_column_per_method():
+    table = walk_table({"paper": [plain(4.0, 1.0), plain(6.0, 3.0)], "sqp": [plain(5.0, 2.0)]})
+    lines = markdown(table).splitlines()
+    assert lines[0] == "| | paper (2 runs) | sqp (1 run) |"
+    assert "| R, start | 5.0 ± 1.4 | 5 |" in lines
+    assert "| steps, end | 1 ± 0 | 1 |" in lines
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_probes_of_any_name_are_in_the_table_of_start_and_end():
+    paths = [made_path(seed=seed) for seed in (0, 2)]
+    for path in paths:
+        steps = path.steps
+        steps["held_out_loss"] = steps.pop("test_loss")
+        steps["test_metric"] = np.nan  # a probe whose loss has no metric
+    table = walk_table({"sqp": paths}).set_index(["quantity", "place"])
+    assert "test metric" not in table.index.get_level_values("quantity")
+    assert table.loc[("held out loss", "start"), "mean"] == pytest.approx(0.46)
+    assert table.loc[("held out loss", "start"), "std"] == pytest.approx(0.01 * 2**0.5)
+    assert "| held out loss, end |" in markdown(table.reset_index())
+
+
+def test_the_order_is_that_of_the_papers_table():
+    table = walk_table({"sqp": [made_path()]})
+    end = table.loc[table["place"] == "end", "quantity"]
+    probes = ["test loss", "test metric"]
+    assert list(end) == [
+        "R", "angle in degrees", "training loss", *probes, "steps", "evaluations"
+    ]  # fmt: skip

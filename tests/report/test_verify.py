@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from tests.torture.victim import make
@@ -14,9 +15,9 @@ from tests.torture.victim import make
 from isoloss import InputError
 from isoloss import Path as Walk
 from isoloss.cli import main
-from isoloss.files import write_tensors
+from isoloss.files import write_table, write_tensors
 from isoloss.projects import Project, template
-from isoloss.report.report_tables import report_tables
+from isoloss.report.chapter import read_runs, report_tables
 from isoloss.report.verify import verify
 from isoloss.runs.settings import walk_settings
 from isoloss.runs.walk import WalkRun
@@ -52,13 +53,6 @@ def test_what_was_computed_is_right(out: Path) -> None:
         assert what in said
 
 
-def test_runs_of_format_1_are_checked_too(tmp_path: Path) -> None:
-    old = Path(__file__).parents[1] / "store" / "formats" / "version-1"
-    shutil.copytree(old, tmp_path / "run-000")
-    assert not wrong(tmp_path)
-    assert any("no checksums" in check.found for check in verify(tmp_path))
-
-
 def test_weight_decay_of_a_comparison_is_checked_as_weight_decay(out: Path) -> None:
     other = out / "IRIS_FF" / "equivalent" / "sqp" / "run-000"
     shutil.copytree(out / "IRIS_FF" / "decay" / "run-000", other)
@@ -78,7 +72,7 @@ def test_of_a_users_own_project_the_files_are_checked_and_its_code_is_not_run(
     file.write_text("raise RuntimeError('run')")
     assert not wrong(tmp_path / "out")
     found = {check.what: check.found for check in verify(tmp_path / "out")}
-    assert found == {"files": "2 whole", "computed anew": "not done: your own project"}
+    assert found == {"files": "2 whole", "computed again": "not done: your own project"}
     (folder / "steps.parquet").write_bytes(b"torn")
     assert "steps.parquet" in wrong(tmp_path / "out")[0]
 
@@ -112,25 +106,116 @@ def test_a_wrong_number_with_right_checksums_is_found(out: Path, column: str) ->
     assert problem.startswith(f"{column} is off by")
 
 
-def test_wrong_weights_of_weight_decay_are_found(out: Path) -> None:
+def nan_at(column: str, row: int) -> Callable[[Walk], Walk]:
+    def change(path: Walk) -> Walk:
+        steps = path.steps.copy()
+        steps.loc[path.point_steps[row], column] = float("nan")
+        return replace(path, steps=steps)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (nan_at("loss", 1), "loss is not a number at 1"),
+        (nan_at("regularizer", 0), "regularizer is not a number at 1"),
+        (nan_at("test_loss", -1), "test_loss is not a number at 1"),
+        (nan_at("test_metric", 0), "test_metric is not a number at 1"),
+        (lambda p: replace(p, steps=p.steps.drop(columns="loss")), "loss is not recorded"),
+        (
+            lambda p: replace(p, steps=p.steps.drop(columns="test_loss")),
+            "test_loss is not rec",
+        ),
+        (lambda p: replace(p, points=p.points[:-1]), "points are kept, but the steps of"),
+        (lambda p: replace(p, points=p.points[:0], point_steps=[]), "no point is kept"),
+        (lambda p: replace(p, point_steps=[0, *[999] * (len(p.points) - 1)]), "cannot be checked"),
+    ],
+)
+def test_what_should_be_there_and_is_not_is_wrong(out: Path, change, words: str) -> None:
+    rewrite(out / "IRIS_FF" / "traverse" / "sqp" / "run-000", change)
+    checks = [check for check in verify(out) if check.problem]
+    assert {check.run for check in checks} == {"IRIS_FF/traverse/sqp/run-000"}
+    assert any(words in check.problem for check in checks), checks
+
+
+@pytest.mark.parametrize(
+    ("columns", "problems"),
+    [(["test_loss", "test_metric"], 0), (["loss"], 1), (["regularizer"], 1)],
+)
+def test_probes_alone_may_be_missing_between_the_first_and_the_last_point(
+    out: Path, columns: list[str], problems: int
+) -> None:
+    def change(path: Walk) -> Walk:
+        steps = pd.concat([path.steps.iloc[[0]], path.steps], ignore_index=True)
+        steps.loc[1, columns] = float("nan")
+        points = torch.cat([path.points[:1], path.points])
+        later = [step + 1 for step in path.point_steps]
+        return replace(path, steps=steps, points=points, point_steps=[0, *later])
+
+    rewrite(out / "IRIS_FF" / "traverse" / "paper" / "run-000", change)
+    assert len(wrong(out)) == problems
+
+
+def test_an_error_in_a_check_is_of_that_run_alone(out: Path, monkeypatch) -> None:
+    def torn(folder: Path) -> Walk:
+        raise TypeError("no such thing\nat all")
+
+    monkeypatch.setattr(run, "load", torn)
+    report = out / "report" / "IRIS_FF"
+    report.mkdir(parents=True)
+    (report / "walk.csv").write_text("")
+    found = {check.run: check.problem for check in verify(out) if check.problem}
+    assert list(found) == [
+        "IRIS_FF/traverse/paper/run-000", "IRIS_FF/traverse/sqp/run-000", "report/IRIS_FF"
+    ]  # fmt: skip
+    assert all(sentence.endswith("TypeError: no such thing") for sentence in found.values())
+
+
+def nan(ends: torch.Tensor, members: pd.DataFrame) -> tuple[torch.Tensor, pd.DataFrame]:
+    return ends.index_fill(0, torch.tensor([1]), torch.nan), members
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda ends, members: (ends * 1.1, members), "squared_norm is off"),
+        (lambda ends, members: (ends[:1], members), "1 networks are kept, but 2 were trained"),
+        (nan, "said to have finished is infinite"),
+        (lambda ends, m: (ends, m.assign(test_loss=torch.nan)), "test_loss is not a number at 2"),
+        (lambda ends, m: (ends, m.drop(columns="train_loss")), "train_loss is not recorded"),
+    ],
+)
+def test_what_is_wrong_with_weight_decay_is_found(out: Path, change, words: str) -> None:
     folder = out / "IRIS_FF" / "decay" / "run-000"
-    ending, ends = whole(folder), decay.load_ends(folder)
-    stamps = {}
+    ending = whole(folder)
+    ends, members = change(decay.load_ends(folder), decay.load_members(folder))
 
     def write() -> dict[str, object]:
-        tensors = {"ends": ends * 1.1, "start": ends[0], "indices": torch.arange(3)}
-        stamps["points.safetensors"] = write_tensors(folder / "points.safetensors", tensors)
-        return stamps
+        tensors = {"ends": ends, "start": ends[0].clone(), "indices": torch.arange(3)}
+        return {
+            "points.safetensors": write_tensors(folder / "points.safetensors", tensors),
+            "members.parquet": write_table(folder / "members.parquet", members),
+        }
 
     seal(folder, {"outcome": ending["outcome"], "message": ending["message"]}, write)
-    assert any("squared_norm is off" in problem for problem in wrong(out))
+    found = [check for check in verify(out) if check.problem]
+    assert {check.run for check in found} == {"IRIS_FF/decay/run-000"}
+    assert any(words in check.problem for check in found), found
+
+
+def test_networks_that_were_lost_are_not_needed(out: Path) -> None:
+    folder = out / "IRIS_FF" / "decay" / "run-000"
+    ends, _ = nan(decay.load_ends(folder), decay.load_members(folder))
+    stack = decay.Stack(decay.load_epochs(folder), ends, torch.tensor([-1, 1]))
+    decay.save(folder, stack, None, start=ends[0].clone(), indices=torch.arange(3))
+    assert not wrong(out)
 
 
 def test_a_table_that_is_not_of_these_runs_is_found(out: Path) -> None:
-    results = open_results(out)
     folder = out / "report" / "IRIS_FF"
     folder.mkdir(parents=True)
-    for name, text in report_tables(results, "IRIS_FF", results.walks("IRIS_FF")).files.items():
+    for name, text in report_tables(read_runs(open_results(out), "IRIS_FF")).files.items():
         (folder / name).write_text(text)
     assert not wrong(out)
     file = folder / "walk.csv"

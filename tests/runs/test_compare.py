@@ -10,8 +10,8 @@ from isoloss import experiments, open_results
 from isoloss.cli.compares import compare_all
 from isoloss.errors import InputError
 from isoloss.report import report
-from isoloss.report.comparison_tables import chosen_per_run, equivalent_penalty, equivalent_table
-from isoloss.report.report_tables import FILES, report_tables
+from isoloss.report.chapter import FILES, read_runs, report_tables
+from isoloss.report.comparison import chosen_per_run, equivalent_penalty, equivalent_table
 from isoloss.report.verify import check_reports
 from isoloss.runs.compare import after_decay_runs, equivalent_runs
 from isoloss.runs.decay import DecayRun, decay_settings
@@ -77,8 +77,7 @@ def test_the_walk_goes_on_from_the_network_that_was_chosen_without_the_test_set(
 
 
 def test_the_report_tables_both(results):
-    paths = {"sqp": results.paths("IRIS_FF", "sqp")}
-    files = report_tables(results, "IRIS_FF", paths).files
+    files = report_tables(read_runs(results, "IRIS_FF")).files
     assert set(files) == set(FILES)
     lines = files["equivalent.md"].splitlines()
     assert len(lines) == 3

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
+import scipy.sparse.linalg
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from isoloss.errors import InputError
-
-Array = NDArray[np.float64]
+from isoloss.report.curves import Array
 
 BLOCK_BYTES = 2**26
 """Of coordinates taken into double precision at a time."""
 
+DENSE = 500
+"""Points from which on the few largest eigenvalues are found by Lanczos' method, to all digits."""
 NOISE = 1e-12
 """Components with less than this share of the first one's variance are rounding of the products."""
 
@@ -83,8 +84,8 @@ class PCA:
         """
         if points.ndim != 2 or points.shape[1] != len(self.mean):
             raise InputError(
-                f"points of shape {tuple(points.shape)} are not possible: this PCA is of "
-                f"{len(self.mean)} parameters; give shape (points, {len(self.mean)})"
+                f"points must have shape (points, {len(self.mean)}), since this PCA is of "
+                f"{len(self.mean)} parameters, got {tuple(points.shape)}"
             )
         scores = np.zeros((len(points), len(self.components)))
         for span in _spans(len(points), len(self.mean)):
@@ -97,7 +98,7 @@ def pca(points: Sequence[Tensor], *, scaled: bool = True, components: int = 10) 
     """Exact PCA of the points of several runs.
 
     There are far fewer points than parameters, so the components are found from the Gram matrix of
-    the centerd points (the "snapshot method", Sirovich 1987), summed in double precision over
+    the centered points (the "snapshot method", Sirovich 1987), summed in double precision over
     blocks of coordinates: beside the points as they are, some 64 MB, the Gram matrix and the
     components themselves are all that is held.
 
@@ -117,18 +118,19 @@ def pca(points: Sequence[Tensor], *, scaled: bool = True, components: int = 10) 
     sizes = sorted({run.shape[1] if run.ndim == 2 else -1 for run in points})
     if len(sizes) != 1 or sizes[0] < 1:
         raise InputError(
-            "the PCA needs points of shape (points, parameters) with the same number of parameters "
-            f"in each run, and was given {[tuple(run.shape) for run in points]}"
+            "points must have shape (points, parameters) with the same number of parameters in "
+            f"each run, got {[tuple(run.shape) for run in points]}"
         )
     count, n = sum(len(run) for run in points), sizes[0]
     if count < 2:
-        raise InputError(f"the PCA needs at least two different points, and was given {count}")
-    runs = [slice(end - len(run), end) for run, end in _ends(points)]
+        raise InputError(f"the PCA needs at least two different points, got {count}")
+    ends = np.cumsum([len(run) for run in points]).tolist()
+    runs = [slice(end - len(run), end) for run, end in zip(points, ends, strict=True)]
     mean, scale = np.zeros(n), np.ones(n)
     gram, squares = np.zeros((count, count)), [np.zeros(len(run)) for run in points]
     for span, block in _blocks(points, n):
         if not np.isfinite(block).all():
-            raise InputError("the PCA needs finite points; some are infinite or not a number")
+            raise InputError("the points must be finite: some are infinite or not a number")
         # seen from the first point, so that coordinates that never change become exact zeros
         origin = block[0].copy()
         block -= origin
@@ -167,11 +169,15 @@ def pca(points: Sequence[Tensor], *, scaled: bool = True, components: int = 10) 
 
 def _largest(gram: Array, components: int) -> tuple[Array, Array]:
     """The largest eigenvalues, descending, and their eigenvectors as columns."""
-    last = len(gram) - 1
-    values, vectors = scipy.linalg.eigh(
-        gram, subset_by_index=(last - components + 1, last), overwrite_a=True
-    )
-    values, vectors = values[::-1], vectors[:, ::-1]
+    count = len(gram)
+    if count <= DENSE or components > count // 10:
+        wanted = count - components, count - 1
+        values, vectors = scipy.linalg.eigh(gram, subset_by_index=wanted, overwrite_a=True)
+    else:
+        begin = np.random.default_rng(0).standard_normal(count)
+        values, vectors = scipy.sparse.linalg.eigsh(gram, components, v0=begin)
+    descending = np.argsort(values)[::-1]
+    values, vectors = values[descending], vectors[:, descending]
     kept = values > NOISE * values[0]
     values, vectors = values[kept], vectors[:, kept]
     largest = np.abs(vectors).argmax(axis=0)
@@ -187,10 +193,6 @@ def _blocks(points: Sequence[Tensor], n: int) -> Iterator[tuple[slice, Array]]:
 def _spans(count: int, n: int) -> Iterator[slice]:
     width = max(1, BLOCK_BYTES // (8 * max(1, count)))
     return (slice(start, min(start + width, n)) for start in range(0, n, width))
-
-
-def _ends(points: Sequence[Tensor]) -> Iterator[tuple[Tensor, int]]:
-    return zip(points, np.cumsum([len(run) for run in points]).tolist(), strict=True)
 
 
 def _length(polygon: Array) -> float:

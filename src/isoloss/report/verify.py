@@ -1,13 +1,12 @@
 """Results checked: every file against its checksum, every number again in float64.
 
-What a run recorded at the points that it kept is computed anew from the stored weights alone, by a
-problem built from the run's own settings, and held against the recorded columns.
+What a run recorded at the points that it kept is computed again from the stored weights alone, by a
+problem built from the run's own settings, and compared with the recorded columns.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path as FilePath
@@ -15,17 +14,18 @@ from pathlib import Path as FilePath
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from isoloss import experiments
-from isoloss.errors import InputError, IsolossError
+from isoloss.errors import InputError, one_line
 from isoloss.experiments.catalog import Experiment
-from isoloss.files import read_json
 from isoloss.methods import METHODS
 from isoloss.path import Path
 from isoloss.problem import Problem
 from isoloss.regularizers import get_regularizer
-from isoloss.report.report_tables import FILES, report_tables, reported_walks
+from isoloss.report.chapter import FILES, read_runs, report_tables
+from isoloss.report.page import CHAPTER, load_chapter, load_image
 from isoloss.store import decay, open_results, run
 from isoloss.store.folder import load_config, problem, whole
 
@@ -36,83 +36,55 @@ more."""
 ROUNDING = {"float32": 1e-5, "float64": 1e-12}
 """By how much of the level the rounding of the loss may carry a point out of the tolerance."""
 NOT_FINISHED = "not finished"
-NOT_DONE = "not done: your own project"
-"""Of runs whose problem only the user's code can build, which is not run here."""
+AGAIN = "computed again"
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was checked of a run.
+    """One thing that was checked of a run."""
 
-    Attributes:
-        run: Where it is, below the folder that was given.
-        what: What was checked.
-        found: The worst that was found.
-        allowed: The most that is right.
-        problem: What is wrong, a sentence; empty where nothing is.
-    """
-
-    run: str
+    run: str  # where it is, below the folder that was given
     what: str
-    found: str
-    allowed: str
-    problem: str = ""
+    found: str  # the worst
+    allowed: str  # the most that is right; empty where there is nothing to judge
+    problem: str = ""  # what is wrong, a sentence
 
 
 def verify(folder: str | FilePath) -> list[Check]:
-    """Check everything below a folder that the commands wrote.
-
-    Args:
-        folder: A results folder, or any folder in it down to that of one run.
-
-    Returns:
-        What was checked, run by run.
-
-    Raises:
-        InputError: There is no run.
-    """
+    """Check everything below a results folder, or a folder in it down to that of one run."""
     top = FilePath(folder)
     found = [top, *top.rglob("run-*")] if top.is_dir() else []
     runs = sorted(one for one in found if _is_run(one))
     if not runs:
         raise InputError(f"{top} holds no run; give a folder that was given to --out, or one in it")
-    checks = [check for one in runs for check in _checks(one, _name(one, top))]
+    names = [str(one.relative_to(top)) if one != top else one.name for one in runs]
+    checks = [check for one, name in zip(runs, names, strict=True) for check in _checks(one, name)]
     return [*checks, *check_reports(top)]
 
 
 def check_reports(top: FilePath) -> Iterator[Check]:
-    """Make the report's tables again from the runs, and look at what its page is made of.
-
-    Args:
-        top: A results folder.
-
-    Yields:
-        A check of each table of each experiment, and of its `chapter.json`.
-    """
+    """Make the report's tables again from the runs, and look at what its page is made of."""
     for folder in sorted(file for file in top.glob("report/*") if file.is_dir()):
         name, again = str(folder.relative_to(top)), f"call isoloss report {folder.name}"
         there = [file for file in FILES if (folder / file).exists()]
-        made: dict[str, str] = {}
-        if there:
-            try:
-                results = open_results(top)
-                walks = reported_walks(results, folder.name)
-                made = report_tables(results, folder.name, walks).files
-            except IsolossError as error:
-                yield Check(name, "tables", "", "", f"cannot be made again: {error}")
-                continue
+        try:
+            results = open_results(top)
+            made = report_tables(read_runs(results, folder.name)).files if there else {}
+        except Exception as error:
+            yield Check(name, "tables", "", "", f"cannot be made again: {_said(error)}")
+            continue
         for file in FILES:
             if file in there or file in made:
                 wrong = _other_table(folder / file, made.get(file))
                 found = "another" if wrong else "the same"
                 yield Check(name, file, found, "the same", f"{wrong}; {again}" if wrong else "")
-        chapter = folder / "chapter.json"
-        if chapter.exists():
+        if (folder / CHAPTER).exists():
             try:
-                read_json(chapter)
-                yield Check(name, chapter.name, "whole", "whole")
-            except IsolossError as error:
-                yield Check(name, chapter.name, "damaged", "whole", f"{error}; {again}")
+                for picture in load_chapter(folder).pictures:
+                    load_image(folder, picture.file)
+                yield Check(name, CHAPTER, "whole", "whole")
+            except Exception as error:
+                yield Check(name, CHAPTER, "damaged", "whole", _said(error))
 
 
 def _other_table(file: FilePath, made: str | None) -> str:
@@ -136,65 +108,84 @@ def _is_run(folder: FilePath) -> bool:
     return folder.is_dir() and not aside and folder.name.startswith("run-")
 
 
-def _name(folder: FilePath, top: FilePath) -> str:
-    return str(folder.relative_to(top)) if folder != top else folder.name
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _checks(folder: FilePath, name: str) -> Iterator[Check]:
-    reason = problem(folder)
-    if reason == NOT_FINISHED:
-        yield Check(name, "files", NOT_FINISHED, "")
-        return
-    if reason is not None:
-        yield Check(name, "files", "damaged or failed", "", reason)
-        return
-    files = whole(folder).get("files", {})
-    yield Check(name, "files", f"{len(files)} whole" if files else "format 1: no checksums", "")
+    """All checks of a run; whatever goes wrong in one is wrong with this run alone."""
+    what = "files"
     try:
-        if "project" in load_config(folder):
-            yield Check(name, "computed anew", NOT_DONE, "")
+        reason = problem(folder)
+        if reason == NOT_FINISHED:
+            yield Check(name, what, NOT_FINISHED, "")
+            return
+        if reason is not None:
+            yield Check(name, what, "damaged or failed", "", reason)
+            return
+        files = whole(folder).get("files", {})
+        yield Check(name, what, f"{len(files)} whole" if files else "no checksums", "")
+        what, config = AGAIN, load_config(folder)
+        if "project" in config:  # only the user's code can build its problem: it is not run here
+            yield Check(name, what, "not done: your own project", "")
+        elif "imported" in config:
+            yield Check(name, what, "not done: imported, without its settings", "")
         elif (folder / "members.parquet").exists():
             yield from _decay(folder, name)
         else:
             yield from _walk(run.load(folder), name)
-    except (IsolossError, KeyError, RuntimeError) as error:
-        yield Check(name, "computed anew", "", "", f"{type(error).__name__}: {error}")
+    except Exception as error:
+        yield Check(name, what, "", "", f"cannot be checked: {_said(error)}")
 
 
 def _walk(path: Path, name: str) -> Iterator[Check]:
-    config = path.metadata["config"]
-    experiment, seed = experiments.get(config["experiment"]), config["seed"]
-    training, test = _problems(experiment, seed)
-    steps = path.steps.iloc[path.point_steps].reset_index(drop=True)
-    thetas = path.points.double()
-    if not len(thetas):
-        yield Check(name, "points", "none on the level set", "")
+    points, count = path.points.double(), len(path.point_steps)
+    if len(points) != count:
+        wrong = f"{len(points)} points are kept, but the steps of {count} are named"
+        yield Check(name, "points", str(len(points)), str(count), wrong)
         return
+    if not count:
+        wrong = "no point is kept of a walk that has succeeded" if path.outcome.success else ""
+        yield Check(name, "points", "none on the level set", "", wrong)
+        return
+    config = path.metadata["config"]
+    experiment, dtype = experiments.get(config["experiment"]), config.get("dtype", "float32")
+    training, test = _problems(experiment, config["seed"])
     regularizer = get_regularizer(config.get("regularizer", path.regularizer), training)
-    anew = pd.DataFrame([_measured(theta, training, test) for theta in thetas])
-    anew["regularizer"] = [regularizer.value_and_grad(theta)[0].item() for theta in thetas]
-    dtype = config.get("dtype", "float32")
-    method = METHODS[config["method"]["name"]](
-        **{key: value for key, value in config["method"].items() if key != "name"}
-    )
-    tolerance = method.relative_tolerance(path.level, config["rtol"])
-    off = max(abs(loss - path.level) / path.level for loss in anew["loss"])
-    allowed = tolerance + ROUNDING[dtype]
-    yield _bound(name, "loss on the level, points", off, allowed, len(thetas))
-    yield from _columns(name, steps, anew, dtype, test.examples)
+    again = pd.DataFrame([_measured(theta, training, test) for theta in points])
+    again["regularizer"] = [regularizer.value_and_grad(theta)[0].item() for theta in points]
+    settings = {key: value for key, value in config["method"].items() if key != "name"}
+    method = METHODS[config["method"]["name"]](**settings)
+    off = float(np.max(np.abs(again["loss"] - path.level)) / path.level)
+    allowed = method.relative_tolerance(path.level, config["rtol"]) + ROUNDING[dtype]
+    yield _bound(name, "loss on the level, points", off, allowed, count)
+    # what belongs to the walk is there at every point, a probe at least at the first and the last
+    probed = np.isin(np.arange(count), (0, count - 1))
+    needed = {column: probed | (column in ("loss", "regularizer")) for column in again}
+    recorded = path.steps.iloc[path.point_steps].reset_index(drop=True)
+    yield from _columns(name, recorded, again, needed, AGREEMENT[dtype], experiment, test)
 
 
 def _decay(folder: FilePath, name: str) -> Iterator[Check]:
-    config = load_config(folder)
+    config, members = load_config(folder), decay.load_members(folder)
+    ends = decay.load_ends(folder).double()
+    if len(ends) != len(members):
+        wrong = f"{len(ends)} networks are kept, but {len(members)} were trained"
+        yield Check(name, "networks", str(len(ends)), str(len(members)), wrong)
+        return
+    finite = torch.isfinite(ends).all(dim=1).numpy()
+    finished = (members["status"] == decay.FINISHED).to_numpy()
+    if (finished & ~finite).any():
+        wrong = "a network that is said to have finished is infinite or not a number"
+        yield Check(name, "networks", f"{(finished & ~finite).sum()} not finite", "0", wrong)
     experiment = experiments.get(config["experiment"])
     training, test = _problems(experiment, config["seed"])
-    members, ends = decay.load_members(folder), decay.load_ends(folder).double()
-    finite = [k for k, theta in enumerate(ends) if bool(torch.isfinite(theta).all())]
-    anew = pd.DataFrame([_measured(ends[k], training, test) for k in finite])
-    anew = anew.rename(columns={"loss": "train_loss"})
-    anew["squared_norm"] = [ends[k].square().sum().item() for k in finite]
-    recorded = members.iloc[finite].reset_index(drop=True)
-    yield from _columns(name, recorded, anew, "float32", test.examples)
+    again = pd.DataFrame([_measured(theta, training, test) for theta in ends[finite]])
+    again = again.rename(columns={"loss": "train_loss"})
+    again["squared_norm"] = ends[finite].square().sum(dim=1).numpy()
+    needed = {str(column): finished[finite] for column in again}
+    recorded = members.loc[finite].reset_index(drop=True)
+    yield from _columns(name, recorded, again, needed, AGREEMENT["float32"], experiment, test)
 
 
 def _problems(experiment: Experiment, seed: int) -> tuple[Problem, Problem]:
@@ -215,28 +206,37 @@ def _measured(theta: Tensor, training: Problem, test: Problem) -> dict[str, floa
 
 
 def _columns(
-    name: str, recorded: pd.DataFrame, anew: pd.DataFrame, dtype: str, examples: int
+    name: str,
+    recorded: pd.DataFrame,
+    again: pd.DataFrame,
+    needed: Mapping[str, NDArray[np.bool_]],
+    agreement: float,
+    experiment: Experiment,
+    test: Problem,
 ) -> Iterator[Check]:
-    """Each column against the same computed anew, where it was measured."""
-    for column in anew:
+    """Each column against the same computed again, wherever it was measured or is needed."""
+    for column in map(str, again):
         if column not in recorded:
+            yield Check(name, column, "missing", "recorded", f"{column} is not recorded")
             continue
-        measured = recorded[column].notna()
+        measured = recorded[column].notna().to_numpy()
+        absent = int((needed[column] & ~measured).sum())
+        if absent:
+            wrong = f"{column} is not a number at {absent} of the kept points that need it"
+            yield Check(name, column, f"{absent} not a number", "0", wrong)
         before = recorded.loc[measured, column].to_numpy(dtype=np.float64)
-        now = anew.loc[measured, column].to_numpy(dtype=np.float64)
+        now = again.loc[measured, column].to_numpy(dtype=np.float64)
         if len(before) == 0:
             continue
-        if column == "test_metric" and bool(np.all((now >= 0) & (now <= 1))):
-            # accuracy: an example whose two best classes are equal to rounding may change sides
-            worst, allowed = float(np.max(np.abs(before - now))), max(1.5 / examples, 5e-4)
+        if column == "test_metric" and experiment.metric == "accuracy":
+            # an example whose two best classes are equal to rounding may change sides
+            worst, allowed = np.max(np.abs(before - now)), max(1.5 / test.examples, 5e-4)
         else:
-            scale = np.maximum(np.abs(now), 1e-12)
-            worst, allowed = float(np.max(np.abs(before - now) / scale)), AGREEMENT[dtype]
-        yield _bound(name, str(column), worst, allowed, len(before))
+            worst = np.max(np.abs(before - now) / np.maximum(np.abs(now), 1e-12))
+            allowed = agreement
+        yield _bound(name, column, float(worst), allowed, len(before))
 
 
 def _bound(name: str, what: str, worst: float, allowed: float, count: int) -> Check:
     wrong = "" if worst <= allowed else f"{what} is off by {worst:.3g}, {allowed:.3g} is allowed"
-    if math.isnan(worst):
-        wrong = f"{what} is not a number"
     return Check(name, f"{what} ({count})", f"{worst:.2g}", f"{allowed:.2g}", wrong)

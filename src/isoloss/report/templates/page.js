@@ -1,7 +1,7 @@
 "use strict";
-// Draws the scenes of the page. Their numbers are in the page, nothing is fetched.
+// Draws the scenes of the page. The numbers of each are in its figure, nothing is fetched.
 
-const SCENES = JSON.parse(document.getElementById("scenes").textContent);
+const MANY = 8; // means of runs, from which on the legend does not name them
 const SYMBOLS = ["diamond", "square", "circle", "cross"];
 const MARK_COLORS = ["#D55E00", "#009E73", "#CC79A7", "#0072B2"];
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
@@ -37,8 +37,8 @@ function nearest(run, position) {
 }
 
 class Scene {
-  constructor(element, scene) {
-    this.scene = scene;
+  constructor(element) {
+    this.scene = JSON.parse(element.querySelector("script").textContent);
     this.plot = element.querySelector(".plot");
     this.view = element.querySelector("[name=view]");
     this.scaling = element.querySelector("[name=scaling]");
@@ -88,14 +88,18 @@ class Scene {
         },
       };
     });
-    const marks = this.scene.marks.map((mark, k) => ({
-      type: "scatter3d", mode: "markers", name: mark.name, hoverinfo: "name",
-      ...three(mark[this.scaling.value].map((score) => [score]), Number(this.view.value), [0]),
-      marker: {
-        size: mark.name.startsWith("mean of run") ? 5 : 8, symbol: mark.name.startsWith("mean of run") ? "square-open" : SYMBOLS[k % SYMBOLS.length],
-        color: mark.name.startsWith("mean of run") ? css("--ink") : MARK_COLORS[k % MARK_COLORS.length],
-      },
-    }));
+    const marks = this.scene.marks.map((mark, k) => {
+      const mean = mark.name.startsWith("mean of run");
+      return {
+        type: "scatter3d", mode: "markers", name: mark.name, hoverinfo: "name",
+        showlegend: !mean || this.scene.runs.length < MANY,
+        ...three(mark[this.scaling.value].map((score) => [score]), Number(this.view.value), [0]),
+        marker: {
+          size: mean ? 5 : 8, symbol: mean ? "square-open" : SYMBOLS[k % SYMBOLS.length],
+          color: mean ? css("--ink") : MARK_COLORS[k % MARK_COLORS.length],
+        },
+      };
+    });
     return [...runs, ...marks, this.pointer()];
   }
 
@@ -164,6 +168,4 @@ class Scene {
   }
 }
 
-for (const element of document.querySelectorAll("[data-scene]")) {
-  new Scene(element, SCENES[Number(element.dataset.scene)]);
-}
+for (const element of document.querySelectorAll(".scene")) new Scene(element);

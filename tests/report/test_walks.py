@@ -10,7 +10,7 @@ import torch
 from tests.report.made import made_path
 
 from isoloss import Outcome, Path
-from isoloss.report import close_up, save, walk_panels
+from isoloss.report import close_up, plot, save, walk_panels
 
 
 def walk(length, offset=0.0):
@@ -25,6 +25,10 @@ def walk(length, offset=0.0):
         }
     )
     return Path(steps, torch.zeros(1, 1), [0], 0.5, Outcome.STEP_LIMIT, "", "paper", "squared_norm")
+
+
+def full(length, seed=0, method="sqp"):
+    return made_path(length, seed, method)
 
 
 def test_four_panels_show_mean_and_band():
@@ -44,7 +48,7 @@ def test_four_panels_show_mean_and_band():
 
 
 def test_number_of_runs_and_method_are_said():
-    figure = walk_panels({"paper": [walk(5), walk(5)], "sqp": [walk(3)]})
+    figure = walk_panels({"paper": [walk(5), walk(5)], "sqp": [full(3)]})
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert "method paper, 2 runs" in titles
     assert "method sqp, 1 run" in titles
@@ -82,10 +86,6 @@ def test_the_users_own_style_neither_changes_the_figure_nor_is_changed(tmp_path)
     assert plain == theirs
 
 
-def full(length, seed=0, method="sqp"):
-    return made_path(length, seed, method)
-
-
 @pytest.mark.parametrize(
     ("against", "label", "first"),
     [
@@ -112,14 +112,32 @@ def test_methods_share_the_panels_against_anything_but_steps(against, label, fir
     assert len(styles) > 1  # told apart without color
 
 
-def test_a_path_plots_itself_with_the_probes_it_has():
+def test_plot_draws_one_walk_with_the_probes_it_has():
     path = full(20)
-    panels = path.plot().axes
+    panels = plot(path).axes
     assert [p.get_ylabel() for p in panels][2:] == ["test loss", "test metric"]
     np.testing.assert_allclose(panels[1].lines[0].get_ydata(), path.steps["regularizer"])
     steps = path.steps.drop(columns=["test_metric"]).rename(columns={"test_loss": "held_out_loss"})
-    panels = dataclasses.replace(path, steps=steps).plot(against="evaluations").axes
+    panels = plot(dataclasses.replace(path, steps=steps), against="evaluations").axes
     assert [p.get_ylabel() for p in panels][2:] == ["held_out loss"]
+
+
+@pytest.mark.parametrize(
+    ("walks", "titles"),
+    [
+        ([full(9), full(9, 1), full(5, 2, "paper")], ["method sqp, 2 runs", "method paper, 1 run"]),
+        ((full(9),), ["method sqp, 1 run"]),
+        ({"wide": full(9), "narrow": [full(5, 1), full(5, 2)]}, ["wide, 1 run", "narrow, 2 runs"]),
+        ({"sqp": full(5, 2, "paper")}, ["sqp, 1 run"]),
+    ],
+)
+def test_plot_takes_several_walks_and_names_for_them(walks, titles):
+    figure = plot(walks)
+    assert [t for axes in figure.axes if (t := axes.get_title(loc="left"))] == titles
+    named = [sentence.split(":")[0] for sentence in figure.get_supxlabel().splitlines()]
+    assert named == [title.rpartition(",")[0].replace("method", "Method") for title in titles]
+    legend = plot(walks, "evaluations").axes[0].get_legend().get_texts()
+    assert [text.get_text() for text in legend] == [t.removeprefix("method ") for t in titles]
 
 
 def test_a_close_up_shows_every_run_over_the_interval():
@@ -139,9 +157,16 @@ def test_a_close_up_shows_every_run_over_the_interval():
     [
         (lambda: walk_panels({}), ["no walk"]),
         (lambda: walk_panels({"sqp": []}), ["no walk"]),
-        (lambda: full(5).plot(against="steps"), ["steps", "step"]),
-        (lambda: close_up({"sqp": [full(5)]}, "test_loss", (3, 1)), ["(3, 1)", "smaller"]),
-        (lambda: close_up({"sqp": [full(5)]}, "test_loss", (80, 90)), ["(80, 90)", "measured"]),
+        (lambda: plot(full(5), against="steps"), ["steps", "step"]),
+        (lambda: plot([]), ["no walk"]),
+        (lambda: plot({"a": []}), ["no walk"]),
+        (lambda: plot(3), ["walks must be", "got int"]),
+        (lambda: plot({"a": full(5).steps}), ["walks must be", "got str"]),
+        (lambda: close_up({"sqp": [full(5)]}, "test_loss", (3, 1)), ["(3, 1)", "smaller end"]),
+        (
+            lambda: close_up({"sqp": [full(5)]}, "test_loss", (80, 90)),
+            ["(80, 90)", "measured point"],
+        ),
         (lambda: close_up({"sqp": [full(5)]}, "tst_loss", (0, 3)), ["tst_loss", "test_loss"]),
     ],
 )

@@ -1,11 +1,12 @@
-"""The figures of the PCA show its numbers."""
+"""The figures of the PCA show its numbers, and grow with what is shown alone."""
 
+import matplotlib.image
 import numpy as np
 import pytest
 from tests.report.made import made_path
 
 from isoloss.report import explained_variance, pca, pca_views
-from isoloss.report.pca import caption, mean_end, percent
+from isoloss.report.views import caption, mean_end, pca_section, percent
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +60,19 @@ def test_two_components_have_one_view():
 @pytest.mark.parametrize(("share", "text"), [(0.9417, "94 %"), (1.0, "100 %"), (0.00456, "0.46 %")])
 def test_percent(share, text):
     assert percent(share) == text
+
+
+def test_of_many_points_evenly_chosen_ones_are_shown(tmp_path):
+    paths = [made_path(90, 0), made_path(31, 1), made_path(8, 2)]
+    section, missing = pca_section({"sqp": paths}, tmp_path, title="X", at_most=60)
+    assert missing == []
+    steps = [run.step for run in section.scenes[0].runs]
+    assert [len(run) for run in steps] == [20, 20, 8]
+    assert [(run[0], run[-1]) for run in steps] == [(0, 89), (0, 30), (0, 7)]
+    assert max(np.diff(steps[0])) - min(np.diff(steps[0])) <= 1
+    assert section.scenes[0].runs[0].values["R"][1] == pytest.approx(
+        paths[0].steps["regularizer"][steps[0][1]], rel=1e-5
+    )
+    assert "48 kept points of 3 runs" in section.scenes[0].captions["scaled"]
+    assert section.text[-1] == "Of each run by sqp, 20 points evenly along the walk are shown."
+    assert matplotlib.image.imread(tmp_path / "pca-sqp.png").std() > 0.02

@@ -1,22 +1,23 @@
 """What the report writes, and what it says of results that are not whole."""
 
 import dataclasses
+import io
 import itertools
+import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import matplotlib.image
 import pandas as pd
 import pytest
-import torch
-from tests.report.made import FAILURE, made_path, write_run
+from tests.report.made import FAILURE, decay_ends, made_path, write_run
 
 from isoloss import open_results
-from isoloss.report import report, walk_table, write_page
-from isoloss.report.chapter import Chapter, load_chapters
-from isoloss.report.comparison_section import comparison_section
-from isoloss.report.comparison_tables import changes_table, comparison_table
-from isoloss.report.report import _mean_of_decay
+from isoloss.report import pca, report, write_page
+from isoloss.report.chapter import Runs, report_tables
+from isoloss.report.page import Chapter, Picture, Section, load_chapter
 from isoloss.store import Results, ResultsError, run_folder
 from isoloss.store.folder import begin
 
@@ -46,8 +47,10 @@ def page(reported):
 
 @pytest.fixture(scope="module")
 def chapter(reported):
-    (found,) = load_chapters(reported.page.parent).values()
-    return found
+    return load_chapter(reported.page.parent / "IRIS_FF")
+
+
+DECAYED = "mean end of weight decay, penalty 0.001"  # of the one run in which it is finite
 
 
 def table(chapter, title):
@@ -59,6 +62,7 @@ def test_every_figure_is_there_as_png_and_pdf(reported):
     for stem in (
         "walk", "walk-evaluations", "walk-arc-length", "walk-regularizer", "pca-sqp",
         "pca-sqp-unscaled", "variance-sqp", "pca-paper", "pca-paper-unscaled", "variance-paper",
+        "comparison", "decay",
     ):  # fmt: skip
         assert {f"{stem}.png", f"{stem}.pdf"} <= names
     for file in reported.figures:
@@ -106,7 +110,7 @@ def test_the_page_is_sound_and_accessible(page):
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
     assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
     images = page.of("img")
-    assert len(images) == 10
+    assert len(images) == 12
     assert all(len(image["alt"]) > 40 for image in images)
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -126,10 +130,13 @@ def test_a_scene_holds_the_points_and_what_was_measured_there(chapter):
     assert shown.values["R"] == pytest.approx(path.steps["regularizer"].tolist(), rel=1e-5)
     assert len(shown.scaled) == len(shown.unscaled) == 6
     assert {mark.name for mark in scene.marks} == {
-        "mean end of the walks", "mean of run 0", "mean of run 1", "mean of run 2"
+        "mean end of the walks", "mean of run 0", "mean of run 1", "mean of run 2", DECAYED
     }  # fmt: skip
     mean = next(mark for mark in scene.marks if mark.name == "mean of run 1").unscaled
     assert mean == pytest.approx([sum(c) / 45 for c in shown.unscaled], abs=1e-3)
+    other = next(mark for mark in scene.marks if mark.name == DECAYED).unscaled
+    found = pca([made_path(40 + 5 * k, k).points for k in range(3)], scaled=False)
+    assert other == pytest.approx(found.transform(decay_ends(0)[1:])[0][:6], rel=1e-3, abs=1e-3)
 
 
 def test_one_run_of_one_point_is_reported_without_band_std_or_components(tmp_path):
@@ -138,7 +145,7 @@ def test_one_run_of_one_point_is_reported_without_band_std_or_components(tmp_pat
     assert [
         m for m in written.missing if "principal components of sqp" in m and "at least two" in m
     ]
-    (chapter,) = load_chapters(written.page.parent).values()
+    chapter = load_chapter(written.page.parent / "IRIS_FF")
     assert "so no standard deviation" in table(chapter, "Start and end").caption
     assert "plotly.js v" not in written.page.read_text(encoding="utf-8")
 
@@ -154,7 +161,7 @@ def test_walks_without_test_set_and_methods_without_walk_are_reported(tmp_path):
         "IRIS_FF, paper: no walk yet",
         "IRIS_FF: no weight decay yet, make it with 'isoloss decay'",
     ]
-    (chapter,) = load_chapters(written.page.parent).values()
+    chapter = load_chapter(written.page.parent / "IRIS_FF")
     assert table(chapter, "Every run and its outcome").rows[1][-2:] == ["-", "-"]
 
 
@@ -176,26 +183,8 @@ def test_a_damaged_chapter_is_named_and_the_page_left_alone(tmp_path):
     assert (tmp_path / "index.html").read_text() == "before"
 
 
-def decay_table(penalties=(0.0, 1e-3), runs=2):
-    rows = [
-        {
-            "run": k, "seed": 7 + k, "penalty": penalty, "epoch": 4, "train_loss": 0.2 + penalty,
-            "penalized_train_loss": 0.3, "train_metric": 0.9,
-            "test_loss": 0.5 - 100 * penalty + k / 50,
-            "penalized_test_loss": 0.6, "test_metric": 0.8, "squared_norm": 10.0 + k,
-            "squared_norm_weights": 9.0, "lost_epoch": -1, "status": "finished",
-        }
-        for k in range(runs)
-        for penalty in penalties
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def test_the_section_on_weight_decay_says_what_was_run_and_lost():
-    methods, decay = {"sqp": [made_path(9), made_path(9, 1)]}, decay_table()
-    decay.loc[3, "status"] = "non_finite"
-    compared, changed = comparison_table(methods, decay), changes_table(methods, decay, "accuracy")
-    section = comparison_section(compared, changed, decay)
+def test_the_section_on_weight_decay_says_what_was_run_and_lost(chapter):
+    section = next(s for s in chapter.sections if s.title == "The walks beside weight decay")
     assert section.text[0] == (
         "Weight decay from 2 random starts with penalties 0, 0.001, 4 epochs. 1 of 4 networks "
         "became infinite or not a number and are counted as lost."
@@ -203,38 +192,102 @@ def test_the_section_on_weight_decay_says_what_was_run_and_lost():
     assert "smallest mean test loss of weight decay is 0.41, at penalty 0.001" in (
         section.pictures[0].alt
     )
-    changes, networks = section.tables
-    assert changes.rows[0][:3:2] == ["walk by sqp: test loss", "start to end"]
-    assert [row[0] for row in networks.rows] == [
-        "walk by sqp, start", "walk by sqp, end", "weight decay, 0", "weight decay, 0.001 (t)"
-    ]  # fmt: skip
-    alone = comparison_section(compared, changed, decay.iloc[:0])
-    assert "no weight decay" in alone.text[0]
-    assert alone.pictures == []
+    networks = table(chapter, "Every network, mean over the runs")
+    assert [row[0] for row in networks.rows][-2:] == ["weight decay, 0", "weight decay, 0.001 (t)"]
 
 
-def test_the_mean_end_of_weight_decay_is_marked_among_the_components(tmp_path, monkeypatch):
-    decay = decay_table()
-    decay.loc[3, "status"] = "non_finite"  # of run 1, penalty 1e-3
-    points = torch.arange(4.0)[:, None] * torch.ones(60)
-    monkeypatch.setattr(Results, "decay", lambda self, experiment: decay)
-    monkeypatch.setattr(Results, "decay_points", lambda self, experiment: points)
-    (label, mean), *rest = _mean_of_decay(Results(tmp_path), "IRIS_FF").items()
-    assert label == "mean end of weight decay, penalty 0.001"
-    assert torch.equal(mean, torch.ones(60, dtype=torch.float64))
-    assert rest == []
+def test_what_is_not_there_is_refused(tmp_path, refuses):
+    with refuses("IRIS_F", "IRIS_FF"):
+        report(Results(tmp_path), "IRIS_F")
+    with refuses("isoloss traverse IRIS_FF"):
+        report(Results(tmp_path), "IRIS_FF")
 
 
-def test_what_compare_found_is_in_the_section():
-    methods, decay = {"sqp": [made_path(9)]}, decay_table(runs=1)
-    compared, changed = comparison_table(methods, decay), changes_table(methods, decay, "accuracy")
-    row = {"method": "sqp", "run": 0, "seed": 7, "penalty": 0.00251}
-    for name in ("loss", "squared_norm", "objective", "test_loss", "test_metric"):
-        row |= {f"walk_{name}": 0.25, f"decay_{name}": 0.5}
-    after = walk_table({"sqp, from weight decay's best": methods["sqp"]})
-    section = comparison_section(compared, changed, decay, pd.DataFrame([row]), after)
-    equal, gained = section.tables[2:]
-    assert equal.rows == [["sqp, seed 7", "0.00251", *["0.25", "0.5"] * 5]]
-    assert equal.columns[2:4] == ["loss, walk", "loss, weight decay"]
-    assert gained.columns == ["", "sqp, from weight decay's best (1 run)"]
-    assert gained.rows[0] == ["R, start", "300"]
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@"])
+def test_no_name_is_a_formula_in_a_spreadsheet(sign):
+    paths = [made_path(5), made_path(6, 1)]
+    runs = Runs("mine", "metric", {f"{sign}1+1": paths}, pd.DataFrame(), {}, {})
+    files = report_tables(runs).files
+    texts = [
+        pd.read_csv(io.StringIO(text)).select_dtypes(exclude="number")
+        for name, text in files.items()
+        if name.endswith(".csv")
+    ]
+    cells = {cell for text in texts for cell in text.to_numpy().ravel() if isinstance(cell, str)}
+    assert f"'{sign}1+1" in cells
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+
+
+def chapter_with(folder, file):
+    folder.mkdir(parents=True, exist_ok=True)
+    section = Section(title="a", pictures=[Picture(file=file, title="b", alt="c")])
+    Chapter(experiment="X", lead="", missing=[], sections=[section]).save(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../s.png",
+        "{}/s.png",
+        "in/s.png",
+        "..\\s.png",
+        "link",
+        "..",
+        "../X/o.png",
+        "{}/report/X/o.png",
+    ],
+)
+def test_a_received_chapter_shows_no_file_of_this_machine(tmp_path, name, refuses, reported):
+    content = (reported.page.parent / "IRIS_FF" / "walk.png").read_bytes()
+    folder = tmp_path / "report" / "X"
+    chapter_with(folder, name.format(tmp_path))
+    (folder / "in").mkdir()
+    for place in (tmp_path, tmp_path / "report", folder / "in"):
+        (place / "s.png").write_bytes(content)
+    for own in ("..\\s.png", "o.png"):
+        (folder / own).write_bytes(content)
+    (folder / "link").symlink_to(tmp_path / "s.png")
+    with refuses("directly beside", "isoloss report X", error=ResultsError):
+        write_page(tmp_path / "report")
+    assert not (tmp_path / "report" / "index.html").exists()
+
+
+@pytest.mark.parametrize(("content", "words"), [(None, "No such file"), (b"GIF89a", "not a PNG")])
+def test_a_figure_that_is_missing_or_no_picture_is_named(tmp_path, content, words, refuses):
+    chapter_with(tmp_path / "X", "walk.png")
+    if content:
+        (tmp_path / "X" / "walk.png").write_bytes(content)
+    with refuses("walk.png", words, "isoloss report X", error=ResultsError):
+        write_page(tmp_path)
+
+
+def test_without_the_extra_there_are_tables_and_a_sentence_for_figures():
+    code = """if True:
+        import sys
+        for name in ("matplotlib", "plotly", "jinja2"):
+            sys.modules[name] = None
+        import pandas as pd, pathlib
+        from tests.report.made import made_path
+        from isoloss import InputError
+        from isoloss.report import plot, walk_table, write_page
+        from isoloss.report.chapter import Runs, report_tables
+        from isoloss.report.verify import verify
+        runs = Runs("mine", "metric", {"sqp": [made_path(5)]}, pd.DataFrame(), {}, {})
+        assert len(report_tables(runs).files) == 7
+        for draw in (lambda: plot(made_path(5)), lambda: write_page(pathlib.Path())):
+            try:
+                draw()
+            except InputError as error:
+                print(error)
+    """
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    ).stdout
+    assert said.splitlines() == [
+        f"{name} is not installed; pip install 'isoloss[report]'"
+        for name in ("matplotlib", "jinja2")
+    ]

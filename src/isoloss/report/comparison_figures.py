@@ -1,0 +1,272 @@
+"""Walks and weight decay at equal training loss and equal norm, and how weight decay got there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from isoloss.path import Path
+from isoloss.report.curves import Array, Methods, on_level
+from isoloss.report.page import Section, Table, picture
+from isoloss.report.style import color, drawing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+ABSCISSAE = {
+    "train_loss": "training loss (without penalty)",
+    "squared_norm": "squared norm R (with biases)",
+}
+OF_WALK = {"train_loss": "loss", "squared_norm": "regularizer"}
+MARKS = ("o", "s", "D", "^")
+PALETTE = "cividis"
+"""Even in lightness, so that it is read in grayscale and by the color-blind."""
+READING = (
+    "In the scatter, a walk is a curve from its hollow start to its full end, at one training "
+    "loss; dots are networks trained with weight decay, colored by the penalty."
+)
+
+
+def comparison_scatter(
+    methods: Methods, decay: pd.DataFrame, *, title: str = "", metric: str = "metric"
+) -> Figure:
+    """Test loss and metric against training loss and against squared norm.
+
+    A walk is a curve from its start (hollow) to its end (full); a network of weight decay is a dot
+    colored by its penalty, and the mean of each penalty is a large dot. Walks that made something
+    else than the squared norm small are not drawn against it.
+
+    Args:
+        methods: The walks of each method, by its name.
+        decay: What `Results.decay` returned.
+        title: Above all panels.
+        metric: Name of the test metric.
+
+    Returns:
+        The figure, for the caller to change or save.
+    """
+    ordinates = {"test_loss": "test loss (without penalty)"}
+    if metric != "mse":  # where the metric is the loss once is enough
+        ordinates["test_metric"] = f"test {metric}"
+    penalties = sorted(decay["penalty"].unique()) if len(decay) else []
+    with drawing(9.2, 0.9 + 3.3 * len(ordinates), title) as figure:
+        from matplotlib.ticker import NullFormatter
+
+        axes = figure.subplots(len(ordinates), 2, sharex="col", sharey="row", squeeze=False)
+        for row, (y, y_label) in enumerate(ordinates.items()):
+            for column, (x, x_label) in enumerate(ABSCISSAE.items()):
+                panel: Axes = axes[row, column]
+                _draw_decay(panel, decay, penalties, x, y)
+                for k, paths in enumerate(methods.values()):
+                    for path in paths:
+                        _draw_walk(panel, path, x, y, k)
+                panel.set_xscale("log")
+                panel.xaxis.set_minor_formatter(NullFormatter())  # they would overlap
+                if y == "test_loss":
+                    panel.set_yscale("log")
+                if row == len(ordinates) - 1:
+                    panel.set_xlabel(x_label)
+            axes[row, 0].set_ylabel(y_label)
+        figure.legend(handles=_legend(methods, len(decay) > 0), loc="outside upper right", ncols=3)
+        if penalties:
+            _color_bar(figure, axes, penalties)
+    return figure
+
+
+def decay_history(epochs: pd.DataFrame, *, title: str = "", metric: str = "metric") -> Figure:
+    """Losses, metric and squared norm of weight decay against the epoch, mean over the runs.
+
+    Args:
+        epochs: What `Results.decay_epochs` returned, not empty.
+        title: Above all panels.
+        metric: Name of the test metric.
+
+    Returns:
+        The figure, for the caller to change or save.
+    """
+    panels = {
+        "train_loss": "training loss",
+        "test_loss": "test loss",
+        "test_metric": f"test {metric}",
+        "squared_norm_weights": "squared norm\nwithout biases",
+    }
+    penalties = sorted(epochs["penalty"].unique())
+    means: Any = epochs.groupby(["penalty", "epoch"])[list(panels)].mean()
+    with drawing(9.2, 6.0, title) as figure:
+        axes = figure.subplots(2, 2, sharex=True, squeeze=False)
+        colors = _colors(penalties)
+        for panel, (name, label) in zip(axes.flat, panels.items(), strict=True):
+            for k, penalty in enumerate(penalties):
+                curve = means.loc[penalty][name]
+                panel.plot(curve.index, curve, color=colors[k], linestyle="--" if k % 2 else "-")
+            panel.set_ylabel(label)
+            if name != "test_metric":
+                panel.set_yscale("log")
+        for panel in axes[-1]:
+            panel.set_xlabel("epoch")
+        _color_bar(figure, axes, penalties)
+    return figure
+
+
+def _draw_decay(
+    panel: Axes, decay: pd.DataFrame, penalties: Sequence[float], x: str, y: str
+) -> None:
+    if not penalties:
+        return
+    colors, groups = _colors(penalties), [decay[decay["penalty"] == p] for p in penalties]
+    for shade, rows in zip(colors, groups, strict=True):
+        panel.scatter(rows[x], rows[y], s=9, color=shade, alpha=0.6, linewidths=0)
+    xs, ys = np.array([(rows[x].mean(), rows[y].mean()) for rows in groups]).T
+    panel.plot(xs, ys, color="0.6", linewidth=0.8, zorder=1)
+    panel.scatter(xs, ys, s=42, color=colors, edgecolors="black", linewidths=0.6, zorder=3)
+    _name(panel, xs, ys, penalties)
+
+
+def _name(panel: Axes, xs: Array, ys: Array, penalties: Sequence[float]) -> None:
+    """Write the penalty beside each dot that is apart from those named before it."""
+    from matplotlib.patheffects import withStroke
+
+    named: list[tuple[float, float]] = []
+    spread = max(float(np.ptp(np.log(xs))), 1e-9), max(float(np.ptp(ys)), 1e-9)
+    for x, y, penalty in zip(xs, ys, penalties, strict=True):
+        here = float(np.log(x)) / spread[0], y / spread[1]
+        if all(abs(here[0] - a) + abs(here[1] - b) > 0.05 for a, b in named):
+            named.append(here)
+            panel.annotate(
+                _number(penalty),
+                (x, y),
+                xytext=(0, 6),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+                zorder=6,
+                path_effects=[withStroke(linewidth=2, foreground="white")],
+            )
+
+
+def _draw_walk(panel: Axes, path: Path, x: str, y: str, k: int) -> None:
+    if x == "squared_norm" and path.regularizer != x:
+        return  # R is something else
+    rows = on_level(path).reindex(columns=[OF_WALK[x], y]).dropna()
+    if not len(rows):
+        return
+    xs, ys = rows.to_numpy(dtype=float).T
+    panel.plot(xs, ys, color=color(k), linewidth=1.0, alpha=0.9, zorder=4)
+    for at, face in ((0, "white"), (-1, color(k))):
+        mark: dict[str, Any] = {"color": color(k), "markerfacecolor": face, "markersize": 6}
+        panel.plot(xs[at], ys[at], MARKS[k % len(MARKS)], zorder=5, **mark)
+
+
+def _legend(methods: Methods, decay: bool) -> list[Line2D]:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=color(k), marker=MARKS[k % len(MARKS)], label=f"walk by {name}")
+        for k, name in enumerate(methods)
+    ]
+    if methods:
+        start = Line2D([], [], color="0.3", marker="o", markerfacecolor="white", linestyle="none")
+        start.set_label("start of a walk (end: full)")
+        handles.append(start)
+    if decay:
+        mean = Line2D([], [], color="0.6", marker="o", markeredgecolor="black")
+        mean.set_label("weight decay, mean of a penalty")
+        handles.append(mean)
+    return handles
+
+
+def _colors(penalties: Sequence[float]) -> list[Any]:
+    import matplotlib as mpl
+
+    palette = mpl.colormaps[PALETTE]
+    return [palette(k / max(1, len(penalties) - 1)) for k in range(len(penalties))]
+
+
+def _color_bar(figure: Figure, axes: Any, penalties: Sequence[float]) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    count = len(penalties)
+    norm = BoundaryNorm(np.arange(count + 1) - 0.5, count)
+    mapped = ScalarMappable(norm, ListedColormap(_colors(penalties)))
+    bar = figure.colorbar(mapped, ax=axes, ticks=range(count), pad=0.01, aspect=40)
+    bar.ax.minorticks_off()
+    bar.ax.set_yticklabels([_number(penalty) for penalty in penalties])
+    bar.set_label("penalty of weight decay")
+
+
+def _number(penalty: float) -> str:
+    """A penalty as short as it can be said: 0, 1e-6, 0.25."""
+    digits, _, power = f"{penalty:.2e}".partition("e")
+    short = f"{float(digits):g}e{int(power)}"
+    return min(f"{penalty:g}", short, key=len)
+
+
+def comparison_section(
+    tables: Sequence[Table],
+    methods: Methods,
+    decay: pd.DataFrame,
+    epochs: pd.DataFrame,
+    folder: FilePath,
+    *,
+    title: str,
+    metric: str,
+) -> Section:
+    """Draw the comparison into a folder, where there is weight decay, below its tables."""
+    text, pictures = ["There is no weight decay in these results yet: walks stand alone here."], []
+    if len(decay):
+        text = [_ran(decay), READING]
+        pictures = [
+            picture(
+                comparison_scatter(methods, decay, title=title, metric=metric),
+                folder,
+                "comparison",
+                title="At equal training loss, and at equal squared norm",
+                alt="Test loss and metric of the walks, as curves, and of networks trained with "
+                "weight decay, as dots, against training loss and against squared norm. "
+                f"{_best(decay)}",
+            ),
+            picture(
+                decay_history(epochs, title=title, metric=metric),
+                folder,
+                "decay",
+                title="How weight decay got there",
+                alt="Mean training loss, test loss, test metric and squared norm of weight decay "
+                "against the epoch, a curve for each penalty.",
+                folded=True,
+            ),
+        ]
+    return Section(
+        title="The walks beside weight decay", text=text, tables=list(tables), pictures=pictures
+    )
+
+
+def _ran(decay: pd.DataFrame) -> str:
+    listed = ", ".join(f"{penalty:g}" for penalty in np.unique(decay["penalty"]).tolist())
+    lost = int(np.sum(decay["status"] != "finished"))
+    ended = (
+        f"{lost} of {len(decay)} networks became infinite or not a number and are counted as lost."
+        if lost
+        else f"All {len(decay)} networks stayed finite."
+    )
+    return (
+        f"Weight decay from {len(np.unique(decay['run']))} random starts with penalties {listed}, "
+        f"{int(np.max(decay['epoch']))} epochs. {ended}"
+    )
+
+
+def _best(decay: pd.DataFrame) -> str:
+    groups: Any = decay.groupby("penalty")
+    means: Any = groups["test_loss"].mean().dropna()
+    if not len(means):
+        return ""
+    return (
+        f"The smallest mean test loss of weight decay is {means.min():.4g}, at penalty "
+        f"{means.idxmin():g}."
+    )

@@ -1,0 +1,327 @@
+"""Walks as curves: panels against step, cost, length or regularizer, and close-ups of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from isoloss.errors import InputError
+from isoloss.path import Path
+from isoloss.report.curves import Array, Band, Methods, band, curve, thin
+from isoloss.report.page import Section, Table, number, picture
+from isoloss.report.runs import readable
+from isoloss.report.style import DASHES, caption, color, count, drawing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Walks = Path | Iterable[Path] | Mapping[str, Path | Iterable[Path]]
+
+MOST_VERTICES = 1500
+"""Of a curve: more than there are pixels only make the file large."""
+X_LABELS = {
+    "step": "step",
+    "evaluations": "evaluations of loss and gradient",
+    "arc_length": "arc length in parameter space",
+    "regularizer": "regularizer R, falling",
+}
+LEGEND: dict[str, Any] = {"frameon": False, "loc": "lower left", "bbox_to_anchor": (-0.02, 1.0)}
+VIEWS = {
+    "step": (
+        "walk",
+        "Along the steps",
+        "a column of panels for each method, against the step",
+        "Steps of different methods are of different length and cost.",
+    ),
+    "evaluations": (
+        "walk-evaluations",
+        "Against what it cost",
+        "all methods together, against the number of evaluations",
+        "An evaluation is one loss and gradient over the full training set.",
+    ),
+    "arc_length": (
+        "walk-arc-length",
+        "Against the length of the walk",
+        "all methods together, against the arc length",
+        "The sum of the Euclidean lengths of all steps, corrections included.",
+    ),
+    "regularizer": (
+        "walk-regularizer",
+        "At equal regularizer",
+        "all methods together, against the falling regularizer R",
+        "Drawn this way methods can be compared: at each R, what each found there and what it had "
+        "cost. Only points at which R is smaller than ever before.",
+    ),
+}
+"""On the page, by what the walks are drawn against: file, title, what is shown, caption."""
+
+
+def plot(walks: Walks, against: str = "step") -> Figure:
+    """Angle, regularizer and probes along walks, in stacked panels.
+
+    Several walks of one name are drawn as their mean with a band of one standard deviation.
+
+    Args:
+        walks: A walk; several walks, which are named by their methods; or a dict of a walk or
+            several by the name to give them.
+        against: `"step"`, `"evaluations"`, `"arc_length"` or `"regularizer"`.
+
+    Returns:
+        A matplotlib figure, to change, to save, or to show in a notebook.
+
+    Raises:
+        InputError: There is no walk, or no such abscissa; or matplotlib is not installed.
+    """
+    named: dict[str, list[Path]] = {}
+    labeled: Any = walks.items() if isinstance(walks, Mapping) else [("", walks)]
+    for label, given in labeled:
+        several = isinstance(given, Iterable)  # a Path is not
+        for path in given if several else [given]:
+            if not isinstance(path, Path):
+                kind = type(path).__name__
+                raise InputError(f"walks must be a Path, a list or a dict of them, got {kind}")
+            named.setdefault(str(label) or path.method, []).append(path)
+    return walk_panels(named, against=against)
+
+
+def walk_panels(
+    methods: Methods,
+    *,
+    against: str = "step",
+    title: str = "",
+    metric: str = "metric",
+    unit: str = "",
+) -> Figure:
+    """Stacked panels of what was measured along walks (the paper's Fig. 2).
+
+    Mean over the runs with a band of one standard deviation. Where runs have different lengths the
+    mean ends with the shortest; what not all runs share continues as thin curves of their own.
+
+    Against the step each method has a column of panels of its own, since the steps of different
+    methods are different things; against anything else the methods share the panels.
+
+    Args:
+        methods: The walks of each method, by its name.
+        against: `"step"`, `"evaluations"`, `"arc_length"` or `"regularizer"`.
+        title: Above all panels.
+        metric: Name of the probes' metric.
+        unit: Unit of the losses, for example `"nats"`.
+
+    Returns:
+        The figure, for the caller to change or save.
+
+    Raises:
+        InputError: There is no walk, or no such abscissa.
+    """
+    methods = {name: paths for name, paths in methods.items() if paths}
+    if not methods:
+        raise InputError("there is no walk to draw: methods must hold at least one")
+    panels = _panels(methods, against, metric, unit)
+    columns = len(methods) if against == "step" else 1
+    uneven: list[str] = []
+    with drawing(0.9 + 3.9 * columns, 0.8 + 1.7 * len(panels), title) as figure:
+        axes = figure.subplots(len(panels), columns, sharex="col", sharey="row", squeeze=False)
+        for k, (method, paths) in enumerate(methods.items()):
+            column = axes[:, k if columns > 1 else 0]
+            for panel, name in zip(column, panels, strict=True):
+                if _measured(paths, name):
+                    drawn = band(paths, name, against, at_most=MOST_VERTICES)
+                    _draw(panel, drawn, k, f"{method}, {count(len(paths))}")
+                    if drawn.beyond and method not in uneven:
+                        uneven.append(method)
+            if against == "step":
+                column[0].set_title(f"{_name(method, paths)}, {count(len(paths))}", loc="left")
+                predicted = all(path.method == "paper" for path in paths)
+                column[-1].set_xlabel("predictor step" if predicted else X_LABELS["step"])
+        for panel, (name, label) in zip(axes[:, 0], panels.items(), strict=True):
+            panel.set_ylabel(label)
+            if name == "evaluations":
+                panel.set_yscale("log")
+        for column in axes.T:
+            _scale(column[-1], against, methods)
+        if against != "step":
+            axes[0, 0].legend(ncols=len(methods), **LEGEND)
+        figure.align_ylabels()
+        caption(figure, _caption(methods, against, uneven))
+    return figure
+
+
+def close_up(
+    methods: Methods,
+    column: str,
+    interval: tuple[float, float],
+    *,
+    against: str = "step",
+    title: str = "",
+    label: str = "",
+) -> Figure:
+    """One quantity over an interval: each run as a thin curve, their mean and its band.
+
+    Args:
+        methods: The walks of each method, by its name.
+        column: A column of `Path.steps`, for example `"test_loss"`.
+        interval: First and last x.
+        against: As in `walk_panels`.
+        title: Above the panel.
+        label: Of the quantity; the column's name by default.
+
+    Returns:
+        The figure, for the caller to change or save.
+
+    Raises:
+        InputError: There is no such column or abscissa, or no measured point in the interval.
+    """
+    first, last = interval
+    if not first < last:
+        raise InputError(f"interval must have its smaller end first, got ({first}, {last})")
+    with drawing(4.8, 3.4, title) as figure:
+        axes = figure.subplots()
+        seen: list[Array] = [np.empty(0)]
+        for k, (method, paths) in enumerate(methods.items()):
+            for path in paths:
+                x, y = curve(path, column, against)
+                seen.append(y[(first <= x) & (x <= last)])
+                axes.plot(x, y, color=color(k), linewidth=0.6, alpha=0.5)
+            if paths:
+                mean = band(paths, column, against)
+                _draw(axes, mean, k, f"{method}, {count(len(paths))}", beyond=False)
+        values = np.concatenate(seen)
+        if not len(values):
+            raise InputError(
+                f"interval must hold a measured point of a walk, got ({first:g}, {last:g})"
+            )
+        margin = 0.08 * np.ptp(values) or 0.01 * abs(values[0]) or 1.0
+        axes.set(
+            ylabel=label or column.replace("_", " "),
+            ylim=(values.min() - margin, values.max() + margin),
+        )
+        _scale(axes, against, methods)
+        axes.set_xlim((last, first) if against == "regularizer" else (first, last))
+        axes.legend(ncols=len(methods), **LEGEND)
+        lines = "Thin lines are single runs; thick their mean, where all runs are, with a band of "
+        caption(figure, [lines + "one standard deviation."])
+    return figure
+
+
+def _panels(methods: Methods, against: str, metric: str, unit: str) -> dict[str, str]:
+    """Label of each panel by its column: what was measured, except what is the abscissa."""
+    panels = {
+        "angle_degrees": "angle between\ngradients (degrees)",
+        "regularizer": f"regularizer R\n({_regularizer(methods)})",
+    }
+    if against == "regularizer":
+        del panels["regularizer"]
+        panels["evaluations"] = "evaluations\nneeded"
+    loss = f"loss\n({unit})" if unit else "loss"
+    for paths in methods.values():
+        for name in map(str, paths[0].steps.columns):
+            probe, _, what = name.rpartition("_")
+            if probe and what in ("loss", "metric") and _measured(paths, name):
+                panels[name] = f"{probe} {loss if what == 'loss' else metric}"
+    return panels
+
+
+def _measured(paths: Sequence[Path], column: str) -> bool:
+    return all(column in path.steps and path.steps[column].notna().any() for path in paths)
+
+
+def _draw(axes: Axes, drawn: Band, k: int, label: str, *, beyond: bool = True) -> None:
+    x, mean, std = drawn.x, drawn.mean, drawn.std
+    axes.plot(x, mean, color=color(k), linestyle=DASHES[k % len(DASHES)], label=label)
+    if drawn.runs > 1:
+        axes.fill_between(x, mean - std, mean + std, color=color(k), alpha=0.22, linewidth=0)
+    for u, v in drawn.beyond if beyond else []:
+        u, v = thin(u, MOST_VERTICES), thin(v, MOST_VERTICES)
+        axes.plot(u, v, color=color(k), linewidth=0.7, alpha=0.8)
+
+
+def _scale(axes: Axes, against: str, methods: Methods) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    if against == "evaluations":
+        axes.set_xscale("log")
+    elif against == "regularizer":
+        if axes.dataLim.x0 > 0:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter("{x:g}")
+        axes.invert_xaxis()  # walks go from left to right
+    else:
+        axes.set_xlim(left=0)
+    label = X_LABELS[against].replace(" R,", f" R ({_regularizer(methods)}),")
+    axes.set_xlabel(axes.get_xlabel() or label)
+
+
+def _regularizer(methods: Methods) -> str:
+    """The name of what the walks made small, for people."""
+    names = {path.regularizer.replace("_", " ") for paths in methods.values() for path in paths}
+    return " or ".join(sorted(names))
+
+
+def _name(name: str, paths: Sequence[Path]) -> str:
+    return f"method {name}" if all(path.method == name for path in paths) else name
+
+
+def _caption(methods: Methods, against: str, uneven: Sequence[str]) -> list[str]:
+    lines: list[str] = []
+    for name, paths in methods.items():
+        named = _name(name, paths).replace("method ", "Method ", 1)
+        lines.append(
+            f"{named}: mean over {count(len(paths))}, band of one standard deviation."
+            if len(paths) > 1
+            else f"{named}: 1 run, so no band."
+        )
+    if uneven:
+        lines.append(
+            f"Runs of {', '.join(uneven)} differ in length: the mean ends with the shortest; "
+            f"thin lines are single runs that continue."
+            if against != "regularizer"
+            else f"Runs of {', '.join(uneven)} begin and end at different R: the mean covers what "
+            f"all share; thin lines are single runs."
+        )
+    return lines
+
+
+def walks_section(
+    methods: Methods, table: pd.DataFrame, folder: FilePath, *, title: str, metric: str, unit: str
+) -> Section:
+    """Draw the walks into a folder, with the table of `walk_table`."""
+    columns, rows = readable(table)
+    single = [name for name, paths in methods.items() if len(paths) == 1]
+    below = "Mean ± sample standard deviation over the runs."
+    if single:
+        below += f" Of {' and '.join(single)} there is one run, so no standard deviation."
+    pictures = [
+        picture(
+            walk_panels(methods, against=against, title=title, metric=metric, unit=unit),
+            folder,
+            name,
+            title=heading,
+            alt=f"Curves of the walks, {shown}. {_told(table)}",
+            caption=below,
+            folded=against == "arc_length",
+        )
+        for against, (name, heading, shown, below) in VIEWS.items()
+    ]
+    ends = Table(title="Start and end", columns=columns, rows=rows, caption=below)
+    return Section(title="The walks", tables=[ends], pictures=pictures)
+
+
+def _told(table: pd.DataFrame) -> str:
+    """What the curves tell, in numbers: where R and the test loss begin and end."""
+    sentences: list[str] = []
+    means = table.set_index(["method", "quantity", "place"])["mean"]
+    for method in dict.fromkeys(table["method"]):
+        for quantity in ("R", "test loss"):
+            if (method, quantity, "end") in means.index:
+                start, end = (means[method, quantity, place] for place in ("start", "end"))
+                sentences.append(
+                    f"By {method}, mean {quantity} goes from {number(start)} to {number(end)}."
+                )
+    return " ".join(sentences)
