@@ -40,7 +40,7 @@ def test_shapes_follow_named_parameters() -> None:
     model = classifier().model
     network = FlatNetwork(model)
     expected = [(name, tuple(p.shape)) for name, p in model.named_parameters()]
-    assert list(network.shapes.items()) == expected
+    assert list(network.layout.shapes.items()) == expected
     assert network.size == sum(p.numel() for p in model.parameters())
 
 
@@ -53,7 +53,7 @@ def test_a_loaded_point_gives_the_outputs_of_its_parameters() -> None:
     net = classifier()
     network = FlatNetwork(net.model)
     theta = normal(network.size, seed=5)
-    named = dict(zip(network.shapes, network.split(theta), strict=True))
+    named = dict(zip(network.layout.shapes, network.layout.split(theta), strict=True))
     network.load(theta)
     assert torch.equal(network(net.data[0]), functional_call(net.model, named, net.data[0]))
 
@@ -71,15 +71,15 @@ def test_loading_a_point_copies_it() -> None:
 def test_split_undoes_flatten() -> None:
     network = FlatNetwork(classifier().model)
     theta = normal(network.size, seed=3)
-    pieces = network.split(theta)
-    assert [tuple(piece.shape) for piece in pieces] == list(network.shapes.values())
+    pieces = network.layout.split(theta)
+    assert [tuple(piece.shape) for piece in pieces] == list(network.layout.shapes.values())
     assert torch.equal(flatten(pieces), theta)
 
 
 def test_split_gives_views() -> None:
     network = FlatNetwork(classifier().model)
     theta = torch.ones(network.size, dtype=torch.float64)
-    network.split(theta)[0].zero_()
+    network.layout.split(theta)[0].zero_()
     assert theta.sum() == network.size - theta.eq(0).sum()
     assert theta[0] == 0
 
@@ -96,7 +96,7 @@ def test_frozen_parameters_are_left_out() -> None:
     model = classifier().model
     model[0].weight.requires_grad_(False)
     network = FlatNetwork(model)
-    assert list(network.shapes) == ["0.bias", "2.weight", "2.bias"]
+    assert list(network.layout.shapes) == ["0.bias", "2.weight", "2.bias"]
     assert network.size == 5 + 20 + 4
 
 
@@ -113,7 +113,7 @@ def test_frozen_parameters_still_act() -> None:
 def test_a_tied_parameter_is_counted_once_and_gathers_both_gradients() -> None:
     model, inputs = Tied().double(), normal(5, 3, seed=1)
     network = FlatNetwork(model)
-    assert list(network.shapes) == ["first.weight", "first.bias", "second.bias"]
+    assert list(network.layout.shapes) == ["first.weight", "first.bias", "second.bias"]
     expected = torch.autograd.grad(model(inputs).square().sum(), list(model.parameters()))
     one = torch.ones((), dtype=torch.float64)
     grads = network.gradients(network(inputs).square().sum(), one)
@@ -137,7 +137,7 @@ def test_parameters_without_influence_have_zero_gradient() -> None:
 def test_a_function_uses_its_dict_of_parameters() -> None:
     start = {"w": torch.tensor([[2.0, 0.0], [0.0, 1.0]]), "b": torch.tensor([1.0, -1.0])}
     network = FlatNetwork(lambda p, x: x @ p["w"] + p["b"], start)
-    assert network.shapes == {"w": (2, 2), "b": (2,)}
+    assert network.layout.shapes == {"w": (2, 2), "b": (2,)}
     assert network(torch.tensor([[1.0, 1.0]])).tolist() == [[3.0, 0.0]]
     network.load(torch.arange(6.0))
     assert network(torch.tensor([[1.0, 1.0]])).tolist() == [[2.0 + 4.0, 4.0 + 5.0]]
@@ -164,7 +164,7 @@ def test_a_model_is_left_alone() -> None:
 def test_load_into_writes_a_flat_vector_into_the_models_parameters() -> None:
     model = classifier().model
     theta = normal(44, seed=9)
-    load_into(model, theta, FlatNetwork(model).shapes)
+    load_into(model, theta, FlatNetwork(model).layout.shapes)
     assert torch.equal(flatten(list(model.parameters())), theta)
     assert all(p.requires_grad for p in model.parameters())
 
@@ -173,7 +173,7 @@ def test_load_into_leaves_frozen_parameters() -> None:
     model = classifier().model
     model[0].weight.requires_grad_(False)
     frozen = model[0].weight.clone()
-    load_into(model, torch.zeros(29), FlatNetwork(model).shapes)
+    load_into(model, torch.zeros(29), FlatNetwork(model).layout.shapes)
     assert torch.equal(model[0].weight, frozen)
     assert not model[2].weight.any()
 
@@ -182,19 +182,19 @@ def test_load_into_refuses_another_architecture_and_changes_nothing(refuses) -> 
     model, other = classifier().model, classifier(sizes=(3, 6, 4)).model
     before = snapshot(other)
     with refuses("architecture"):
-        load_into(other, torch.zeros(44), FlatNetwork(model).shapes)
+        load_into(other, torch.zeros(44), FlatNetwork(model).layout.shapes)
     assert snapshot(other) == before
 
 
 def test_several_types_are_refused_by_name(refuses) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double())
-    with refuses("several types", "torch.float32, torch.float64", "model.to("):
+    with refuses("one type", "torch.float32, torch.float64", "model.to("):
         trainable(model, None)
 
 
 def test_several_devices_are_refused_by_name(refuses) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta"))
-    with refuses("several devices", "cpu, meta"):
+    with refuses("one device", "cpu, meta"):
         trainable(model, None)
 
 

@@ -325,7 +325,7 @@ def test_an_undefined_regularizer_gradient_at_the_start_is_refused(refuses) -> N
 
 def test_an_undefined_start_is_refused_with_a_level_given_too(refuses) -> None:
     problem = vector_problem(cliff, torch.tensor([0.5, 2.0], dtype=torch.float64))
-    with refuses("loss at the start is nan"):
+    with refuses("loss at the start", "got nan"):
         walk(problem, level=2.0)
 
 
@@ -437,8 +437,8 @@ def test_a_walk_leaves_the_model_and_the_random_state_alone() -> None:
     data = (normal(6, 3, seed=0).float(), torch.arange(6) % 2)
     model(data[0]).sum().backward()
     before = snapshot(model.eval())
-    problem = Problem(model, data=data)
-    walk(problem, probes={"test": Problem(model, data=data)})
+    problem = Problem(model, loss="cross_entropy", data=data)
+    walk(problem, probes={"test": Problem(model, loss="cross_entropy", data=data)})
     assert snapshot(model) == before
 
 
@@ -451,7 +451,7 @@ def test_a_broken_walk_leaves_the_model_alone() -> None:
         raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
-        walk(Problem(model, data=data), callback=broken)
+        walk(Problem(model, loss="cross_entropy", data=data), callback=broken)
     assert snapshot(model) == before
 
 
@@ -475,7 +475,7 @@ def test_load_into_takes_any_kept_point(k: int) -> None:
 def test_load_into_refuses_a_point_that_was_not_kept(refuses, path: Path, net: Net) -> None:
     n = len(path.points)
     for k in (n, -n - 1):
-        with refuses(f"k={k}", f"{n} points"):
+        with refuses("k must be", f"{n} points", f"got {k}"):
             path.load_into(net.model, k)
 
 
@@ -510,23 +510,23 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "start NaN": ({"start": torch.full((SIZE,), math.nan)}, ["44 entries", "NaN"]),
     "start infinite": ({"start": torch.full((SIZE,), math.inf)}, ["44 entries", "infinite"]),
     "start no tensor": ({"start": np.zeros(SIZE)}, ["start", "tensor"]),
-    "level 0": ({"level": 0.0}, ["level=0.0", "positive"]),
-    "level negative": ({"level": -1.0}, ["level=-1.0", "positive"]),
-    "level NaN": ({"level": math.nan}, ["level=nan", "finite"]),
-    "level infinite": ({"level": math.inf}, ["level=inf", "finite"]),
-    "rtol 0": ({"rtol": 0.0}, ["rtol=0.0", "(0, 1)"]),
-    "rtol 1": ({"rtol": 1.0}, ["rtol=1.0", "(0, 1)"]),
-    "rtol NaN": ({"rtol": math.nan}, ["rtol=nan", "(0, 1)"]),
+    "level 0": ({"level": 0.0}, ["level must be", "0.0", "positive"]),
+    "level negative": ({"level": -1.0}, ["level must be", "-1.0", "positive"]),
+    "level NaN": ({"level": math.nan}, ["level must be", "nan", "finite"]),
+    "level infinite": ({"level": math.inf}, ["level must be", "inf", "finite"]),
+    "rtol 0": ({"rtol": 0.0}, ["rtol must be", "0.0", "(0, 1)"]),
+    "rtol 1": ({"rtol": 1.0}, ["rtol must be", "1.0", "(0, 1)"]),
+    "rtol NaN": ({"rtol": math.nan}, ["rtol must be", "nan", "(0, 1)"]),
     "method": ({"method": "papr"}, ["method 'papr'", "did you mean paper?"]),
     "method class": ({"method": Paper}, ["Paper()"]),
-    "method number": ({"method": 3}, ["method is of type int", "SQP("]),
-    "level text": ({"level": "0.1"}, ["level='0.1'", "str", "number"]),
-    "rtol text": ({"rtol": "1e-3"}, ["rtol='1e-3'", "str", "number"]),
-    "stop": ({"stop": 5}, ["stop is of type int", "Stop(steps="]),
-    "record": ({"record": 5}, ["record is of type int", "Record("]),
-    "callback": ({"callback": 3}, ["callback is of type int", "function"]),
-    "checkpoint": ({"checkpoint": "folder"}, ["checkpoint is of type str", "Checkpoint(folder)"]),
-    "probes": ({"probes": classifier().problem()}, ["probes is of type Problem", "dict"]),
+    "method number": ({"method": 3}, ["method must be", "int", "SQP("]),
+    "level text": ({"level": "0.1"}, ["level must be", "0.1", "str", "number"]),
+    "rtol text": ({"rtol": "1e-3"}, ["rtol must be", "1e-3", "str", "number"]),
+    "stop": ({"stop": 5}, ["stop must be", "int", "Stop(steps="]),
+    "record": ({"record": 5}, ["record must be", "int", "Record("]),
+    "callback": ({"callback": 3}, ["callback must be", "int", "function"]),
+    "checkpoint": ({"checkpoint": "folder"}, ["checkpoint must be", "str", "Checkpoint(folder)"]),
+    "probes": ({"probes": classifier().problem()}, ["probes must be", "Problem", "dict"]),
     "probe": ({"probes": {"test": classifier().data}}, ["probe 'test'", "tuple", "Problem"]),
     "regularizer": (
         {"regularizer": "squared norm"},
@@ -534,13 +534,13 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "probe size": (
         {"probes": {"test": classifier(sizes=(3, 4, 4)).problem()}},
-        ["probe 'test'", "36 parameters", "44"],
+        ["probe 'test'", "got 36", "44"],
     ),
     "probe name taken": (
         {"probes": {"level": classifier().problem()}},
-        ["'level'", "not one of", "arc, kkt"],
+        ["'level'", "none of", "arc, kkt"],
     ),
-    "probe name": ({"probes": {"a b": classifier().problem()}}, ["'a b'", "plain name"]),
+    "probe name": ({"probes": {"a b": classifier().problem()}}, ["'a b'", "must be plain"]),
 }
 
 
@@ -556,7 +556,7 @@ def test_a_value_that_cannot_be_used_is_refused_before_the_first_evaluation(
 
 @pytest.mark.parametrize("given", [None, classifier().model])
 def test_what_is_no_problem_is_refused(refuses, given: Any) -> None:
-    with refuses(f"problem is of type {type(given).__name__}", "isoloss.Problem"):
+    with refuses("problem must be an isoloss.Problem", type(given).__name__):
         walk(given)
 
 
@@ -569,7 +569,7 @@ def test_a_model_whose_weights_are_not_finite_is_refused(refuses) -> None:
     net = classifier()
     with torch.no_grad():
         net.model[0].bias.fill_(math.nan)
-    with refuses("the model has 5 entries", "NaN"):
+    with refuses("the model must", "5 entries", "NaN"):
         walk(net.problem())
 
 
@@ -589,13 +589,13 @@ def test_a_tolerance_below_the_noise_of_the_loss_is_refused(refuses) -> None:
 
 def test_a_start_without_loss_has_no_level_set(refuses) -> None:
     problem = vector_problem(lambda t: t.dot(t), torch.zeros(3, dtype=torch.float64))
-    with refuses("loss at the start is 0.0", "no level set"):
+    with refuses("loss at the start", "got 0.0"):
         walk(problem)
 
 
 def test_a_start_with_an_undefined_loss_has_no_level_set(refuses) -> None:
     problem = vector_problem(cliff, torch.tensor([0.5, 2.0], dtype=torch.float64))
-    with refuses("loss at the start is nan"):
+    with refuses("loss at the start", "got nan"):
         walk(problem)
 
 
@@ -604,7 +604,7 @@ def test_infinite_inputs_are_named_where_the_loss_is_not_finite(refuses, value: 
     inputs = normal(6, 3, seed=0)
     inputs[5, 1] = value
     data = [({"input": inputs[k : k + 3]}, torch.tensor([0, 1, 1])) for k in (0, 3)]
-    problem = Problem(nn.Linear(3, 2), data=data)
+    problem = Problem(nn.Linear(3, 2), loss="cross_entropy", data=data)
     with refuses("is nan", "inputs['input'], in float32, hold inf, first in example 5"):
         walk(problem)
     (row,) = [row for row in check(problem).findings if row.what == "training loss L"]
@@ -624,6 +624,8 @@ def test_infinite_entries_of_a_mask_are_no_reason_to_refuse() -> None:
 
 def test_a_random_loss_is_refused_with_the_layer_named(refuses) -> None:
     model = nn.Sequential(nn.Linear(3, 9), nn.Dropout(0.5), nn.Linear(9, 2)).train()
-    problem = Problem(model, data=(normal(6, 3, seed=0).float(), torch.arange(6) % 2))
+    problem = Problem(
+        model, loss="cross_entropy", data=(normal(6, 3, seed=0).float(), torch.arange(6) % 2)
+    )
     with refuses("1 (Dropout)", "model.eval()"):
         walk(problem)

@@ -67,3 +67,9 @@ def one_line(error: BaseException) -> str:
     """What another library's error says, in its first line, for use within a sentence."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].strip().rstrip(".")[:160]
+
+
+def kind(value: object) -> str:
+    """The type of a value with its article, for use within a sentence: `an int`."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

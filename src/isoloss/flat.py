@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,33 +13,51 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from isoloss.errors import InputError, one_line
+from isoloss.errors import InputError, kind, one_line
 
 Model = nn.Module | Callable[[Mapping[str, Tensor], Any], Any]
 """A module, or a function of (dict of parameters, inputs)."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shape of each parameter by name, in the order of theta."""
+
+
+class Layout:
+    """Where each parameter lies in the flat vector; the only place that cuts one."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
+        self._sizes = [math.prod(shape) for shape in self.shapes.values()]
+        self.size = sum(self._sizes)
+
+    @staticmethod
+    def of(named: Mapping[str, Tensor]) -> Layout:
+        """The layout of some parameters."""
+        return Layout({name: tuple(p.shape) for name, p in named.items()})
+
+    def split(self, flat: Tensor) -> list[Tensor]:
+        """Views of a flat vector, or of each row of a matrix, in the parameters' shapes."""
+        pieces = flat.split(self._sizes, dim=-1)
+        return [
+            piece.unflatten(-1, shape) if shape else piece.squeeze(-1)
+            for piece, shape in zip(pieces, self.shapes.values(), strict=True)
+        ]
+
+    def named(self, flat: Tensor) -> dict[str, Tensor]:
+        """The same views by name."""
+        return dict(zip(self.shapes, self.split(flat), strict=True))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layout) and list(self.shapes.items()) == list(other.shapes.items())
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.shapes.items()))
 
 
 class FlatNetwork:
     """A private copy of a model whose trainable parameters live in one flat vector.
 
     Loading a point is one copy of the vector, and nothing of the user's model is touched.
-
-    Args:
-        model: A module, or a function of (dict of parameters, inputs).
-        parameters: The start of a function's parameters by name; a module brings its own.
-        dtype: Type of the flat vector; None takes that of the parameters.
-        device: Where the copy lives; None takes where the parameters are.
-
-    Attributes:
-        shapes: Shapes of the trainable parameters by name, in the order of `named_parameters()`.
-        model: The private copy, or the function.
-        size: Number of entries of the flat vector.
-        dtype: Type of the flat vector.
-        device: Device of the flat vector.
-        leaves: The trainable parameters, views of the flat vector, in order.
-
-    Raises:
-        InputError: There is no trainable parameter, or they are of several types or devices.
     """
 
     def __init__(
@@ -50,8 +69,8 @@ class FlatNetwork:
         device: torch.device | str | None = None,
     ) -> None:
         named = trainable(model, parameters)
-        self.shapes = {name: tuple(p.shape) for name, p in named.items()}
-        self.size = sum(p.numel() for p in named.values())
+        self.layout = Layout.of(named)
+        self.size = self.layout.size
         first = next(iter(named.values()))
         self.dtype = dtype or first.dtype
         self.device = first.device if device is None else _device(device)
@@ -70,47 +89,36 @@ class FlatNetwork:
             self._call = lambda inputs: model(held, inputs)
         self.leaves = leaves
         self._theta = flatten(leaves)
-        for leaf, view in zip(leaves, self.split(self._theta), strict=True):
+        for leaf, view in zip(leaves, self.layout.split(self._theta), strict=True):
             leaf.data = view
             leaf.grad = None
 
     def __call__(self, inputs: Any) -> Any:
-        """Outputs of the network at the point last loaded.
+        """Outputs at the point last loaded.
 
-        A function gets the inputs whole. A module gets a tuple or list as its arguments, a dict as
+        A function gets the inputs whole; a module gets a tuple or list as its arguments, a dict as
         its keyword arguments, anything else whole.
         """
         return self._call(inputs)
 
+    def in_dtype(self, dtype: torch.dtype) -> FlatNetwork:
+        """Another private copy, in another type."""
+        own = None if isinstance(self.model, nn.Module) else self.layout.named(self._theta)
+        return FlatNetwork(self.model, own, dtype=dtype, device=self.device)
+
     def load(self, theta: Tensor) -> None:
-        """Make theta, shape (size,), the point at which the network is evaluated.
-
-        Args:
-            theta: Flat parameters.
-
-        Raises:
-            InputError: Theta has another shape, which would broadcast silently.
-        """
+        """Make theta, shape (size,), the point at which the network is evaluated."""
         if theta.shape != self._theta.shape:
             raise InputError(
-                f"theta has shape {tuple(theta.shape)}, the model has {self.size} trainable "
-                f"parameters; give a flat vector in the order of model.named_parameters()"
+                f"theta must be a flat vector of the model's {self.size} trainable parameters in "
+                f"the order of model.named_parameters(), got shape {tuple(theta.shape)}"
             )
         self._theta.copy_(theta)
 
     def gradients(
         self, total: Tensor, scale: Tensor | None = None, *, twice: bool = False
     ) -> tuple[Tensor, ...]:
-        """Gradient of scale * total with respect to each parameter, in order.
-
-        Args:
-            total: Shape ().
-            scale: Shape (), of total's type; None for 1.
-            twice: Whether the gradients are to be differentiated again.
-
-        Returns:
-            A tensor of each parameter's shape.
-        """
+        """Gradient of scale * total by each parameter, to be differentiated again if `twice`."""
         return torch.autograd.grad(
             total,
             self.leaves,
@@ -121,16 +129,11 @@ class FlatNetwork:
         )
 
     def products(self, slopes: Sequence[Tensor], vectors: Tensor) -> Tensor:
-        """Products of the Jacobian of a gradient with vectors, to be differentiated once more.
+        """Products of the Jacobian of a gradient, `gradients(..., twice=True)`, with m vectors.
 
-        Args:
-            slopes: What `gradients(..., twice=True)` gave.
-            vectors: Shape (m, size).
-
-        Returns:
-            Shape (m, size).
+        Takes and gives shape (m, size), to be differentiated once more.
         """
-        several = zip(slopes, self.split(vectors), strict=True)
+        several = zip(slopes, self.layout.split(vectors), strict=True)
         bent = [(slope, vector) for slope, vector in several if slope.requires_grad]
         if not bent:
             return torch.zeros_like(vectors)
@@ -144,44 +147,25 @@ class FlatNetwork:
         )
         # torch would make up the missing ones itself, without the axis of the vectors
         whole = [
-            vectors.new_zeros(len(vectors), math.prod(shape)) if piece is None else piece.flatten(1)
-            for piece, shape in zip(found, self.shapes.values(), strict=True)
+            vectors.new_zeros(len(vectors), leaf.numel()) if piece is None else piece.flatten(1)
+            for piece, leaf in zip(found, self.leaves, strict=True)
         ]
         return torch.cat(whole, dim=1)
 
-    def split(self, flat: Tensor) -> list[Tensor]:
-        """Views of a flat vector, or of a matrix's rows, in the parameters' shapes, in order."""
-        shapes = self.shapes.values()
-        pieces = flat.split([math.prod(shape) for shape in shapes], dim=-1)
-        return [
-            piece.unflatten(-1, shape) if shape else piece.squeeze(-1)
-            for piece, shape in zip(pieces, shapes, strict=True)
-        ]
-
 
 def trainable(model: Model, parameters: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """The parameters that make up theta, by name.
-
-    Args:
-        model: A module, or a function of (dict of parameters, inputs).
-        parameters: A function's parameters; None for a module.
-
-    Returns:
-        A module's parameters that require a gradient, or all of a function's.
-
-    Raises:
-        InputError: There is none, or they are of several types or devices.
-    """
+    """The parameters that make up theta, by name: those of a module that require a gradient."""
     if isinstance(model, nn.Module):
         if parameters is not None:
             raise InputError("parameters= is for a model that is a function; a module has its own")
         named: dict[str, Tensor] = {k: p for k, p in model.named_parameters() if p.requires_grad}
     elif isinstance(model, type):
         name = model.__name__
-        raise InputError(f"the model is the class {name}; give a module of it, {name}(...)")
+        raise InputError(f"the model must be a module, got the class {name}; give {name}(...)")
     elif not callable(model):
         raise InputError(
-            f"the model {model!r} is a {type(model).__name__}; give a torch.nn.Module or a function"
+            f"the model must be a torch.nn.Module or a function, got {model!r} of type "
+            f"{type(model).__name__}"
         )
     elif parameters is None:
         raise InputError(
@@ -196,12 +180,12 @@ def trainable(model: Model, parameters: Mapping[str, Tensor] | None) -> dict[str
     for name, parameter in named.items():
         _check_parameter(name, parameter)
     for what, kinds in (
-        ("types", {str(p.dtype) for p in named.values()}),
-        ("devices", {str(p.device) for p in named.values()}),
+        ("type", {str(p.dtype) for p in named.values()}),
+        ("device", {str(p.device) for p in named.values()}),
     ):
         if len(kinds) > 1:
             raise InputError(
-                f"the model's parameters are of several {what} ({', '.join(sorted(kinds))}); "
+                f"the model's parameters must have one {what}, got {', '.join(sorted(kinds))}; "
                 f"bring them together with model.to(...)"
             )
     if next(iter(named.values())).is_meta:
@@ -218,12 +202,12 @@ def _device(given: torch.device | str) -> torch.device:
     except (RuntimeError, TypeError):
         found = None
     if found is None or found.type == "meta":
-        raise InputError(f"device={given!r} is not possible; give 'cpu', 'cuda' or 'cuda:1'")
+        raise InputError(f"device must be 'cpu', 'cuda', 'cuda:1' or the like, got {given!r}")
     try:
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"device={str(found)!r} is not possible here ({one_line(error)}); give 'cpu', or a "
+            f"device={str(found)!r} cannot be used here ({one_line(error)}); give 'cpu', or a "
             f"device that torch finds"
         ) from error
     return found
@@ -232,7 +216,8 @@ def _device(given: torch.device | str) -> torch.device:
 def _check_parameter(name: str, parameter: Any) -> None:
     if not isinstance(parameter, Tensor):
         raise InputError(
-            f"parameter {name!r} is a {type(parameter).__name__}; give a dict of tensors by name"
+            f"parameter {name!r} must be a tensor, got {kind(parameter)}; give a dict "
+            f"of tensors by name"
         )
     if isinstance(parameter, UninitializedParameter):
         raise InputError(
@@ -241,8 +226,8 @@ def _check_parameter(name: str, parameter: Any) -> None:
         )
     if not parameter.is_floating_point():
         raise InputError(
-            f"parameter {name!r} is {parameter.dtype}; theta holds real floating numbers, so use "
-            f"float32 or float64 (torch.view_as_real for complex ones)"
+            f"parameter {name!r} must be real and floating, got {parameter.dtype}; use float32 or "
+            f"float64 (torch.view_as_real for complex ones)"
         )
 
 
@@ -277,27 +262,40 @@ def flatten(tensors: Sequence[Tensor]) -> Tensor:
         return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
-def load_into(model: nn.Module, theta: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Write a flat vector into a model's trainable parameters, in place.
-
-    Args:
-        model: The module to change.
-        theta: Flat parameters in the order of `shapes`.
-        shapes: Shape of each parameter by name.
-
-    Raises:
-        InputError: The model's trainable parameters have other names or shapes.
-    """
-    named = trainable(model, None)
-    theirs = {name: tuple(p.shape) for name, p in named.items()}
-    if theirs != dict(shapes):
+def load_into(model: nn.Module, theta: Tensor, shapes: Shapes) -> None:
+    """Write a flat vector into a model's trainable parameters, in place."""
+    named, layout = trainable(model, None), Layout(shapes)
+    if Layout.of(named) != layout:
         raise InputError(
-            "the model's trainable parameters are not those the walk was made with; give a model "
-            "of the same architecture"
+            "the model's trainable parameters are not those of the walk; give a model of the same "
+            "architecture"
         )
-    start = 0
     with torch.no_grad():
-        for parameter in named.values():
-            piece = theta[start : start + parameter.numel()]
-            parameter.copy_(piece.view(parameter.shape))
-            start += parameter.numel()
+        for parameter, piece in zip(named.values(), layout.split(theta), strict=True):
+            parameter.copy_(piece)
+
+
+def fixed(model: Model) -> dict[str, Tensor]:
+    """What a module computes with beside theta, by name: its buffers and frozen parameters."""
+    if not isinstance(model, nn.Module):
+        return {}
+    frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
+    return {**dict(model.named_buffers()), **frozen}
+
+
+def state_keys(model: Model, names: Mapping[str, Any]) -> dict[str, str]:
+    """For each key of `model.state_dict()`, the name that its tensor has in `named_parameters()`.
+
+    They differ where a tensor is used in several places; a function has the names alone.
+    """
+    if not isinstance(model, nn.Module):
+        return {name: name for name in names}
+    first = {id(t): n for n, t in [*model.named_buffers(), *model.named_parameters()]}
+    kept: dict[str, Any] = model.state_dict(keep_vars=True)
+    return {key: first[id(t)] for key, t in kept.items() if id(t) in first}
+
+
+def digest(tensor: Tensor) -> str:
+    """The first 16 digits of the SHA-256 of a tensor's numbers."""
+    content = tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(content).hexdigest()[:16]

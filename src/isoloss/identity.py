@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import math
 from collections.abc import Mapping
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
-from isoloss.problem import Problem
+from isoloss.flat import digest
+from isoloss.problem import Problem, inside
 from isoloss.regularizers import REGULARIZERS
 from isoloss.settings import Settings
 
@@ -57,8 +56,8 @@ def identity(value: Any) -> Any:
             return [identity(one) for one in cast("list[object]", value)]
         case Problem():
             return {
-                "loss": identity(value.example_loss),
-                "metric": identity(value.example_metric),
+                "loss": identity(inside(value).loss),
+                "metric": identity(inside(value).metric),
                 "examples": value.examples,
             }
         case functools.partial():
@@ -75,12 +74,6 @@ def identity(value: Any) -> Any:
         case _:
             name = getattr(value, "__qualname__", None)
             return {"function": name} if isinstance(name, str) else _object(value, {})
-
-
-def digest(tensor: Tensor) -> str:
-    """The first 16 digits of the SHA-256 of a tensor's numbers."""
-    content = tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _object(value: object, fields: Mapping[str, object]) -> dict[str, Any]:

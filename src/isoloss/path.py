@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from numbers import Integral
+from typing import Any
 
 import pandas as pd
+import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from isoloss.errors import InputError
-from isoloss.flat import load_into
+from isoloss.flat import Layout, digest, load_into
 from isoloss.outcome import Outcome
 from isoloss.settings import Settings
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Row = dict[str, Any]
 """One accepted step: the columns of `Path.steps`."""
@@ -93,6 +92,8 @@ class Path:
         regularizer: Name of the regularizer.
         shapes: Shape of each parameter by name, in the order of theta.
         buffers: The model's buffers (running statistics and the like) during the walk, by name.
+        frozen: Digest of each frozen parameter by name, to tell another model.
+        state_keys: Name of the parameter or buffer behind each key of the model's `state_dict()`.
         metadata: What the run was made with, where it was read from files.
     """
 
@@ -106,37 +107,66 @@ class Path:
     regularizer: str
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     buffers: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    frozen: dict[str, str] = field(default_factory=dict[str, str])
+    state_keys: dict[str, str] = field(default_factory=dict[str, str])
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def load_into(self, model: nn.Module, k: int = -1) -> None:
-        """Write a kept point into a model's parameters, in place.
+        """Write a kept point into a model's parameters, and the walk's buffers, in place.
 
         Args:
             model: A model of the architecture that was walked.
             k: Which of the kept points; the last by default.
 
         Raises:
-            InputError: There is no such point, or the model is another.
+            InputError: There is no such point, or the model is another: its trainable parameters,
+                its buffers, or the values of its frozen parameters. It is left as it was then.
         """
-        if not -len(self.points) <= k < len(self.points):
-            raise InputError(f"k={k} is not possible: {len(self.points)} points were kept")
-        load_into(model, self.points[k], self.shapes)
+        theta = self._point(k)
+        buffers = dict(model.named_buffers())
+        if {name: b.shape for name, b in buffers.items()} != {
+            name: b.shape for name, b in self.buffers.items()
+        }:
+            raise InputError(
+                "the model's buffers are not those of the walk; give a model of the same "
+                "architecture"
+            )
+        for name, parameter in model.named_parameters():
+            if name in self.frozen and digest(parameter.to(theta)) != self.frozen[name]:
+                raise InputError(
+                    f"the frozen parameter {name!r} of the model is not the one of the walk, whose "
+                    f"points would have another loss with it; load that model's weights first"
+                )
+        load_into(model, theta, self.shapes)
+        with torch.no_grad():
+            for name, buffer in buffers.items():
+                buffer.copy_(self.buffers[name])
 
-    def plot(self, against: str = "step") -> Figure:
-        """Angle, regularizer and probes along the walk, in stacked panels.
+    def state_dict(self, k: int = -1) -> dict[str, Tensor]:
+        """A kept point as `model.state_dict()` would give it, buffers included.
+
+        Frozen parameters are not kept with a path; with some, load it by
+        `model.load_state_dict(path.state_dict(), strict=False)` into a model that has them.
 
         Args:
-            against: `"step"`, `"evaluations"`, `"arc_length"` or `"regularizer"`.
+            k: Which of the kept points; the last by default.
 
         Returns:
-            A matplotlib figure, to change, to save, or to show in a notebook.
+            New tensors by the keys of the model's `state_dict()`.
 
         Raises:
-            InputError: There is no such abscissa.
+            InputError: There is no such point.
         """
-        from isoloss.report import walk_panels  # pictures are above walks: only on demand
+        held = {**self.buffers, **Layout(self.shapes).named(self._point(k))}
+        keys = self.state_keys or {name: name for name in held}
+        return {key: held[name].clone() for key, name in keys.items() if name in held}
 
-        return walk_panels({self.method: [self]}, against=against)
+    def _point(self, k: int) -> Tensor:
+        if not isinstance(k, Integral) or not -len(self.points) <= k < len(self.points):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(
+                f"k must be the number of one of the {len(self.points)} points kept, got {k!r}"
+            )
+        return self.points[int(k)]
 
     def __repr__(self) -> str:
         """One line: method, steps, loss, regularizer from start to end, outcome."""

@@ -56,12 +56,8 @@ class Point:
 class Objective:
     """Evaluates points: the problem's loss and a regularizer, with a count of evaluations.
 
-    Args:
-        problem: Gives L and its gradient.
-        regularizer: Gives R and its gradient; whatever `traverse` takes as one.
-
     Attributes:
-        evaluations: Evaluations of the loss and its gradient made through this object.
+        evaluations: Evaluations made through this object, the regularizer's included.
     """
 
     def __init__(self, problem: Problem, regularizer: AnyRegularizer) -> None:
@@ -75,10 +71,14 @@ class Objective:
         return getattr(self.regularizer, "curvature", None)
 
     def evaluate(self, theta: Tensor) -> Point:
-        """Loss, regularizer and gradients at theta, shape (n,); one evaluation."""
-        self.evaluations += 1
+        """Loss, regularizer and gradients at theta, shape (n,).
+
+        One evaluation, and more where the regularizer is made of derivatives of the loss.
+        """
+        before = self.problem.evaluations
         loss, g = self.problem.loss_and_grad(theta)
         value, r = self.regularizer.value_and_grad(theta)
+        self.evaluations += self.problem.evaluations - before
         gg, rr, rg = g.dot(g).item(), r.dot(r).item(), r.dot(g).item()
         along = rg / gg if gg > 0 else 0.0
         tangent = r.sub(g, alpha=along)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -13,15 +15,35 @@ from torch import Tensor
 
 from isoloss.data import Chunk, Chunks
 from isoloss.errors import InputError
-from isoloss.evaluation.arithmetic import channels_last_is_safe, reproducible
-from isoloss.evaluation.autograd import Autograd
-from isoloss.evaluation.choice import Evaluation, evaluation_of, measured_size
-from isoloss.evaluation.examples import per_example, weighted_sum
-from isoloss.evaluation.look import suspect
-from isoloss.flat import FlatNetwork, Model, flatten, trainable
+from isoloss.evaluation import Autograd, Evaluation, choose, measured_size
+from isoloss.evaluation.arithmetic import channels_last_is_safe
+from isoloss.evaluation.autograd import Term, per_example, weighted_sum
+from isoloss.flat import FlatNetwork, Model, fixed, flatten, trainable
 from isoloss.losses import Loss, NamedLoss, get_loss, get_metric
 
-DTYPES = (torch.float32, torch.float64)
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+"""Types in which a level can be held, by their names in settings and files."""
+PRODUCT = 2
+"""Evaluations that a product with the Hessian counts as."""
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What isoloss's own rooms see of a problem beside its public part.
+
+    Attributes:
+        network: The private copy of the model, over one flat vector.
+        chunks: The training set, chunk by chunk.
+        autograd: The evaluation that can be differentiated further.
+        loss: The per-example loss.
+        metric: The per-example metric; None where there is none.
+    """
+
+    network: FlatNetwork
+    chunks: Chunks
+    autograd: Autograd
+    loss: Loss
+    metric: Loss | None
 
 
 class Problem:
@@ -29,7 +51,8 @@ class Problem:
 
     The model is copied: its parameters, buffers, mode and gradients stay as they are. Theta is the
     flat vector of its trainable parameters in the order of `model.named_parameters()`; a parameter
-    used in several places is there once, a frozen one acts but is no part of it.
+    used in several places is there once, a frozen one acts but is no part of it. Threads may share
+    a problem; they take turns.
 
     Args:
         model: A `torch.nn.Module`, or a function of (dict of parameters, inputs). A module gets a
@@ -60,9 +83,8 @@ class Problem:
         examples: Number of training examples.
         dtype: Type of theta.
         device: Device of theta.
-        evaluations: Number of evaluations of the loss and its gradient so far.
-        network: The private copy of the model, over one flat vector.
-        chunks: The training set, chunk by chunk.
+        evaluations: Evaluations so far: one for a loss with its gradient, two for a product with
+            the Hessian, and what a regularizer made of further derivatives counts.
 
     Raises:
         InputError: A value cannot be used; the text says why and what to do.
@@ -71,8 +93,8 @@ class Problem:
     def __init__(
         self,
         model: Model,
-        loss: str | Loss = "cross_entropy",
-        data: Any = (),
+        loss: str | Loss,
+        data: Any,
         *,
         weights: Tensor | None = None,
         metric: str | Loss | None = None,
@@ -82,47 +104,73 @@ class Problem:
         chunk_size: int | None = None,
     ) -> None:
         if chunk_size is not None and (not isinstance(chunk_size, Integral) or chunk_size < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError(
-                f"chunk_size={chunk_size} is not possible; give a whole number of at least 1"
-            )
-        if dtype not in (None, *DTYPES):
-            raise InputError(f"dtype={dtype} is not possible; use torch.float32 or torch.float64")
+            raise InputError(f"chunk_size must be a whole number of at least 1, got {chunk_size!r}")
+        _check_dtype(dtype)
         self._model = model
         self._parameters = parameters
-        self._loss = get_loss(loss)
-        self._metric = get_metric(metric, loss)
-        self.network = FlatNetwork(model, parameters, dtype=dtype, device=device)
-        if self.network.dtype not in DTYPES:
+        per_example_loss, per_example_metric = get_loss(loss), get_metric(metric, loss)
+        network = FlatNetwork(model, parameters, dtype=dtype, device=device)
+        if network.dtype not in DTYPES.values():
             raise InputError(
-                f"the model's parameters are {self.network.dtype}, too coarse to hold a level; "
+                f"the model's parameters are {network.dtype}, too coarse to hold a level; "
                 f"give dtype=torch.float32 or torch.float64"
             )
-        self.size = self.network.size
-        self.dtype = self.network.dtype
-        self.device = self.network.device
-        self.chunks = Chunks(
+        named = isinstance(per_example_loss, NamedLoss)
+        chunks = Chunks(
             data,
             weights,
-            dtype=self.dtype,
-            device=self.device,
+            dtype=network.dtype,
+            device=network.device,
             size=chunk_size,
-            check_targets=self._loss.check_targets if isinstance(self._loss, NamedLoss) else None,
-            channels_last=channels_last_is_safe(self.network.model),
+            check_targets=per_example_loss.check_targets if named else None,
+            channels_last=channels_last_is_safe(network.model),
         )
-        self.examples = self.chunks.examples
-        self._evaluation = evaluation_of(self.network, self.chunks, self._loss)
-        self._gradient: Evaluation | None = None
-        self._chunk_size = chunk_size
-        self._looked = False  # whether products with the Hessian are right
+        self.size = network.size
+        self.examples = chunks.examples
+        self.device = network.device
         self.evaluations = 0
+        self._chunk_size = chunk_size
+        self._lock = threading.RLock()
+        self._settle(network, chunks, per_example_loss, per_example_metric)
+
+    def _settle(
+        self, network: FlatNetwork, chunks: Chunks, loss: Loss, metric: Loss | None
+    ) -> None:
+        self.dtype = network.dtype
+        self._inside = Inside(network, chunks, Autograd(network, chunks, loss), loss, metric)
+        self._evaluation = choose(network, chunks, loss)
+        self._gradient: Evaluation | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the lock, which a copy gets anew."""
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what `__getstate__` gave."""
+        vars(self).update(state, _lock=threading.RLock())
 
     def current(self) -> Tensor:
         """The model's parameters as they are now, as one flat vector.
 
         Returns:
             Shape (size,), a copy of the problem's type on its device.
+
+        Raises:
+            InputError: A buffer or a frozen parameter of the model has changed since the problem
+                was made, so that its parameters would be evaluated with the older ones.
         """
         named = trainable(self._model, self._parameters)
+        kept = fixed(self._inside.network.model)
+        for name, now in fixed(self._model).items():
+            before = kept.get(name)
+            if before is not None and not torch.equal(
+                now.to(before).nan_to_num(), before.nan_to_num()
+            ):
+                raise InputError(
+                    f"{name!r} of the model has changed since the problem was made, so its present "
+                    f"weights would be evaluated with the older {name!r}; make the Problem anew, "
+                    f"after the training"
+                )
         return flatten(list(named.values())).to(self.device, self.dtype)
 
     def loss(self, theta: Tensor) -> Tensor:
@@ -134,8 +182,8 @@ class Problem:
         Returns:
             Mean loss over the examples, shape (), float64.
         """
-        self.network.load(theta)
-        return self._evaluation.loss()
+        with self._lock:
+            return self._evaluation.loss(theta)
 
     def loss_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """The training loss and its gradient at a point; counts as one evaluation.
@@ -147,16 +195,16 @@ class Problem:
             Mean loss over the examples, shape (), float64, and its gradient, shape (size,), of the
             problem's type. Both are new tensors. Chunks of data are summed in their order.
         """
-        self.evaluations += 1
-        self.network.load(theta)
-        if self._gradient is None:
-            self._gradient = self._choose()
-        return self._gradient.loss_and_grad()
+        with self._lock:
+            self.evaluations += 1
+            if self._gradient is None:
+                self._gradient = self._choose(theta)
+            return self._gradient.loss_and_grad(theta)
 
     def hvp(self, theta: Tensor, vector: Tensor) -> Tensor:
         """The Hessian of the training loss at a point, times a vector; exact, chunk by chunk.
 
-        Costs some three evaluations and twice their memory; does not count as one. Where the model
+        Costs some three evaluations of time and twice their memory; counts as two. Where the model
         has a `torch.autograd.Function` of its own, the first product is compared with differences
         of the gradient, on a few examples.
 
@@ -174,49 +222,34 @@ class Problem:
         """
         if vector.shape != (self.size,):
             raise InputError(
-                f"vector has shape {tuple(vector.shape)}, the problem has {self.size} parameters; "
-                f"give a flat vector in the order of model.named_parameters()"
+                f"vector must be flat, of the problem's {self.size} parameters in the order of "
+                f"model.named_parameters(), got shape {tuple(vector.shape)}"
             )
-        if not self._looked:
-            found = suspect(self, theta)
-            if found is not None:
-                found.check_product()
-            self._looked = True
-        self.network.load(theta)
-        return self._evaluation.hvp(vector.to(self.device, self.dtype))
+        with self._lock:
+            self.evaluations += PRODUCT
+            return self._evaluation.hvp(theta, vector.to(self.device, self.dtype))
 
-    def autograd(self, theta: Tensor) -> Autograd:
-        """Evaluation chunk by chunk at a point, to be differentiated further by the caller.
+    def sum_of(
+        self, theta: Tensor, name: str, term: Term, evaluations: int
+    ) -> tuple[Tensor, Tensor]:
+        """A quantity made of derivatives of the loss or the model, for regularizers.
 
         Args:
             theta: Shape (size,).
+            name: Of the quantity, for errors.
+            term: From (evaluation, chunk of examples) to differentiable numbers of shape (), whose
+                sum over the chunks is the quantity.
+            evaluations: What it counts as.
 
         Returns:
-            Gives outputs and losses of each of `chunks`, in the graph of the parameters of
-            `network`, until that is loaded anew.
+            The quantity, shape (), and its gradient, shape (size,).
+
+        Raises:
+            DerivativeError: A derivative that is needed does not exist or would be wrong.
         """
-        self.network.load(theta)
-        return Autograd(self.network, self.chunks, self._loss)
-
-    def first(self, count: int, dtype: torch.dtype) -> Problem:
-        """The same problem of a few of its examples, all counted alike.
-
-        Args:
-            count: How many; of the first chunk, so no more than that has.
-            dtype: `torch.float32` or `torch.float64`.
-
-        Returns:
-            A new problem.
-        """
-        few = next(iter(self.chunks)).first(count)
-        return Problem(
-            self.network.model,
-            self._loss,
-            [(few.inputs, few.targets)],
-            parameters=self._parameters,
-            dtype=dtype,
-            device=self.device,
-        )
+        with self._lock:
+            self.evaluations += evaluations
+            return self._inside.autograd.sum_of(theta, name, term)
 
     def evaluate(self, theta: Tensor) -> tuple[float, float]:
         """Loss and metric at a point, from one pass over the data.
@@ -227,17 +260,15 @@ class Problem:
         Returns:
             Mean loss and mean metric; the metric is NaN where there is none.
         """
-        measure = self._metric
+        measure, weight = self._inside.metric, self._inside.chunks.total_weight
         loss, metric = 0.0, math.nan if measure is None else 0.0
-        with torch.no_grad(), reproducible(self.device):
-            self.network.load(theta)
-            for chunk in self.chunks:
-                outputs = self._evaluation.outputs(chunk)
-                loss += weighted_sum(self._evaluation.losses(outputs, chunk), chunk).item()
-                if measure is not None:
+        for chunk, outputs, losses in self._each(theta):
+            loss += weighted_sum(losses, chunk).item()
+            if measure is not None:
+                with torch.no_grad():
                     values = per_example("metric", measure(outputs, chunk.targets), chunk)
-                    metric += weighted_sum(values, chunk).item()
-        return loss / self.chunks.total_weight, metric / self.chunks.total_weight
+                metric += weighted_sum(values, chunk).item()
+        return loss / weight, metric / weight
 
     def example_losses(self, theta: Tensor) -> Tensor:
         """The loss of each example at a point, before any weights.
@@ -248,9 +279,7 @@ class Problem:
         Returns:
             Shape (examples,), float64, in the order of the data.
         """
-        with torch.no_grad(), reproducible(self.device):
-            self.network.load(theta)
-            return torch.cat([self.losses_of(chunk) for chunk in self.chunks])
+        return torch.cat([losses.double() for _, _, losses in self._each(theta)])
 
     def with_dtype(self, dtype: torch.dtype) -> Problem:
         """The same problem computed in another type, for example to check a walk in float64.
@@ -260,16 +289,14 @@ class Problem:
 
         Returns:
             A new problem of the same model and data, which it converts chunk by chunk.
+
+        Raises:
+            InputError: It is another type.
         """
-        other = copy.copy(self)
-        other.network = FlatNetwork(
-            self.network.model, self._parameters, dtype=dtype, device=self.device
-        )
-        other.chunks = self.chunks.recast(dtype)
-        other._evaluation = evaluation_of(other.network, other.chunks, self._loss)
-        other._gradient = None
-        other.dtype = dtype
+        _check_dtype(dtype)
+        other, own = copy.copy(self), self._inside
         other.evaluations = 0
+        other._settle(own.network.in_dtype(dtype), own.chunks.recast(dtype), own.loss, own.metric)
         return other
 
     def with_chunk_size(self, size: int | None) -> Problem:
@@ -283,23 +310,11 @@ class Problem:
         """
         if size is None:
             return self
-        other = copy.copy(self)
+        other, own = copy.copy(self), self._inside
         other._chunk_size = size
-        recut = self.chunks.recut(size) if self.chunks.kept else self.chunks
-        other._gradient = evaluation_of(self.network, recut, self._loss)
+        recut = own.chunks.recut(size) if own.chunks.kept else own.chunks
+        other._gradient = choose(own.network, recut, own.loss)
         return other
-
-    def losses_of(self, chunk: Chunk) -> Tensor:
-        """The losses of a few examples at the point last evaluated.
-
-        Args:
-            chunk: Any examples, as those of `chunks`.
-
-        Returns:
-            Shape (chunk.examples,), float64.
-        """
-        with torch.no_grad(), reproducible(self.device):
-            return self._evaluation.losses(self._evaluation.outputs(chunk), chunk).double()
 
     @property
     def chunk_size(self) -> int | None:
@@ -308,30 +323,38 @@ class Problem:
         As given; else as measured on this machine at the first gradient, which this may be. None
         where nothing was given and there is nothing to choose: each chunk has the usual size.
         """
-        if self._gradient is None:
-            self.network.load(self.current())
-            self._gradient = self._choose()
-        return self._chunk_size
-
-    @property
-    def example_loss(self) -> Loss:
-        """The per-example loss, as it was given or named."""
-        return self._loss
-
-    @property
-    def example_metric(self) -> Loss | None:
-        """The per-example metric, likewise; None where there is none."""
-        return self._metric
+        with self._lock:
+            if self._gradient is None:
+                self._gradient = self._choose(self.current())
+            return self._chunk_size
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the parameters that make up theta, by name, in order."""
-        return dict(self.network.shapes)
+        return dict(self._inside.network.layout.shapes)
 
-    def _choose(self) -> Evaluation:
+    def _choose(self, theta: Tensor) -> Evaluation:
+        own = self._inside
         if self._chunk_size is None:
-            self._chunk_size = measured_size(self.network, self.chunks, self._loss)
+            own.network.load(theta)
+            self._chunk_size = measured_size(own.network, own.chunks, own.loss)
             if self._chunk_size is not None:
-                chunks = self.chunks.recut(self._chunk_size)
-                return evaluation_of(self.network, chunks, self._loss)
+                return choose(own.network, own.chunks.recut(self._chunk_size), own.loss)
         return self._evaluation
+
+    def _each(self, theta: Tensor) -> Iterator[tuple[Chunk, Any, Tensor]]:
+        """Each chunk with its outputs and the losses of its examples."""
+        with self._lock:
+            for chunk, outputs in self._evaluation.outputs(theta):
+                losses = self._inside.autograd.losses(outputs, chunk).detach()
+                yield chunk, outputs, losses
+
+
+def inside(problem: Problem) -> Inside:
+    """The parts of a problem, for isoloss's own rooms."""
+    return problem._inside  # pyright: ignore[reportPrivateUsage]
+
+
+def _check_dtype(dtype: torch.dtype | None) -> None:
+    if dtype not in (None, *DTYPES.values()):
+        raise InputError(f"dtype must be torch.float32 or torch.float64, got {dtype!r}")

@@ -42,7 +42,7 @@ class Recorded:
         arc_length: Sum of the step lengths.
         on_level: Points on the level set.
         progress: Steps, corrections not counted.
-        spacing: Every how manieth point on the level set is kept now.
+        spacing: Points on the level set from one that is kept to the next, now.
         kept: Weights that are kept.
         last: The last point on the level set.
     """
@@ -59,14 +59,7 @@ class Recorded:
 
 
 class Recorder:
-    """Keeps what `Record` asks for, as the walk goes.
-
-    Args:
-        record: What to keep.
-        probes: What to measure, by name.
-        level: The loss held.
-        before: What was recorded before, to go on from it.
-    """
+    """Keeps what `Record` asks for, as the walk goes."""
 
     def __init__(
         self,
@@ -107,15 +100,7 @@ class Recorder:
         )
 
     def add(self, state: State, evaluations: int) -> Row:
-        """Record the state after a step.
-
-        Args:
-            state: Where the walk is.
-            evaluations: Evaluations so far.
-
-        Returns:
-            The row.
-        """
+        """Record the state after a step."""
         point = state.point
         step = len(self.rows)
         self._arc += state.step_length
@@ -147,24 +132,23 @@ class Recorder:
         return row
 
     def finish(self) -> tuple[pd.DataFrame, Tensor, list[int]]:
-        """Measure and keep the last point on the level set.
+        """The steps, the points kept, shape (points, n), and the step of each.
 
-        Returns:
-            The steps, the points kept, shape (points, n), and the step of each.
+        The last point on the level set is measured and among them; recording may continue.
         """
+        kept = self._kept
         if self._last is not None:
             row = self.rows[self._last.step]
             if any(math.isnan(row[column]) for column in self._unmeasured):
                 self._measure(row, self._last.theta)
-            if self._kept[-1].step != self._last.step:
+            if kept[-1].step != self._last.step:
                 limit = self._record.points_at_most
-                full = limit is not None and len(self._kept) == limit
-                self._kept = (*self._kept[: -1 if full else None], self._last)
-        columns = [*COLUMNS, *self._unmeasured]
-        steps = pd.DataFrame(self.rows, columns=columns)
-        points = [kept.theta for kept in self._kept]
+                full = limit is not None and len(kept) == limit
+                kept = (*kept[: -1 if full else None], self._last)
+        steps = pd.DataFrame(self.rows, columns=[*COLUMNS, *self._unmeasured])
+        points = [one.theta for one in kept]
         stacked = torch.stack(points) if points else torch.empty(0)
-        return steps, stacked, [kept.step for kept in self._kept]
+        return steps, stacked, [one.step for one in kept]
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._started

@@ -3,28 +3,92 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from numbers import Real
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from isoloss.arguments import check_kinds, check_probes, level_of, rtol_of, start_of
-from isoloss.checking import check_function
-from isoloss.checking.noise import check_tolerance
-from isoloss.errors import InputError
-from isoloss.identity import digest, identity, identity_of_regularizer
+from isoloss.checking import check_function, check_tolerance
+from isoloss.errors import InputError, kind
+from isoloss.flat import digest, fixed, state_keys
+from isoloss.identity import identity, identity_of_regularizer
 from isoloss.methods import Method, get_method
 from isoloss.methods.method import State
 from isoloss.outcome import Ending, Outcome
 from isoloss.path import Path, Record, Row, Stop
 from isoloss.point import Objective
-from isoloss.problem import Problem
+from isoloss.problem import Problem, inside
 from isoloss.progress import walk_progress
 from isoloss.recorder import Recorder
 from isoloss.regularizers import AnyRegularizer
 from isoloss.settings import Settings
 from isoloss.snapshot import Checkpoint, Snapshot, state_class
+
+Callback = Callable[[Row], bool | None]
+
+KINDS: dict[str, tuple[Any, str]] = {
+    "problem": (Problem, "an isoloss.Problem, made of a model, a loss and data"),
+    "stop": (Stop, "an object such as isoloss.Stop(steps=500)"),
+    "record": (Record, "an object such as isoloss.Record(points_every=10)"),
+    "probes": (Mapping, "a dict of problems by name, as probes={'test': test_problem}"),
+    "callback": (Callable, "a function of the row just recorded"),
+    "checkpoint": (Checkpoint, "an isoloss.Checkpoint(folder)"),
+}
+"""What an argument has to be, and how that is said."""
+
+TAKEN = {"level", "step", "arc", "kkt", "angle"}
+"""No names of probes: their columns would be the walk's own."""
+
+
+def walk(
+    problem: Problem,
+    *,
+    start: Tensor | None = None,
+    level: float | None = None,
+    regularizer: AnyRegularizer = "squared_norm",
+    method: str | Method = "sqp",
+    rtol: float = 1e-3,
+    stop: Stop | None = None,
+    record: Record | None = None,
+    probes: Mapping[str, Problem] | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Walk:
+    """The same walk as `traverse` takes, a step at a time: `for row in isoloss.walk(problem): ...`.
+
+    Args:
+        problem: As for `traverse`.
+        start: As for `traverse`.
+        level: As for `traverse`.
+        regularizer: As for `traverse`.
+        method: As for `traverse`.
+        rtol: As for `traverse`.
+        stop: As for `traverse`.
+        record: As for `traverse`.
+        probes: As for `traverse`.
+        checkpoint: As for `traverse`; written to as the iteration advances, and by `Walk.path`.
+
+    Returns:
+        An iterator of the rows of `Path.steps` (dicts of the columns), the start's first; its
+        `path` is the walk so far, whenever you stop.
+
+    Raises:
+        InputError: A value cannot be used; the text says why and what to do.
+    """
+    _check_kinds(problem=problem, stop=stop, record=record, probes=probes, checkpoint=checkpoint)
+    return Walk(
+        problem,
+        _start_of(problem, start),
+        _level_of(level),
+        regularizer,
+        get_method(method),
+        _rtol_of(rtol),
+        stop or Stop(),
+        record or Record(),
+        _checked_probes(probes or {}, problem),
+        checkpoint,
+    )
 
 
 def traverse(
@@ -38,7 +102,7 @@ def traverse(
     stop: Stop | None = None,
     record: Record | None = None,
     probes: Mapping[str, Problem] | None = None,
-    callback: Callable[[Row], bool | None] | None = None,
+    callback: Callback | None = None,
     checkpoint: Checkpoint | None = None,
     progress: bool = True,
 ) -> Path:
@@ -49,8 +113,9 @@ def traverse(
         start: Where to start, shape (problem.size,); None starts at the model's present weights.
         level: The loss to hold, positive, in the loss's unit; None holds the start's.
         regularizer: What is made small: a name (`"squared_norm"`, `"l1"`, ...), an object such as
-            `isoloss.SquaredNorm(without_biases=True)` or `isoloss.maximize("squared_norm")`, or a
-            function of the parameters by name that returns a tensor of shape ().
+            `isoloss.SquaredNorm(without_biases=True)`, a sum such as
+            `1.0 * isoloss.SquaredNorm() + 0.1 * isoloss.L1()`, `isoloss.maximize("squared_norm")`,
+            or a function of the parameters by name that returns a tensor of shape ().
         method: `"sqp"`, `"paper"`, or an object with settings such as `isoloss.SQP(memory=20)`.
         rtol: Relative tolerance of the level, in (0, 1); `"paper"` has an absolute one of its own.
         stop: When to end; `Stop()` by default.
@@ -58,9 +123,9 @@ def traverse(
         probes: Problems to measure along the walk, by name, for example the test set's.
         callback: Called with each row (a dict of the columns of `Path.steps`); the walk ends with
             `Outcome.INTERRUPTED` once it returns True.
-        checkpoint: Where to keep the walk while it goes on, `isoloss.Checkpoint(folder)`. A walk
-            found there goes on from where it was, with the same bits as one never interrupted; one
-            that has ended goes on if `stop` now asks for more. One with other settings is refused;
+        checkpoint: Where to keep the walk while it runs, `isoloss.Checkpoint(folder)`. A walk found
+            there continues from where it was, with the same bits as one never interrupted; one that
+            has ended continues if `stop` now asks for more. One with other settings is refused;
             a function is told by its name and by what it gives. None keeps nothing.
         progress: Show a progress line on a terminal.
 
@@ -70,76 +135,136 @@ def traverse(
     Raises:
         InputError: A value cannot be used; the text says why and what to do.
     """
-    check_kinds(
-        problem=problem, stop=stop, record=record, probes=probes, callback=callback,
-        checkpoint=checkpoint,
+    _check_kinds(callback=callback)
+    steps = walk(
+        problem, start=start, level=level, regularizer=regularizer, method=method, rtol=rtol,
+        stop=stop, record=record, probes=probes, checkpoint=checkpoint,
     )  # fmt: skip
-    theta = start_of(problem, start)
-    level, rtol = level_of(level), rtol_of(rtol)
-    check_probes(probes or {}, problem)
-    stop, record = stop or Stop(), record or Record()
-    walker = get_method(method)
-    objective = Objective(problem, regularizer)
-    of_regularizer = identity_of_regularizer(regularizer, objective.regularizer.name)
-    asked = _asked(problem, theta, level, of_regularizer, walker, rtol, record, probes or {})
-    saved = checkpoint.load(state_class(walker), asked) if checkpoint is not None else None
-    if saved is None:
-        check_function(problem, theta)
-        state = walker.init(objective, theta, level, rtol)
-        held = state.point.loss if level is None else level
-        _check_begin(problem, state)
-        check_tolerance(problem, theta, walker.relative_tolerance(held, rtol))
-        recorder = Recorder(record, probes or {}, held)
-    else:
-        problem = problem.with_chunk_size(saved.chunk_size)
-        objective = Objective(problem, regularizer)
-        _check_goes_on(saved.state, objective)
-        state, held, objective.evaluations = saved.state, saved.level, saved.evaluations
-        recorder = Recorder(record, probes or {}, held, saved.recorded)
-
-    chunk = problem.chunk_size if checkpoint is not None else None
-
-    def now() -> Snapshot:
-        return Snapshot(asked, chunk, held, state, objective.evaluations, recorder.recorded())
-
-    def go() -> Ending:
-        nonlocal state, between
-        while state.ending is None:
-            if checkpoint is not None:
-                between = now()
-                if checkpoint.due:
-                    checkpoint.save(between)
-            row = recorder.add(state, objective.evaluations)
-            show(row, recorder.progress)
-            if callback is not None and callback(row) is True:
-                return Ending(Outcome.INTERRUPTED, "the callback returned True")
-            ending = _stops(stop, state, row, recorder.progress)
-            if ending is not None:
-                return ending
-            state = walker.step(objective, state)
-        between = now()
-        return state.ending
-
-    between = now()
-    with walk_progress(enabled=progress, steps=stop.steps) as show:
+    with walk_progress(enabled=progress, steps=steps.stop.steps) as show:
         try:
-            ending = go()
+            for row in steps:
+                show(row, steps.progress)
+                if callback is not None and callback(row) is True:
+                    steps.interrupt("the callback returned True")
         except KeyboardInterrupt:
-            ending = Ending(Outcome.INTERRUPTED, "Ctrl-C")
-    if checkpoint is not None:
-        checkpoint.save(between)
-    steps, points, point_steps = recorder.finish()
-    return Path(
-        steps=steps,
-        points=points,
-        point_steps=point_steps,
-        level=held,
-        outcome=ending.outcome,
-        message=ending.message(problem.dtype),
-        method=walker.name,
-        regularizer=objective.regularizer.name,
-        shapes=problem.shapes,
-    )
+            steps.interrupt("Ctrl-C")
+    return steps.path
+
+
+class Walk(Iterator[Row]):
+    """A walk under way, made by `isoloss.walk`: an iterator of the rows of `Path.steps`.
+
+    Attributes:
+        stop: When it ends.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        theta: Tensor,
+        level: float | None,
+        regularizer: AnyRegularizer,
+        method: Method,
+        rtol: float,
+        stop: Stop,
+        record: Record,
+        probes: Mapping[str, Problem],
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.stop = stop
+        self._method, self._checkpoint = method, checkpoint
+        objective = Objective(problem, regularizer)
+        of_regularizer = identity_of_regularizer(regularizer, objective.regularizer.name)
+        self._asked = _asked(problem, theta, level, of_regularizer, method, rtol, record, probes)
+        saved = None
+        if checkpoint is not None:
+            saved = checkpoint.load(state_class(method), self._asked)
+        if saved is None:
+            check_function(problem, theta)
+            state = method.init(objective, theta, level, rtol)
+            held = state.point.loss if level is None else level
+            _check_begin(problem, state)
+            check_tolerance(problem, theta, method.relative_tolerance(held, rtol))
+            recorder = Recorder(record, probes, held)
+        else:
+            problem = problem.with_chunk_size(saved.chunk_size)
+            objective = Objective(problem, regularizer)
+            _check_continues(saved.state, objective)
+            state, held, objective.evaluations = saved.state, saved.level, saved.evaluations
+            recorder = Recorder(record, probes, held, saved.recorded)
+        self._problem, self._objective, self._level = problem, objective, held
+        self._recorder = recorder
+        self._state: State = state
+        self._recorded = False  # whether the state is among the rows
+        self._ending: Ending | None = None
+        self._chunk_size = problem.chunk_size if checkpoint is not None else None
+        self._between = self._now()
+
+    def __next__(self) -> Row:
+        """Take a step and record it; the start is the first row."""
+        if self._ending is None and self._recorded:
+            self._state = self._method.step(self._objective, self._state)
+            self._recorded = False
+        if self._ending is None and self._state.ending is not None:
+            self._ending, self._between = self._state.ending, self._now()
+        if self._ending is not None:
+            raise StopIteration
+        if self._checkpoint is not None:
+            self._between = self._now()
+            if self._checkpoint.due:
+                self._checkpoint.save(self._between)
+        row = self._recorder.add(self._state, self._objective.evaluations)
+        self._recorded = True
+        self._ending = _stops(self.stop, self._state, row, self.progress)
+        return row
+
+    @property
+    def progress(self) -> int:
+        """Steps so far, corrections not counted."""
+        return self._recorder.progress
+
+    def interrupt(self, detail: str) -> None:
+        """End the walk here with `Outcome.INTERRUPTED`.
+
+        Args:
+            detail: Why, for the outcome's message.
+        """
+        self._ending = Ending(Outcome.INTERRUPTED, detail)
+
+    @property
+    def path(self) -> Path:
+        """The walk so far; `Outcome.INTERRUPTED` where it has not ended by itself."""
+        if self._checkpoint is not None:
+            self._checkpoint.save(self._between)
+        ending = self._ending or Ending(Outcome.INTERRUPTED, "the iteration was left")
+        steps, points, point_steps = self._recorder.finish()
+        model = inside(self._problem).network.model
+        beside = fixed(model)
+        buffers = dict(model.named_buffers()) if isinstance(model, nn.Module) else {}
+        return Path(
+            steps=steps,
+            points=points,
+            point_steps=point_steps,
+            level=self._level,
+            outcome=ending.outcome,
+            message=ending.message(self._problem.dtype),
+            method=self._method.name,
+            regularizer=self._objective.regularizer.name,
+            shapes=self._problem.shapes,
+            buffers={name: buffer.detach().cpu().clone() for name, buffer in buffers.items()},
+            frozen={name: digest(t) for name, t in beside.items() if name not in buffers},
+            state_keys=state_keys(model, self._problem.shapes),
+        )
+
+    def _now(self) -> Snapshot:
+        return Snapshot(
+            self._asked,
+            self._chunk_size,
+            self._level,
+            self._state,
+            self._objective.evaluations,
+            self._recorder.recorded(),
+        )
 
 
 def _asked(
@@ -147,13 +272,13 @@ def _asked(
     theta: Tensor,
     level: float | None,
     regularizer: Mapping[str, Any],
-    walker: Method,
+    method: Method,
     rtol: float,
     record: Record,
     probes: Mapping[str, Problem],
 ) -> dict[str, Any]:
     """What determines a walk, as far as it can be compared with that of a checkpoint."""
-    settings = walker.model_dump() if isinstance(walker, Settings) else identity(walker)
+    settings = method.model_dump() if isinstance(method, Settings) else identity(method)
     return {
         "start": digest(theta),
         "parameters": problem.size,
@@ -161,14 +286,14 @@ def _asked(
         "problem": identity(problem),
         "level": level,
         "regularizer": dict(regularizer),
-        "method": {"name": walker.name, **settings},
+        "method": {"name": method.name, **settings},
         "rtol": rtol,
         "record": record.model_dump(),
         "probes": {name: identity(probes[name]) for name in sorted(probes)},
     }
 
 
-def _check_goes_on(state: State, objective: Objective) -> None:
+def _check_continues(state: State, objective: Objective) -> None:
     """Insist that a checkpoint's numbers are those of this problem and this regularizer.
 
     Data, models and a user's functions cannot be compared, but what they give can.
@@ -191,7 +316,7 @@ def _check_goes_on(state: State, objective: Objective) -> None:
 
 
 def _check_begin(problem: Problem, state: State) -> None:
-    infinite = "" if math.isfinite(state.point.loss) else problem.chunks.infinite
+    infinite = "" if math.isfinite(state.point.loss) else inside(problem).chunks.infinite
     if infinite:
         raise InputError(
             f"the loss at the start is {state.point.loss}, and {infinite}; take such examples out "
@@ -200,8 +325,8 @@ def _check_begin(problem: Problem, state: State) -> None:
         )
     if not 0 < state.point.loss < math.inf:
         raise InputError(
-            f"the loss at the start is {state.point.loss}, which has no level set to walk; start "
-            f"from weights whose loss is positive and finite"
+            f"the loss at the start must be positive and finite to have a level set, got "
+            f"{state.point.loss}; start from other weights"
         )
     if not state.point.finite:
         raise InputError(
@@ -211,14 +336,10 @@ def _check_begin(problem: Problem, state: State) -> None:
 
 
 def _stops(stop: Stop, state: State, row: Row, progress: int) -> Ending | None:
-    point = state.point
+    point, below = state.point, stop.regularizer_below
     if state.on_level and point.kkt_residual <= stop.kkt_residual:
         return Ending(Outcome.CONVERGED, f"KKT residual {point.kkt_residual:.3g}")
-    if (
-        state.on_level
-        and stop.regularizer_below is not None
-        and point.regularizer <= stop.regularizer_below
-    ):
+    if state.on_level and below is not None and point.regularizer <= below:
         return Ending(Outcome.REGULARIZER_REACHED, f"{point.regularizer:.6g}")
     if stop.when is not None and stop.when(row):
         return Ending(Outcome.INTERRUPTED, "Stop(when=...) returned True")
@@ -233,3 +354,82 @@ def _stops(stop: Stop, state: State, row: Row, progress: int) -> Ending | None:
 
 def _so_far(used: str, state: State) -> str:
     return f"{used}, KKT residual {state.point.kkt_residual:.3g}"
+
+
+def _check_kinds(**given: Any) -> None:
+    """Insist that arguments are of the kind that their names stand for; None is a default."""
+    for name, value in given.items():
+        right, wanted = KINDS[name]
+        left_out = value is None and name != "problem"
+        if not left_out and not isinstance(value, right):
+            raise InputError(f"{name} must be {wanted}, got {kind(value)}")
+
+
+def _number(name: str, value: Any) -> float:
+    single = isinstance(value, Tensor) and value.numel() == 1
+    if not single and not isinstance(value, Real):
+        raise InputError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _level_of(level: Any) -> float | None:
+    if level is None:
+        return None
+    number = _number("level", level)
+    if not 0 < number < math.inf:
+        raise InputError(f"level must be a positive, finite loss to hold, got {number}")
+    return number
+
+
+def _rtol_of(rtol: Any) -> float:
+    number = _number("rtol", rtol)
+    if not 0 < number < 1:
+        raise InputError(f"rtol must be a relative tolerance in (0, 1), got {number}")
+    return number
+
+
+def _start_of(problem: Problem, start: Any) -> Tensor:
+    """A copy of where the walk starts, of the problem's type on its device."""
+    if start is None:
+        theta, what = problem.current(), "the model"
+    elif not isinstance(start, Tensor):
+        raise InputError(f"start must be a tensor, as torch.from_numpy gives, got {kind(start)}")
+    elif start.shape != (problem.size,):
+        raise InputError(
+            f"start must be a flat vector of the problem's {problem.size} parameters in the order "
+            f"of model.named_parameters(), got shape {tuple(start.shape)}"
+        )
+    elif not start.is_floating_point():
+        raise InputError(f"start must hold real floating numbers, got {start.dtype}")
+    else:
+        theta, what = start.detach().to(problem.device, problem.dtype, copy=True), "start"
+    if not torch.isfinite(theta).all():
+        bad = int((~torch.isfinite(theta)).sum())
+        raise InputError(
+            f"{what} must have finite weights, got {bad} entries that are NaN or infinite"
+        )
+    return theta
+
+
+def _checked_probes(probes: Mapping[str, Any], problem: Problem) -> Mapping[str, Problem]:
+    """Problems of the same parameters, under names that can be columns."""
+    for name, probe in probes.items():
+        if not isinstance(probe, Problem):
+            raise InputError(
+                f"probe {name!r} must be an isoloss.Problem made from the same model, got a "
+                f"{type(probe).__name__}"
+            )
+        if probe.size != problem.size:
+            raise InputError(
+                f"probe {name!r} must have the problem's {problem.size} parameters, got "
+                f"{probe.size}; make it from the same model"
+            )
+        if not str(name).isidentifier() or name in TAKEN:
+            raise InputError(
+                f"the name of a probe must be plain, such as 'test', and none of "
+                f"{', '.join(sorted(TAKEN))}, got {name!r}"
+            )
+    return probes

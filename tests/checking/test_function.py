@@ -235,7 +235,9 @@ class Augmented(Dataset[Any]):
 )
 def test_random_augmentation_is_found(refuses, source: Any) -> None:
     with refuses("example 0", "augmentation", "list(data)"):
-        Problem(nn.Linear(3, 2), data=DataLoader(Augmented(source), batch_size=6))
+        Problem(
+            nn.Linear(3, 2), loss="cross_entropy", data=DataLoader(Augmented(source), batch_size=6)
+        )
 
 
 @pytest.mark.parametrize("how", ["shuffle", "sampler"])
@@ -246,7 +248,9 @@ def test_a_shuffling_loader_is_refused(refuses, how: str) -> None:
         "sampler": {"sampler": WeightedRandomSampler([1.0] * 20, 20)},
     }[how]
     with refuses("another order", "Sampler", "shuffle=False"):
-        Problem(nn.Linear(3, 2), data=DataLoader(rows, batch_size=6, **settings))
+        Problem(
+            nn.Linear(3, 2), loss="cross_entropy", data=DataLoader(rows, batch_size=6, **settings)
+        )
 
 
 class Shuffled:
@@ -270,9 +274,9 @@ class Shrinking:
 
 def test_other_streams_that_differ_are_refused(refuses) -> None:
     with refuses("another order", "shuffled"):
-        Problem(nn.Linear(3, 2), data=Shuffled())
+        Problem(nn.Linear(3, 2), loss="cross_entropy", data=Shuffled())
     with refuses("19 examples", "18", "list(data)"):
-        Problem(nn.Linear(3, 2), data=Shrinking())
+        Problem(nn.Linear(3, 2), loss="cross_entropy", data=Shrinking())
 
 
 def test_one_reading_of_a_shuffled_loader_is_taken() -> None:
@@ -291,7 +295,9 @@ def test_the_checks_of_a_walk_cost_few_passes_over_the_data() -> None:
         seen += len(x)
         return x @ p["w"]
 
-    problem = Problem(model, data=(X, Y), parameters={"w": normal(3, 2, seed=1).float()})
+    problem = Problem(
+        model, loss="cross_entropy", data=(X, Y), parameters={"w": normal(3, 2, seed=1).float()}
+    )
     path = traverse(problem, stop=Stop(steps=3), progress=False)
     passes = seen / 20 - path.steps["evaluations"].iloc[-1]
     assert passes <= 4.4  # forward only: two and seven examples here, two for the noise

@@ -60,8 +60,8 @@ BAD: dict[str, tuple[Callable[..., Any], list[str]]] = {
     "a vector": (lambda p: p["0.bias"].square(), ["shape (5,)", ".sum()"]),
     "one number in brackets": (lambda p: p["0.bias"].sum().reshape(1), ["shape (1,)"]),
     "integers": (lambda p: (p["0.bias"] > 0).sum(), ["int64"]),
-    "a number": (lambda p: 3.0, ["returned a float"]),
-    "nothing": (lambda p: None, ["returned a NoneType"]),
+    "a number": (lambda p: 3.0, ["got a float"]),
+    "nothing": (lambda p: None, ["got a NoneType"]),
     "a constant": (lambda p: torch.tensor(3.0), ["does not depend on the parameters"]),
     "of nothing": (lambda: 1.0, ["(parameters)", "too many positional"]),
     "an unknown name": (lambda p: p["3.bias"].sum(), ["'3.bias'", "did you mean 2.bias"]),
@@ -103,7 +103,7 @@ def test_a_regularizer_that_becomes_nan_ends_the_walk_with_the_last_good_point()
 NOT_REGULARIZERS = {
     "name": ("squared norm", ["'squared norm'", "did you mean squared_norm or"]),
     "class": (L1, ["class L1", "give L1()"]),
-    "number": (3, ["a int", "give a name such as 'squared_norm'"]),
+    "number": (3, ["got an int", "a name such as 'squared_norm'"]),
     "none": (None, ["NoneType"]),
 }
 
@@ -144,8 +144,8 @@ def test_a_weighted_sum_of_squared_norms_says_its_curvature() -> None:
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
-        ((), ["of nothing"]),
-        (("squared_norm",), ["'squared_norm'", "pairs"]),
+        ((), ["got none"]),
+        (("squared_norm",), ["'squared_norm'", "pair of a weight"]),
         (((math.nan, "l1"),), ["nan", "finite"]),
         ((("l1", 1.0),), ["'l1'", "finite number"]),
     ],

@@ -118,7 +118,7 @@ BAD = {
     "negative weight": ({"weights": {"0.weight": -1.0}}, ["-1.0", "greater than or equal to 0"]),
     "setting": ({"without_bias": True}, ["'without_bias'", "did you mean without_biases"]),
     "nothing left": ({"weights": {"*": 0.0}}, ["no parameter is left"]),
-    "center shape": ({"center": torch.ones(2)}, ["center of shape (2,)", "44 finite"]),
+    "center shape": ({"center": torch.ones(2)}, ["center", "(2,)", "44 finite"]),
     "center NaN": ({"center": torch.full((44,), math.nan)}, ["center", "44 finite"]),
     "center type": ({"center": [1.0] * 1000}, ["center=", "Tensor"]),
 }

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import math
 import platform
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from isoloss._version import __version__
-from isoloss.checking import cost
-from isoloss.checking.function import check_function
-from isoloss.checking.noise import relative_noise
-from isoloss.checking.taylor import Taylor, taylor, wrong_pieces
-from isoloss.errors import DerivativeError, InputError, IsolossError, one_line
+from isoloss.checking.function import check_function, relative_noise
+from isoloss.data import leaves
+from isoloss.errors import InputError, IsolossError, one_line
+from isoloss.evaluation.differences import mismatch, random_direction
+from isoloss.flat import Layout
 from isoloss.methods import SQP
 from isoloss.path import Record
-from isoloss.problem import Problem
+from isoloss.problem import Problem, inside
 from isoloss.regularizers import AnyRegularizer, Regularizer, get_regularizer
 
 OK, FAILED, NOTE = "ok", "FAILED", ""
 USUAL_RTOL = 1e-3
 SAME_HESSIAN = 1e-3
 SAME_GRADIENT = 1e-2
+RIGHT = {torch.float64: 1e-6, torch.float32: 1e-2}
+"""Largest relative error of a gradient along a direction that counts as right."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,9 @@ def check(
 ) -> Check:
     """Look at everything that a walk relies on, at the model's present weights.
 
-    The gradients of the training loss and the regularizer are compared with their values in float64
-    (Taylor's remainder must fall at second order), the loss is evaluated again and in another
-    order, its noise, time and memory are measured. Costs some forty evaluations.
+    The gradients of the training loss and the regularizer are compared with central differences of
+    their values in float64, the loss is evaluated again and in another order, its noise, time and
+    memory are measured. Costs some forty evaluations.
 
     Args:
         problem: The training loss.
@@ -101,7 +105,7 @@ def check(
 
 
 def _made_with(problem: Problem) -> list[Finding]:
-    model = problem.network.model
+    model = inside(problem).network.model
     name = type(model).__name__ if isinstance(model, nn.Module) else "function"
     size = f"{name}, {problem.size:,} parameters, {problem.examples:,} examples"
     kind = str(problem.dtype).removeprefix("torch.")
@@ -123,7 +127,7 @@ def _start(problem: Problem, theta: Tensor) -> list[Finding]:
     found = f"{loss.item():.6g}, gradient of norm {size:.4g}"
     if not good:
         found += "; both must be positive and finite"
-        infinite = "" if math.isfinite(loss.item()) else problem.chunks.infinite
+        infinite = "" if math.isfinite(loss.item()) else inside(problem).chunks.infinite
         found += f", and {infinite}" if infinite else ""
     return [Finding("training loss L", found, OK if good else FAILED)]
 
@@ -160,52 +164,69 @@ def _loss_gradient(
     judge = exact or problem
     x = theta.to(judge.dtype)
     grad = judge.loss_and_grad(x)[1]
-    found = taylor(
-        lambda at: judge.loss(at).item(), x, grad, noise=relative_noise(judge, x), seed=seed
-    )
-    rows = [_gradient("gradient of L", found, lambda at: judge.loss(at).item(), x, grad, judge)]
+    row = _gradient("gradient of L", judge.loss, x, grad, judge, relative_noise(judge, x), seed)
+    rows = [row]
     if exact is not None and exact is not problem:
         own = problem.loss_and_grad(theta)[1].double()
         error = ((own - grad).norm() / grad.norm()).item()
         same = OK if error < SAME_GRADIENT else FAILED
         rows.append(Finding("gradient in float32", f"{error:.1e} from that in float64", same))
-    if found.right:
+    if row.status == OK:
         rows.append(_hessian(judge, x, seed))
     return rows
 
 
 def _gradient(
     what: str,
-    found: Taylor,
-    value: Callable[[Tensor], float],
+    value: Callable[[Tensor], Tensor],
     x: Tensor,
     grad: Tensor,
     problem: Problem,
+    noise: float,
+    seed: int,
 ) -> Finding:
-    if found.right:
-        return Finding(what, str(found), OK)
-    text = f"{found}: it is not the gradient of the values"
-    if x.dtype == torch.float64 and math.isfinite(found.order):
-        wrong = wrong_pieces(value, x, grad, problem.shapes)
+    """Whether a gradient is that of the values along a direction: half its own, half random."""
+    v = random_direction(x, seed)
+    size = grad.double().norm()
+    if size > 0:
+        v = (v.double() / v.double().norm() + grad.double() / size).to(x)
+    error = mismatch(value, grad.double().dot(v.double()), x, v, noise=noise)
+    text = f"relative error along a direction {error:.1e}"
+    if error <= RIGHT[x.dtype]:
+        return Finding(what, text, OK)
+    text += ": it is not the gradient of the values"
+    if math.isfinite(error):
+        wrong = _wrong_pieces(value, x, grad, problem, noise)
         text += f", wrong in {', '.join(wrong[:5])}" if wrong else ""
     return Finding(
         what, f"{text}; look for detach, no_grad, .data or a backward of your own", FAILED
     )
 
 
+def _wrong_pieces(
+    value: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor, problem: Problem, noise: float
+) -> list[str]:
+    """The parameters whose part of the gradient is not that of the function."""
+    layout, wrong = Layout(problem.shapes), list[str]()
+    for name in problem.shapes:
+        v = torch.zeros_like(x)
+        mine = layout.named(v)[name]
+        mine += random_direction(mine.reshape(-1), 1).view(mine.shape) + layout.named(grad)[name]
+        claimed = grad.double().dot(v.double())
+        if not mismatch(value, claimed, x, v, noise=noise) <= 10 * RIGHT[x.dtype]:
+            wrong.append(name)
+    return wrong
+
+
 def _hessian(problem: Problem, x: Tensor, seed: int) -> Finding:
-    source = torch.Generator().manual_seed(seed)
-    v = torch.randn(problem.size, generator=source, dtype=torch.float64).to(x)
-    h = (1e-6 if x.dtype == torch.float64 else 1e-3) * (x.norm() or 1.0) / v.norm()
+    v = random_direction(x, seed)
     try:
         product = problem.hvp(x, v)
     except IsolossError as error:
         return Finding("Hessian of L", f"not at hand: {error}")
     except RuntimeError as error:
         return Finding("Hessian of L", f"not at hand: {one_line(error)}")
-    ahead, behind = (problem.loss_and_grad(x + s * h * v)[1] for s in (1, -1))
-    differences = (ahead - behind) / (2 * h)
-    error = ((product - differences).norm() / differences.norm().clamp_min(1e-300)).item()
+    error = mismatch(lambda at: problem.loss_and_grad(at)[1], product, x, v)
     note = "" if error < SAME_HESSIAN else " (kinks such as ReLU's do this, or a wrong backward)"
     return Finding("Hessian of L", f"{error:.1e} from differences of the gradient{note}")
 
@@ -214,30 +235,25 @@ def _regularizer_gradient(
     regularizer: AnyRegularizer, problem: Problem, exact: Problem | None, theta: Tensor, seed: int
 ) -> list[Finding]:
     judge = exact or problem
-    try:
-        made = get_regularizer(regularizer, problem)
-    except DerivativeError as error:
-        return [Finding("regularizer R", str(error), FAILED)]
+    made = get_regularizer(regularizer, problem)
     try:
         made, x = get_regularizer(regularizer, judge), theta.to(judge.dtype)
         value, grad = made.value_and_grad(x)
+    except IsolossError as error:
+        return [Finding("regularizer R", str(error), FAILED)]
     except RuntimeError:  # a regularizer that computes in float32 alone
         judge, x = problem, theta
         value, grad = made.value_and_grad(x)
-    except IsolossError as error:
-        return [Finding("regularizer R", str(error), FAILED)]
     what = f"regularizer R, {made.name}"
     fit = _fit(made, value, grad, x)
     if fit:
         return [Finding(what, fit, FAILED)]
-
-    def values(at: Tensor) -> float:
-        return made.value_and_grad(at)[0].item()
-
-    found = taylor(values, x, grad, noise=torch.finfo(x.dtype).eps, seed=seed)
+    eps = torch.finfo(x.dtype).eps
     return [
         Finding(what, f"{value.item():.6g}, gradient of norm {grad.norm().item():.4g}", OK),
-        _gradient("gradient of R", found, values, x, grad, judge),
+        _gradient(
+            "gradient of R", lambda at: made.value_and_grad(at)[0], x, grad, judge, eps, seed
+        ),
     ]
 
 
@@ -263,8 +279,8 @@ def _noise(problem: Problem, theta: Tensor) -> Finding:
 
 def _costs(problem: Problem, theta: Tensor) -> list[Finding]:
     try:
-        seconds = cost.seconds_per_evaluation(problem, theta)
-        activations = cost.activation_bytes(problem)
+        seconds = _seconds_per_evaluation(problem, theta)
+        activations = activation_bytes(problem)
     except (IsolossError, RuntimeError):  # said above
         return []
     vector = problem.size * theta.element_size()
@@ -272,7 +288,7 @@ def _costs(problem: Problem, theta: Tensor) -> list[Finding]:
     walk = 2 * SQP().memory * vector + points
     sizes = (
         f"some {_size(activations + 2 * vector)} for a chunk and its gradient, "
-        f"{_size(cost.data_bytes(problem))} for data; a walk by sqp up to {_size(walk)}, of it "
+        f"{_size(data_bytes(problem))} for data; a walk by sqp up to {_size(walk)}, of it "
         f"{_size(points)} for the points kept"
     )
     speed = (
@@ -291,3 +307,51 @@ def _size(count: float) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count / 1e3:.1f} kB"
+
+
+def _seconds_per_evaluation(problem: Problem, theta: Tensor, budget: float = 0.3) -> float:
+    """Wall-clock seconds of an evaluation of loss and gradient: the least of three or more."""
+    taken: list[float] = []
+    while len(taken) < 3 or (sum(taken) < budget and len(taken) < 50):
+        began = time.perf_counter()
+        problem.loss_and_grad(theta)[0].item()
+        taken.append(time.perf_counter() - began)
+    return min(taken)
+
+
+def activation_bytes(problem: Problem) -> int:
+    """Bytes that autograd keeps for the gradient of the largest chunk."""
+    own = inside(problem)
+    chunk = max(own.chunks, key=lambda chunk: chunk.examples)
+    given = {_storage(t) for _, t in leaves(list(chunk[:2]), "")}
+    given |= {_storage(p) for p in own.network.leaves}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = _storage(tensor)
+        if storage not in given:
+            kept[storage] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, _same):
+        outputs = own.network(chunk.inputs)
+    del outputs
+    return sum(kept.values())
+
+
+def data_bytes(problem: Problem) -> int:
+    """Bytes of the training set that stay in memory: all of it, or one batch of a stream."""
+    chunks = inside(problem).chunks
+    sizes = [
+        sum(t.numel() * t.element_size() for _, t in leaves(list(chunk[:2]), ""))
+        for chunk in chunks
+    ]
+    return sum(sizes) if chunks.kept else max(sizes)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _same(tensor: Any) -> Any:
+    return tensor

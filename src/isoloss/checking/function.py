@@ -1,10 +1,11 @@
-"""Insist that the loss is a function of the parameters alone, and name what makes it none.
+"""Whether the loss is a function of the parameters alone, and how exactly it is known.
 
-Costs two passes over the data without gradients and two over a few examples.
+Costs three passes over the data without gradients and two over a few examples.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from isoloss.data import Chunk, map_tensors, random_state_kept
 from isoloss.data.structure import is_opaque
 from isoloss.errors import InputError, one_line
 from isoloss.evaluation.autograd import differentiable
-from isoloss.problem import Problem
+from isoloss.flat import fixed
+from isoloss.problem import Problem, inside
 
 ROUNDINGS = 1e5
 """Losses of an example in two chunks may differ by so many roundings of the mean loss."""
@@ -28,16 +30,7 @@ NO_FUNCTION = "the loss is not a function of the parameters alone"
 
 
 def check_function(problem: Problem, theta: Tensor) -> None:
-    """Evaluate the loss twice, and a few examples in another order, and insist on the same values.
-
-    Args:
-        problem: The problem.
-        theta: Shape (problem.size,).
-
-    Raises:
-        InputError: They differ, batch statistics or changing buffers go into the loss, or the
-            parameters do not; the text names the modules and says what to do.
-    """
+    """Insist on the same losses in two evaluations, and of a few examples in another order."""
     _check_batch_norm(problem)
     with random_state_kept():
         first = problem.example_losses(theta)
@@ -51,10 +44,11 @@ def check_function(problem: Problem, theta: Tensor) -> None:
 
 
 def _check_dependence(problem: Problem, theta: Tensor) -> None:
-    few = next(iter(problem.chunks)).first(FEW)
+    own = inside(problem)
+    own.network.load(theta)
     with torch.enable_grad():
-        total = differentiable(problem.autograd(theta).total(few))
-    grads: Any = torch.autograd.grad(total, problem.network.leaves, allow_unused=True)
+        total = differentiable(own.autograd.total(next(iter(own.chunks)).first(FEW)))
+    grads: Any = torch.autograd.grad(total, own.network.leaves, allow_unused=True)
     if all(grad is None for grad in grads):
         raise InputError(
             f"the loss depends on none of the {problem.size} parameters of the model: its forward "
@@ -64,7 +58,7 @@ def _check_dependence(problem: Problem, theta: Tensor) -> None:
 
 
 def _check_batch_norm(problem: Problem) -> None:
-    model = problem.network.model
+    model = inside(problem).network.model
     if not isinstance(model, nn.Module):
         return
     norms = [(k, m) for k, m in model.named_modules() if isinstance(m, _BatchNorm)]
@@ -84,11 +78,7 @@ def _check_batch_norm(problem: Problem) -> None:
 
 def _held(problem: Problem) -> dict[str, Tensor]:
     """Copies of what an evaluation must leave alone: buffers and frozen parameters."""
-    model = problem.network.model
-    if not isinstance(model, nn.Module):
-        return {}
-    frozen = {k: p for k, p in model.named_parameters() if not p.requires_grad}
-    return {k: t.detach().clone() for k, t in {**dict(model.named_buffers()), **frozen}.items()}
+    return {name: t.clone() for name, t in fixed(inside(problem).network.model).items()}
 
 
 def _check_buffers(problem: Problem, before: dict[str, Tensor]) -> None:
@@ -99,7 +89,7 @@ def _check_buffers(problem: Problem, before: dict[str, Tensor]) -> None:
         if name not in after or not torch.equal(old.nan_to_num(), after[name].nan_to_num())
     ]
     if changed:
-        modules = dict(problem.network.model.named_modules())  # pyright: ignore
+        modules = dict(inside(problem).network.model.named_modules())  # pyright: ignore
         owner = changed[0].rpartition(".")[0]
         raise InputError(
             f"{NO_FUNCTION}: an evaluation changes {_listed([repr(k) for k in changed])} of "
@@ -113,7 +103,7 @@ def _refuse_random(problem: Problem, first: Tensor, second: Tensor) -> None:
         f"{NO_FUNCTION}: two evaluations at one point gave {first.mean().item():.9g} and "
         f"{second.mean().item():.9g}"
     )
-    for chunk in problem.chunks:
+    for chunk in inside(problem).chunks:
         random = changing(problem, chunk)
         if random:
             raise InputError(
@@ -125,7 +115,7 @@ def _refuse_random(problem: Problem, first: Tensor, second: Tensor) -> None:
 
 def _check_order(problem: Problem, losses: Tensor) -> None:
     start = 0
-    for chunk in problem.chunks:
+    for chunk in inside(problem).chunks:
         if chunk.examples > 1 and not (is_opaque(chunk.inputs) or is_opaque(chunk.targets)):
             _check_alone(problem, chunk, losses[start : start + chunk.examples], start)
             return
@@ -138,7 +128,8 @@ def _check_alone(problem: Problem, chunk: Chunk, losses: Tensor, start: int) -> 
     inputs, targets = (map_tensors(lambda t: t[rows], part) for part in chunk[:2])
     few = Chunk(inputs, targets, None)
     try:
-        alone = problem.losses_of(few)
+        autograd = inside(problem).autograd
+        alone = autograd.losses(autograd.detached(few), few).detach().double()
     except (RuntimeError, InputError) as error:
         raise InputError(
             f"{NO_FUNCTION}: a chunk of {len(rows)} of its examples cannot be evaluated "
@@ -162,3 +153,45 @@ def _check_alone(problem: Problem, chunk: Chunk, losses: Tensor, start: int) -> 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
+
+
+def relative_noise(problem: Problem, theta: Tensor) -> float:
+    """Relative rounding error of the loss at a point, in the problem's own type.
+
+    In float32: the loss of every example is computed in float64 too. Were the differences d
+    independent, their sum would be off by the root of the sum of d squared; what they share shows
+    in the sum itself; the larger of the two counts. In float64, and where the model computes
+    in nothing but its own type: the losses summed in their order and in reverse, and no less than
+    the machine epsilon.
+    """
+    losses = _weighted(problem, theta)
+    total = losses.sum().abs().item()
+    if total == 0:
+        return math.inf
+    eps = torch.finfo(problem.dtype).eps
+    if problem.dtype == torch.float32:
+        try:
+            exact = _weighted(problem.with_dtype(torch.float64), theta.double())
+        except (RuntimeError, InputError):  # the model holds float32 tensors of its own
+            return eps
+        differences = losses - exact
+        error = max(differences.sum().abs().item(), differences.square().sum().sqrt().item())
+        return error / total
+    forth, back = losses.cumsum(0)[-1], losses.flip(0).cumsum(0)[-1]
+    return max(eps, (forth - back).abs().item() / total)
+
+
+def _weighted(problem: Problem, theta: Tensor) -> Tensor:
+    losses, weights = problem.example_losses(theta), inside(problem).chunks.weights
+    return losses if weights is None else losses * weights
+
+
+def check_tolerance(problem: Problem, theta: Tensor, tolerance: float) -> None:
+    """Insist that a tolerance of the level means something at a point."""
+    noise = relative_noise(problem, theta)
+    if tolerance < noise:
+        better = " or use dtype=torch.float64" if problem.dtype == torch.float32 else ""
+        raise InputError(
+            f"a relative tolerance of {tolerance:.3g} is below the noise of the loss, {noise:.2g} "
+            f"in {str(problem.dtype).removeprefix('torch.')}; allow more than that{better}"
+        )

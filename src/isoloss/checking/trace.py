@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
 from isoloss.data import Chunk, leaves
-from isoloss.problem import Problem
+from isoloss.problem import Problem, inside
 
 
 class Call(NamedTuple):
@@ -36,17 +36,8 @@ def named(path: str, module: nn.Module | None) -> str:
 
 
 def changing(problem: Problem, chunk: Chunk) -> list[str]:
-    """The modules whose outputs differ between two evaluations of a chunk.
-
-    Args:
-        problem: At the point last evaluated.
-        chunk: What to evaluate.
-
-    Returns:
-        The modules that give other outputs for the same inputs, and with them all active dropout,
-        which may come after these; none where all outputs are the same.
-    """
-    model = problem.network.model
+    """The modules whose outputs differ between two evaluations of a chunk."""
+    model = inside(problem).network.model
     calls, again = (_calls(problem, chunk) for _ in range(2))
     random = [
         one
@@ -67,18 +58,7 @@ def changing(problem: Problem, chunk: Chunk) -> list[str]:
 
 
 def mixing(problem: Problem, chunk: Chunk, few: Chunk, rows: Tensor, relative: float) -> list[str]:
-    """The modules whose outputs for an example depend on the examples beside it.
-
-    Args:
-        problem: At the point last evaluated.
-        chunk: Some examples.
-        few: A few of these.
-        rows: Which, shape (few.examples,).
-        relative: What counts as different, of the largest output.
-
-    Returns:
-        Their names, the first first.
-    """
+    """The modules whose outputs for an example depend on the examples beside it."""
 
     def agree(whole: list[Tensor], part: list[Tensor]) -> bool | None:
         known = None
@@ -120,8 +100,8 @@ def _innermost(calls: list[Call]) -> list[str]:
 
 def _calls(problem: Problem, chunk: Chunk) -> list[Call]:
     with torch.no_grad(), _watched(problem) as calls:
-        outputs = problem.network(chunk.inputs)
-    if not isinstance(problem.network.model, nn.Module):
+        outputs = inside(problem).network(chunk.inputs)
+    if not isinstance(inside(problem).network.model, nn.Module):
         calls.append(Call("the model function", "", [], _tensors(outputs)))
     return calls
 
@@ -129,7 +109,7 @@ def _calls(problem: Problem, chunk: Chunk) -> list[Call]:
 @contextmanager
 def _watched(problem: Problem) -> Generator[list[Call]]:
     calls: list[Call] = []
-    model = problem.network.model
+    model = inside(problem).network.model
     handles: list[Any] = []
     if isinstance(model, nn.Module):
         for path, module in model.named_modules():

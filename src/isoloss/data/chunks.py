@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from isoloss.data.reading import Pair, Stream, examples_of, read
-from isoloss.data.same import check_same
+from isoloss.data.reading import Pair, Stream, check_same, examples_of, read
 from isoloss.data.structure import is_opaque, leaves, map_tensors
-from isoloss.errors import InputError
+from isoloss.errors import InputError, kind
 
 AT_ONCE = 1000
 IMAGES_AT_ONCE = {"cpu": 50}
@@ -50,22 +49,10 @@ class Chunks(Iterable[Chunk]):
     Pairs given as such are placed once and kept; a stream (a DataLoader) is read again at every
     pass, one batch in memory at a time.
 
-    Args:
-        data: A pair (inputs, targets), or an iterable of such pairs.
-        weights: How much each example counts, shape (examples,); None for all alike.
-        dtype: Type of what is floating.
-        device: Where to evaluate.
-        size: Examples in a chunk; None chooses.
-        channels_last: Layout of images in memory, which is faster.
-        check_targets: Called with the targets of each pair, to refuse what the loss cannot take.
-
     Attributes:
         examples: Number of examples.
         total_weight: Sum of the weights; the number of examples where they count alike.
         weights: Shape (examples,), float64, on the device; None for all alike.
-
-    Raises:
-        InputError: The data cannot be used; the text says why and what to do.
     """
 
     def __init__(
@@ -133,6 +120,16 @@ class Chunks(Iterable[Chunk]):
                         return f"{name}, in {kind}, hold inf, first in example {first}"
             start += chunk.examples
         return ""
+
+    def few(self, count: int, dtype: torch.dtype) -> Chunks:
+        """The first examples, all counted alike, in one chunk of some type."""
+        first = next(iter(self)).first(count)
+        return Chunks(
+            [(first.inputs, first.targets)],
+            dtype=dtype,
+            device=self._device,
+            channels_last=self._channels_last,
+        )
 
     def recut(self, size: int) -> Chunks:
         """The same examples in chunks of another size, without a copy."""
@@ -208,16 +205,16 @@ def _check_numbers(tree: Any, name: str, before: int) -> None:
 
 def _checked_weights(weights: Tensor, examples: int, device: torch.device) -> Tensor:
     if not isinstance(weights, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InputError(f"weights is a {type(weights).__name__}; give a tensor")
+        raise InputError(f"weights must be a tensor, got {kind(weights)}")
     if tuple(weights.shape) != (examples,):
         raise InputError(
-            f"weights has shape {tuple(weights.shape)} for {examples} examples; give one weight "
-            f"for each, in the order of the data"
+            f"weights must hold one number for each of the {examples} examples, in the order of "
+            f"the data, got shape {tuple(weights.shape)}"
         )
     placed = weights.detach().to(device, torch.float64)
     if not torch.isfinite(placed).all() or (placed < 0).any() or not (placed > 0).any():
         raise InputError(
-            "weights must be finite and not negative, and not all zero; mend them or leave "
+            "weights must be finite and not negative, and not all zero; correct them or leave "
             "examples out of the data"
         )
     return placed

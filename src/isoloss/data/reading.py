@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
@@ -19,7 +21,7 @@ from torch.utils.data import (
 )
 
 from isoloss.data.structure import leaves
-from isoloss.errors import InputError
+from isoloss.errors import InputError, kind
 
 Pair = tuple[Any, Any]
 SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -30,11 +32,7 @@ WANTED = (
 
 
 class Stream:
-    """Pairs read anew at every pass, one in memory at a time.
-
-    Args:
-        source: A DataLoader, or another object that gives a new iterator each time.
-    """
+    """Pairs read anew at every pass, one in memory at a time."""
 
     def __init__(self, source: Iterable[Any]) -> None:
         self._source = source
@@ -53,25 +51,14 @@ class Stream:
 
 
 def read(data: Any) -> list[Pair] | Stream:
-    """The pairs that a user's data consists of.
-
-    Args:
-        data: A pair of (inputs, targets), an iterator or sequence of such pairs, which are kept, or
-            something that can be read again and again, such as a DataLoader, which is not.
-
-    Returns:
-        The pairs, or a stream of them.
-
-    Raises:
-        InputError: It is none of these, or a DataLoader that shuffles.
-    """
+    """The pairs that a user's data consists of."""
     if isinstance(data, tuple) and len(cast("tuple[Any, ...]", data)) == 2:
         pair = cast("Pair", data)
         if isinstance(pair[1], (Tensor, Mapping)):
             return [as_pair(pair)]
     if isinstance(data, Dataset):
         raise InputError(
-            f"data is a {type(cast(Any, data)).__name__} of single examples; it must be a pair of "
+            f"data is {kind(cast(Any, data))} of single examples; it must be a pair of "
             f"tensors or pairs of batches: give torch.utils.data.DataLoader(data, batch_size=...)"
         )
     if isinstance(data, DataLoader):
@@ -86,17 +73,7 @@ def read(data: Any) -> list[Pair] | Stream:
 
 
 def as_pair(item: Any) -> Pair:
-    """One batch of a user's data as inputs and targets.
-
-    Args:
-        item: What should be a pair.
-
-    Returns:
-        The pair.
-
-    Raises:
-        InputError: It is none, or its tensors do not have one number of examples.
-    """
+    """One batch of a user's data as inputs and targets."""
     if not isinstance(item, (tuple, list)) or len(cast("list[Any]", item)) != 2:
         raise InputError(WANTED)
     inputs, targets = cast("list[Any]", item)
@@ -140,6 +117,47 @@ def stir_random_state() -> None:
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     random.seed(seed + 1)
+
+
+def check_same(stream: Stream) -> None:
+    """Read a stream twice and insist on the same examples in the same order."""
+    first = _prints(stream)
+    with random_state_kept():
+        stir_random_state()  # a random reading must not see the numbers of the first
+        second = _prints(stream)
+    if first == second:
+        return
+    if len(first) != len(second):
+        raise InputError(
+            f"the data gave {len(first)} examples when read and {len(second)} when read again; "
+            f"give an object that can be read again and again, or its batches: list(data)"
+        )
+    if Counter(first) == Counter(second):
+        raise InputError(
+            "the data come in another order each time they are read (they are shuffled); use "
+            "DataLoader(..., shuffle=False) or a sampler with a fixed order"
+        )
+    where = next(k for k, (a, b) in enumerate(zip(first, second, strict=True)) if a != b)
+    raise InputError(
+        f"example {where} is another each time the data are read: a random augmentation or random "
+        f"sampling is in the data set; take it out, or keep one reading with list(data)"
+    )
+
+
+def _prints(pairs: Iterable[Pair]) -> list[bytes]:
+    return [print_ for pair in pairs for print_ in _of_examples(pair)]
+
+
+def _of_examples(pair: Pair) -> list[bytes]:
+    n = examples_of(pair[1])
+    tensors = [tensor for _, tensor in [*leaves(pair[0], ""), *leaves(pair[1], "")]]
+    rows = [_bytes(tensor, n) for tensor in tensors]
+    return [hashlib.blake2b(b"".join(row[k] for row in rows)).digest()[:16] for k in range(n)]
+
+
+def _bytes(tensor: Tensor, n: int) -> list[bytes]:
+    plain: Any = tensor.detach().cpu().contiguous().reshape(n, -1).view(torch.uint8).numpy()
+    return [row.tobytes() for row in plain]
 
 
 def _check_loader(loader: DataLoader[Any]) -> None:

@@ -13,18 +13,7 @@ from isoloss.errors import InputError
 
 
 def leaves(tree: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a structure in order, each with its name, such as `inputs['mask']`.
-
-    Args:
-        tree: A tensor, or tuples, lists and dicts of structures; anything else holds no tensor.
-        name: Name of the whole.
-
-    Yields:
-        Name and tensor.
-
-    Raises:
-        InputError: An array of NumPy is among them.
-    """
+    """The tensors of a structure in order, each with its name, such as `inputs['mask']`."""
     if isinstance(tree, Tensor):
         yield name, tree
     elif isinstance(tree, np.ndarray):
@@ -40,15 +29,7 @@ def leaves(tree: Any, name: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    """The same structure with a function applied to each tensor.
-
-    Args:
-        function: Takes and gives a tensor.
-        tree: As for `leaves`.
-
-    Returns:
-        A structure of the same kinds; mappings become dicts, and what holds no tensor is passed on.
-    """
+    """The same structure with a function applied to each tensor."""
     if isinstance(tree, Tensor):
         return function(tree)
     if _is_opaque(tree):

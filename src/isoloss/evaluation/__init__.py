@@ -1,1 +1,6 @@
-"""How the loss, its gradient and its second derivatives are computed, chunk by chunk."""
+"""How the loss and its derivatives are computed: one interface, small classes, one choice."""
+
+from isoloss.evaluation.autograd import Autograd
+from isoloss.evaluation.choice import Evaluation, choose, measured_size
+
+__all__ = ["Autograd", "Evaluation", "choose", "measured_size"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 
 def reproducible(device: torch.device) -> AbstractContextManager[None]:
@@ -15,12 +18,6 @@ def reproducible(device: torch.device) -> AbstractContextManager[None]:
 
     On CUDA, cuDNN else picks convolutions by timing them and rounds their float32 inputs to ten
     bits (TF32), too coarse to hold a level.
-
-    Args:
-        device: Where the evaluation is.
-
-    Returns:
-        A context to evaluate in.
     """
     if device.type != "cuda":
         return nullcontext()
@@ -31,14 +28,7 @@ def reproducible(device: torch.device) -> AbstractContextManager[None]:
 
 @contextmanager
 def twice_differentiable(device: torch.device) -> Generator[None]:
-    """Kernels that can be differentiated twice: attention and, on CUDA, recurrent layers in plain.
-
-    Args:
-        device: Where the evaluation is.
-
-    Yields:
-        Nothing; differentiate within.
-    """
+    """Kernels that can be differentiated twice: plain attention, on CUDA plain recurrent layers."""
     with sdpa_kernel(SDPBackend.MATH):
         if device.type != "cuda":
             yield
@@ -49,11 +39,7 @@ def twice_differentiable(device: torch.device) -> Generator[None]:
 
 @contextmanager
 def one_thread() -> Generator[None]:
-    """No threads of torch's own inside: they wait for one another on a busy machine.
-
-    Yields:
-        Nothing; the number of threads is put back at the end.
-    """
+    """No threads of torch's own inside: they wait for one another on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -67,12 +53,6 @@ def channels_last_is_safe(model: object) -> bool:
 
     Torch (2.13, CPU) writes past the end of memory in the gradient by the weights of a convolution
     of 1x1, a stride, and fewer than eight input channels in that layout.
-
-    Args:
-        model: A module; of anything else nothing is known.
-
-    Returns:
-        False where such a convolution is among its modules.
     """
     return not isinstance(model, nn.Module) or not any(
         isinstance(module, nn.Conv2d)
@@ -81,3 +61,64 @@ def channels_last_is_safe(model: object) -> bool:
         and module.in_channels // module.groups < 8
         for module in model.modules()
     )
+
+
+class plain_norms(TorchFunctionMode):  # noqa: N801  # a context, as torch names its own
+    """Layer and instance norms in plain operations.
+
+    Torch's own have third derivatives that are wrong without a word (seen in 2.13; against finite
+    differences, in tests/regularizers/test_derivatives.py).
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        if func in {functional.layer_norm, torch.layer_norm}:
+            return _layer_norm(*args, **given)
+        if func is functional.instance_norm:
+            return _instance_norm(*args, **given)
+        return func(*args, **given)
+
+
+def _layer_norm(
+    input: Tensor,  # noqa: A002  (torch's name, by which it may be given)
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Tensor:
+    del cudnn_enable
+    normed = _normed(input, range(-len(normalized_shape), 0), eps)
+    scaled = normed if weight is None else normed * weight
+    return scaled if bias is None else scaled + bias
+
+
+def _instance_norm(
+    input: Tensor,  # noqa: A002
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    del momentum
+    beside = (1, -1, *[1] * (input.ndim - 2))
+    if use_input_stats or running_mean is None or running_var is None:
+        normed = _normed(input, range(2, input.ndim), eps)
+    else:
+        normed = (input - running_mean.view(beside)) / (running_var.view(beside) + eps).sqrt()
+    scaled = normed if weight is None else normed * weight.view(beside)
+    return scaled if bias is None else scaled + bias.view(beside)
+
+
+def _normed(values: Tensor, over: range, eps: float) -> Tensor:
+    away = values - values.mean(list(over), keepdim=True)
+    return away / (away.square().mean(list(over), keepdim=True) + eps).sqrt()

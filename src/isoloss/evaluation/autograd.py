@@ -3,80 +3,69 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from isoloss.data import Chunk, Chunks, leaves
-from isoloss.errors import DerivativeError, InputError, one_line
-from isoloss.evaluation.arithmetic import reproducible, twice_differentiable
-from isoloss.evaluation.examples import per_example, weighted_sum
-from isoloss.evaluation.second import undifferentiable
+from isoloss.data import Chunk, Chunks, leaves, map_tensors
+from isoloss.errors import DerivativeError, InputError, kind, one_line
+from isoloss.evaluation.arithmetic import plain_norms, reproducible, twice_differentiable
+from isoloss.evaluation.differences import TOLERANCE, mismatch, own_functions, random_direction
 from isoloss.flat import FlatNetwork, flatten
 from isoloss.losses import Loss
 
 TYPES = re.compile(r"\bd?types?\b|not implemented for")
 """In torch's errors on tensors of types that an operation does not take."""
-
 ALLOCATORS = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "MPS backend out of memory")
 """What torch says where it has no error of its own for memory that ran out."""
+UNDIFFERENTIABLE = ("derivative", "double backward", "differentiate twice")
+"""In torch's errors on operations that cannot be differentiated again."""
+FEW = 4
+"""Examples on which derivatives are checked: few, so that no kink lies within the least step."""
+
+Term = Callable[["Autograd", Chunk], Iterator[Tensor]]
+"""Gives, one after another, differentiable numbers whose sum over the chunks is a quantity."""
 
 
 class Autograd:
-    """Evaluates the loss at the point loaded into a network, in the memory of one chunk.
-
-    Args:
-        network: The network.
-        chunks: The examples.
-        loss: Gives one loss per example.
-    """
+    """Evaluates the loss in the memory of one chunk."""
 
     def __init__(self, network: FlatNetwork, chunks: Chunks, loss: Loss) -> None:
-        self._network = network
-        self._chunks = chunks
+        self.network = network
+        self.chunks = chunks
         self._loss = loss
         self._scale = torch.tensor(
             1 / chunks.total_weight, dtype=torch.float64, device=network.device
         )
+        self._checked: set[str] = set()
 
-    def outputs(self, chunk: Chunk) -> Any:
-        """What the model gives for a chunk.
+    def outputs(self, theta: Tensor) -> Iterator[tuple[Chunk, Any]]:
+        """Each chunk with what the model gives for it."""
+        self.network.load(theta)
+        with reproducible(self.network.device):
+            for chunk in self.chunks:
+                yield chunk, self.detached(chunk)
 
-        Raises:
-            InputError: The model cannot take its inputs.
-        """
-        try:
-            return self._network(chunk.inputs)
-        except (RuntimeError, TypeError, LookupError, ValueError) as error:
-            if _out_of_memory(error):
-                raise
-            raise _explained(chunk.inputs, self._network.dtype, error) from error
-
-    def losses(self, outputs: Any, chunk: Chunk) -> Tensor:
-        """The loss of each example, shape (chunk.examples,)."""
-        return per_example("loss", self._loss(outputs, chunk.targets), chunk)
-
-    def total(self, chunk: Chunk) -> Tensor:
-        """The weighted sum of the losses of a chunk, shape (), float64."""
-        return weighted_sum(self.losses(self.outputs(chunk), chunk), chunk)
-
-    def loss(self) -> Tensor:
+    def loss(self, theta: Tensor) -> Tensor:
         """The mean loss, shape (), float64."""
-        total = torch.zeros((), dtype=torch.float64, device=self._network.device)
-        with torch.no_grad(), reproducible(self._network.device):
-            for chunk in self._chunks:
-                total += self.total(chunk)
+        self.network.load(theta)
+        total = torch.zeros((), dtype=torch.float64, device=self.network.device)
+        with reproducible(self.network.device):
+            for chunk in self.chunks:
+                losses = self.losses(self.detached(chunk), chunk).detach()
+                total += weighted_sum(losses, chunk)
         return total * self._scale
 
-    def loss_and_grad(self) -> tuple[Tensor, Tensor]:
+    def loss_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """The mean loss, shape (), float64, and its flat gradient; summed in the chunks' order."""
-        with reproducible(self._network.device):
-            chunks = iter(self._chunks)
+        self.network.load(theta)
+        with reproducible(self.network.device):
+            chunks = iter(self.chunks)
             value, pieces = self._differentiate(next(chunks))
             grad = flatten(pieces)
-            views = self._network.split(grad)
+            views = self.network.layout.split(grad)
             for chunk in chunks:
                 total, pieces = self._differentiate(chunk)
                 value = value + total
@@ -84,61 +73,183 @@ class Autograd:
                     view.add_(piece)
         return value * self._scale, grad
 
-    def hvp(self, vector: Tensor) -> Tensor:
-        """The Hessian of the mean loss times a flat vector; twice the memory of a gradient.
-
-        Raises:
-            DerivativeError: An operation of the model cannot be differentiated twice.
-        """
-        directions = self._network.split(vector)
+    def hvp(self, theta: Tensor, vector: Tensor) -> Tensor:
+        """The Hessian of the mean loss times a flat vector; twice the memory of a gradient."""
+        self._check(theta)
+        self.network.load(theta)
+        directions = self.network.layout.split(vector)
         product = torch.zeros_like(vector)
-        device = self._network.device
+        device = self.network.device
         with torch.enable_grad(), reproducible(device), twice_differentiable(device):
-            for chunk in self._chunks:
+            for chunk in self.chunks:
                 product += flatten(self._second(chunk, directions))
         return product
+
+    def sum_of(self, theta: Tensor, name: str, term: Term) -> tuple[Tensor, Tensor]:
+        """A quantity made of derivatives of the loss or the model, and its flat gradient.
+
+        At the first call, what a model with a backward of its own gives is compared with
+        differences.
+        """
+        self._check(theta, name, term)
+        return self._sum_of(theta, name, term)
+
+    def forward(self, chunk: Chunk) -> Any:
+        """What the model gives for a chunk at the point loaded."""
+        try:
+            return self.network(chunk.inputs)
+        except (RuntimeError, TypeError, LookupError, ValueError) as error:
+            if _out_of_memory(error):
+                raise
+            raise _explained(chunk.inputs, self.network.dtype, error) from error
+
+    def detached(self, chunk: Chunk) -> Any:
+        """The same, computed as for a gradient (torch has other kernels without one), detached."""
+        with torch.enable_grad():
+            outputs = self.forward(chunk)
+        return map_tensors(lambda tensor: tensor.detach(), outputs)
+
+    def losses(self, outputs: Any, chunk: Chunk) -> Tensor:
+        """The loss of each example, shape (chunk.examples,)."""
+        return per_example("loss", self._loss(outputs, chunk.targets), chunk)
+
+    def total(self, chunk: Chunk) -> Tensor:
+        """The weighted sum of the losses of a chunk, shape (), float64, differentiable."""
+        return weighted_sum(self.losses(self.forward(chunk), chunk), chunk)
 
     def _differentiate(self, chunk: Chunk) -> tuple[Tensor, tuple[Tensor, ...]]:
         with torch.enable_grad():
             total = self.total(chunk)
-        return total.detach(), self._network.gradients(differentiable(total), self._scale)
+        return total.detach(), self.network.gradients(differentiable(total), self._scale)
 
     def _second(self, chunk: Chunk, directions: Sequence[Tensor]) -> tuple[Tensor, ...]:
         total = differentiable(self.total(chunk))
         try:
-            grads = self._network.gradients(total, self._scale, twice=True)
+            grads = self.network.gradients(total, self._scale, twice=True)
             products = [(g * v).sum() for g, v in zip(grads, directions, strict=True)]
             slope = torch.stack(products).sum()
             if not slope.requires_grad:  # the gradient is constant
                 return tuple(torch.zeros_like(grad) for grad in grads)
-            return self._network.gradients(slope)
+            return self.network.gradients(slope)
         except RuntimeError as error:
-            if not undifferentiable(error):
+            if not _undifferentiable(error):
                 raise
             raise DerivativeError(
                 f"the model cannot be differentiated twice ({one_line(error)}); write that "
                 f"operation out in plain ones"
             ) from error
 
+    def _sum_of(self, theta: Tensor, name: str, term: Term) -> tuple[Tensor, Tensor]:
+        self.network.load(theta)
+        value, grad = theta.new_zeros(()), torch.zeros_like(theta)
+        device = self.network.device
+        try:
+            kernels = twice_differentiable(device)
+            with torch.enable_grad(), reproducible(device), kernels, plain_norms():
+                for chunk in self.chunks:
+                    for part in term(self, chunk):
+                        value += part.detach()
+                        if part.requires_grad:
+                            grad += flatten(self.network.gradients(part))
+        except RuntimeError as error:
+            if not _undifferentiable(error):
+                raise
+            raise DerivativeError(
+                f"{name} needs higher derivatives, which an operation of the model does not have "
+                f"({one_line(error)}); write that operation out in plain ones"
+            ) from error
+        return value, grad
+
+    def _check(self, theta: Tensor, name: str = "", term: Term | None = None) -> None:
+        """Insist, once, on right derivatives of derivatives where the model brings its own."""
+        if name in self._checked:
+            return
+        found = self._few(theta)
+        if found is not None:
+            few, at, functions = found
+            v = random_direction(at)
+
+            def gradient(x: Tensor) -> Tensor:
+                return few.loss_and_grad(x)[1]
+
+            few._checked.add("")
+            product = few.hvp(at, v)
+            _insist(gradient, product, at, v, "a product with the loss's Hessian", functions)
+            if term is not None:
+
+                def value(x: Tensor) -> Tensor:
+                    return few._sum_of(x, name, term)[0]
+
+                slope = few._sum_of(at, name, term)[1].dot(v)
+                _insist(value, slope, at, v, f"the gradient of {name}", functions)
+        self._checked.add(name)
+
+    def _few(self, theta: Tensor) -> tuple[Autograd, Tensor, list[str]] | None:
+        """A few examples, in float64 where that works, if the model has a backward of its own."""
+        for dtype in (torch.float64, self.network.dtype):
+            network, chunks = self.network.in_dtype(dtype), self.chunks.few(FEW, dtype)
+            few, at = Autograd(network, chunks, self._loss), theta.to(dtype)
+            network.load(at)
+            try:
+                with torch.enable_grad():
+                    functions = own_functions(few.total(next(iter(chunks))))
+            except (RuntimeError, InputError):  # the model holds float32 tensors of its own
+                if dtype == self.network.dtype:
+                    raise
+                continue
+            return (few, at, functions) if functions else None
+        return None
+
+
+def _insist(
+    function: Callable[[Tensor], Tensor],
+    slope: Tensor,
+    at: Tensor,
+    v: Tensor,
+    what: str,
+    functions: list[str],
+) -> None:
+    wrong = mismatch(function, slope, at, v)
+    if wrong > TOLERANCE[at.dtype]:
+        raise DerivativeError(
+            f"{what} would be off by {wrong:.1%}, since the backward of {', '.join(functions)} "
+            f"cannot be differentiated (once_differentiable, detach, no_grad or NumPy in it); "
+            f"write that backward in torch operations on ctx.saved_tensors"
+        )
+
 
 def differentiable(total: Tensor) -> Tensor:
-    """Insist on a loss that torch can differentiate.
-
-    Args:
-        total: The sum of some losses.
-
-    Returns:
-        It.
-
-    Raises:
-        InputError: It does not depend on the parameters.
-    """
+    """Insist on a loss that depends on the parameters in a way torch can differentiate."""
     if not total.requires_grad:
         raise InputError(
             "the loss does not depend on the parameters in a way torch can differentiate; look "
             "for no_grad, detach, item or integers in the model and the loss"
         )
     return total
+
+
+def per_example(what: str, values: Any, chunk: Chunk) -> Tensor:
+    """Insist that a user's function gave one number per example, shape (chunk.examples,)."""
+    shape = tuple(values.shape) if isinstance(values, Tensor) else None
+    n = chunk.examples
+    if shape != (n,):
+        gave = f"shape {shape}" if shape is not None else f"{kind(values)}"
+        raise InputError(
+            f"the {what} must give one value per example (reduction='none'), a tensor of shape "
+            f"({n},), got {gave} for {n} examples"
+        )
+    return values
+
+
+def weighted_sum(values: Tensor, chunk: Chunk) -> Tensor:
+    """Sum of an example's number times its weight, shape (), float64."""
+    if chunk.weights is None:
+        return values.sum(dtype=torch.float64)
+    return values.double().dot(chunk.weights)
+
+
+def _undifferentiable(error: RuntimeError) -> bool:
+    return any(word in str(error) for word in UNDIFFERENTIABLE)
 
 
 def _out_of_memory(error: Exception) -> bool:

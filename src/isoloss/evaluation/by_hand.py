@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -61,31 +61,29 @@ class ByHand:
             self._all_by_hand = self._all_by_hand and head is not None
             self._heads.append(head or differentiated(self._autograd, chunk, self._weight))
 
-    def outputs(self, chunk: Chunk) -> Tensor:
-        """What the network gives for a chunk, a new tensor."""
-        with torch.no_grad(), self._chain(chunk) as chain:
-            return chain.outputs(chunk.inputs).clone()
+    def outputs(self, theta: Tensor) -> Iterator[tuple[Chunk, Tensor]]:
+        """Each chunk with what the network gives for it, a new tensor."""
+        self._network.load(theta)
+        for chunk in self._chunks:
+            with torch.no_grad(), self._chain(chunk) as chain:
+                outputs = chain.outputs(chunk.inputs).clone()
+            yield chunk, outputs
 
-    def losses(self, outputs: Tensor, chunk: Chunk) -> Tensor:
-        """The loss of each example, shape (chunk.examples,)."""
-        return self._autograd.losses(outputs, chunk)
-
-    def loss(self) -> Tensor:
+    def loss(self, theta: Tensor) -> Tensor:
         """The mean loss, shape (), float64; the bits of `loss_and_grad`."""
-        with torch.no_grad():
-            totals = [
-                head(self.outputs(c))[0] for head, c in zip(self._heads, self._chunks, strict=True)
-            ]
+        each = zip(self._heads, self.outputs(theta), strict=True)
+        totals = [head(outputs)[0] for head, (_, outputs) in each]
         return functools.reduce(torch.add, totals) * self._weight
 
-    def loss_and_grad(self) -> tuple[Tensor, Tensor]:
+    def loss_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """The mean loss, shape (), float64, and its flat gradient, new tensors."""
+        self._network.load(theta)
         totals, grad = self._lanes.sum(self._differentiate, self.threads(len(self._chunks)))
         return functools.reduce(torch.add, totals) * self._weight, grad
 
-    def hvp(self, vector: Tensor) -> Tensor:
+    def hvp(self, theta: Tensor, vector: Tensor) -> Tensor:
         """The Hessian of the mean loss times a flat vector."""
-        return self._autograd.hvp(vector)
+        return self._autograd.hvp(theta, vector)
 
     def threads(self, chunks: int) -> int:
         """How many threads so many chunks of this size are spread over.
@@ -101,7 +99,7 @@ class ByHand:
     @functools.cached_property
     def _lanes(self) -> Lanes:
         network = self._network
-        return Lanes(len(self._chunks), network.size, network.dtype, network.split)
+        return Lanes(len(self._chunks), network.size, network.dtype, network.layout.split)
 
     def _differentiate(self, number: int, views: list[Tensor], add: bool) -> Tensor:
         chunk = self._chunks[number]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +15,7 @@ from isoloss.evaluation.autograd import Autograd
 from isoloss.evaluation.by_hand import ByHand
 from isoloss.evaluation.chain import plain
 from isoloss.evaluation.memory import keep_freed_memory
-from isoloss.flat import FlatNetwork
+from isoloss.flat import FlatNetwork, flatten
 from isoloss.losses import Loss
 
 IMAGES = (16, 128)
@@ -33,30 +34,26 @@ _measured: dict[tuple[Any, ...], int] = {}
 
 
 class Evaluation(Protocol):
-    """Loss, gradient and second derivatives at the point loaded into a network."""
+    """The loss and its derivatives at a point; small classes of this kind may wrap one another."""
 
-    def outputs(self, chunk: Chunk) -> Any:
-        """What the network gives for a chunk."""
+    def outputs(self, theta: Tensor) -> Iterator[tuple[Chunk, Any]]:
+        """Each chunk with what the model gives for it, detached."""
         ...
 
-    def losses(self, outputs: Any, chunk: Chunk) -> Tensor:
-        """The loss of each example, shape (chunk.examples,)."""
-        ...
-
-    def loss(self) -> Tensor:
+    def loss(self, theta: Tensor) -> Tensor:
         """The mean loss, shape (), float64."""
         ...
 
-    def loss_and_grad(self) -> tuple[Tensor, Tensor]:
+    def loss_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """The mean loss, shape (), float64, and its flat gradient."""
         ...
 
-    def hvp(self, vector: Tensor) -> Tensor:
+    def hvp(self, theta: Tensor, vector: Tensor) -> Tensor:
         """The Hessian of the mean loss times a flat vector."""
         ...
 
 
-def evaluation_of(network: FlatNetwork, chunks: Chunks, loss: Loss) -> Evaluation:
+def choose(network: FlatNetwork, chunks: Chunks, loss: Loss) -> Evaluation:
     """The fastest way to evaluate a loss that is at hand.
 
     Args:
@@ -102,7 +99,7 @@ def measured_size(network: FlatNetwork, chunks: Chunks, loss: Loss) -> int | Non
     usual, least, most = first.examples, *(IMAGES if images else VECTORS)
     halves = {math.ceil(chunks.longest / 2**k) for k in range(chunks.longest.bit_length())}
     sizes = sorted(size for size in halves if least <= size <= most and size != usual)
-    if not sizes or not (images or isinstance(evaluation_of(network, chunks, loss), ByHand)):
+    if not sizes or not (images or isinstance(choose(network, chunks, loss), ByHand)):
         return None
     kind = (
         repr(network.model) if isinstance(network.model, nn.Module) else id(network.model),
@@ -123,11 +120,11 @@ def measured_size(network: FlatNetwork, chunks: Chunks, loss: Loss) -> int | Non
 
 def _seconds(network: FlatNetwork, chunks: Chunks, loss: Loss, size: int) -> float:
     """What an evaluation takes in chunks of a size, foretold from one chunk."""
-    evaluation = evaluation_of(network, chunks.sample(size), loss)
+    evaluation, theta = choose(network, chunks.sample(size), loss), flatten(network.leaves)
     taken: list[float] = []
     for _ in range(ROUNDS + 1):  # the first fills caches
         began = time.thread_time()
-        evaluation.loss_and_grad()
+        evaluation.loss_and_grad(theta)
         taken.append(time.thread_time() - began)
     each, count = min(taken[1:]), chunks.examples / size
     threads = evaluation.threads(math.ceil(count)) if isinstance(evaluation, ByHand) else 1

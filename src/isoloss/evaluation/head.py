@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from isoloss.data import Chunk
-from isoloss.evaluation.autograd import Autograd, differentiable
-from isoloss.evaluation.examples import weighted_sum
+from isoloss.evaluation.autograd import Autograd, differentiable, weighted_sum
 from isoloss.losses import MSE, CrossEntropy, Loss
 
 Head = Callable[[Tensor], tuple[Tensor, Tensor]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isoloss.errors import InputError, unknown
+from isoloss.errors import InputError, kind, unknown
 from isoloss.methods.method import Method, State
 from isoloss.methods.paper import Paper
 from isoloss.methods.sqp import SQP
@@ -23,11 +23,12 @@ def get_method(method: str | Method) -> Method:
         InputError: There is no method of that name, or it is something else.
     """
     if isinstance(method, type):
-        raise InputError(f"method is the class {method.__name__}; give {method.__name__}()")
+        name = method.__name__
+        raise InputError(f"method must be an object, got the class {name}; give {name}()")
     if not isinstance(method, (str, Method)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(
-            f"method is of type {type(method).__name__}; give 'sqp', 'paper', or an object such as "
-            f"isoloss.SQP(memory=20)"
+            f"method must be 'sqp', 'paper', or an object such as isoloss.SQP(memory=20), got "
+            f"{kind(method)}"
         )
     if not isinstance(method, str):
         return method

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from isoloss.errors import InputError
-from isoloss.problem import Problem
-from isoloss.regularizers.regularizer import Differentiated, Parameters, Regularizer
+from isoloss.problem import Problem, inside
+from isoloss.regularizers.regularizer import (
+    Combinable,
+    Differentiated,
+    Parameters,
+    Regularizer,
+)
 from isoloss.settings import Settings
 
 WITHOUT_WEIGHTS = (
@@ -38,7 +43,7 @@ WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 
 
-class PathNorm(Settings):
+class PathNorm(Settings, Combinable):
     """The root of the sum over all paths of the squared product of the weights along the path.
 
     A path goes from an input or a bias to an output (Neyshabur, Tomioka and Srebro, COLT 2015, with
@@ -47,10 +52,7 @@ class PathNorm(Settings):
     and flattening.
     """
 
-    @property
-    def name(self) -> str:
-        """The name shown in tables and figures."""
-        return "path_norm"
+    name: ClassVar[str] = "path_norm"
 
     def bind(self, problem: Problem) -> Regularizer:
         """The regularizer for a problem's model.
@@ -64,8 +66,8 @@ class PathNorm(Settings):
         Raises:
             InputError: The model is no feed-forward network of known layers.
         """
-        model = problem.network.model
-        inputs = next(iter(problem.chunks)).inputs
+        model = inside(problem).network.model
+        inputs = next(iter(inside(problem).chunks)).inputs
         if not isinstance(model, nn.Module) or not isinstance(inputs, Tensor):
             raise InputError(
                 "path_norm is for an nn.Sequential whose input is one tensor, and the model is "

@@ -1,15 +1,17 @@
-"""What a regularizer is, and how one is made from a plain function."""
+"""What a regularizer is, how several are combined, and how one is made from a plain function."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from isoloss.errors import InputError, check_takes, unknown
+from isoloss.errors import InputError, check_takes, kind, unknown
+from isoloss.flat import Layout, Shapes
 from isoloss.problem import Problem
 
 Parameters = Mapping[str, Tensor]
@@ -57,40 +59,99 @@ class Bindable(Protocol):
         ...
 
 
-class Differentiated:
-    """A regularizer from a function of the parameters; autograd gives its gradient.
+class Combinable:
+    """Arithmetic of regularizers: `1.0 * L1() + 0.1 * SquaredNorm()`, `-L1()`."""
 
-    Args:
-        name: The name shown in tables and figures.
-        function: Takes the parameters by name and returns R, a tensor of shape ().
-        shapes: Shapes of the parameters by name, in the order of theta.
-    """
+    def __mul__(self, weight: float) -> Combination:
+        """The regularizer times a number."""
+        return combine((weight, self))
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Combination:
+        """The regularizer with its sign changed."""
+        return combine((-1.0, self))
+
+    def __add__(self, other: Any) -> Combination:
+        """The sum of two regularizers."""
+        if not isinstance(other, Bindable):
+            return NotImplemented
+        return combine((1.0, self), (1.0, other))
+
+    def __sub__(self, other: Any) -> Combination:
+        """The difference of two regularizers."""
+        if not isinstance(other, Bindable):
+            return NotImplemented
+        return combine((1.0, self), (-1.0, other))
+
+
+def combine(*parts: tuple[float, Any]) -> Combination:
+    """The weighted sum of regularizers, sums among them taken apart."""
+    flat: list[tuple[float, Bindable]] = []
+    for weight, part in parts:
+        if isinstance(weight, bool) or not isinstance(weight, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"the weight of a regularizer must be a finite number, got {weight!r}")
+        if not math.isfinite(weight):
+            raise InputError(f"the weight of a regularizer must be finite, got {weight}")
+        inner = part.parts if isinstance(part, Combination) else ((1.0, part),)
+        flat += [(float(weight * own), each) for own, each in inner]
+    return Combination(tuple(flat))
+
+
+@dataclass(frozen=True)
+class Combination(Combinable):
+    """A weighted sum of regularizers that have not met a problem yet."""
+
+    parts: tuple[tuple[float, Bindable], ...]
+
+    def bind(self, problem: Problem) -> Regularizer:
+        """The sum for a problem."""
+        return _Sum([(weight, each.bind(problem)) for weight, each in self.parts])
+
+
+class _Sum:
+    def __init__(self, parts: Sequence[tuple[float, Regularizer]]) -> None:
+        self._parts = parts
+        self.name = " + ".join(_term(*one) for one in parts).replace("+ -", "- ")
+
+    @property
+    def curvature(self) -> float | None:
+        """The Hessian is this times the identity, where it is so for every part."""
+        known = [(weight, getattr(part, "curvature", None)) for weight, part in self._parts]
+        total = math.nan
+        if all(c is not None for _, c in known):
+            total = sum(weight * c for weight, c in known if c is not None)
+        return total if total > 0 else None
+
+    def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        total, whole = theta.new_zeros(()), theta.new_zeros(theta.shape)
+        for weight, part in self._parts:
+            value, grad = part.value_and_grad(theta)
+            total = total + weight * value
+            whole.add_(grad, alpha=weight)
+        return total, whole
+
+
+def _term(weight: float, part: Regularizer) -> str:
+    size = {1.0: "", -1.0: "-"}.get(weight, f"{weight:g} ")
+    return size + part.name
+
+
+class Differentiated:
+    """A regularizer from a function of the parameters by name; autograd gives its gradient."""
 
     def __init__(
-        self,
-        name: str,
-        function: Callable[[dict[str, Tensor]], Any],
-        shapes: Mapping[str, tuple[int, ...]],
+        self, name: str, function: Callable[[dict[str, Tensor]], Any], shapes: Shapes
     ) -> None:
         self.name = name
         self._function = function
-        self._shapes = dict(shapes)
+        self._layout = Layout(shapes)
 
     def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """R and its gradient.
-
-        Args:
-            theta: Flat parameters, shape (n,).
-
-        Returns:
-            R, shape (), and its gradient, shape (n,).
-
-        Raises:
-            InputError: The function returns no single number that depends on the parameters.
-        """
+        """R, shape (), and its gradient, shape (n,)."""
         leaf = theta.detach().requires_grad_()
         with torch.enable_grad():
-            value = self._checked(self._function(named(leaf, self._shapes)))
+            value = self._checked(self._function(self._layout.named(leaf)))
             grad = None
             if value.requires_grad:
                 (grad,) = torch.autograd.grad(value, leaf, allow_unused=True)
@@ -104,32 +165,20 @@ class Differentiated:
     def _checked(self, value: Any) -> Tensor:
         if not isinstance(value, Tensor):
             raise InputError(
-                f"the regularizer {self.name!r} returned a {type(value).__name__}; return a tensor "
-                f"of shape (), computed by torch operations from the tensors it is given"
+                f"the regularizer {self.name!r} must return a tensor of shape (), computed by "
+                f"torch operations from the tensors it is given, got {kind(value)}"
             )
         if value.shape != () or not value.is_floating_point():
             raise InputError(
-                f"the regularizer {self.name!r} returned shape {tuple(value.shape)} of "
-                f"{str(value.dtype).removeprefix('torch.')}; return one real number, shape (), for "
-                f"example with .sum()"
+                f"the regularizer {self.name!r} must return one real number, shape (), for example "
+                f"with .sum(), got shape {tuple(value.shape)} of "
+                f"{str(value.dtype).removeprefix('torch.')}"
             )
         return value
 
 
 def from_function(function: Callable[[dict[str, Tensor]], Any], problem: Problem) -> Regularizer:
-    """A regularizer from a user's function, after a look at what it returns.
-
-    Args:
-        function: Takes the parameters by name and returns R, a tensor of shape ().
-        problem: The problem whose parameters it takes.
-
-    Returns:
-        The regularizer; its name is the function's.
-
-    Raises:
-        InputError: It takes something else, asks for a parameter that there is not, returns no
-            single number that depends on the parameters, or another number when it is called again.
-    """
+    """A regularizer from a user's function, after a look at what it returns."""
     name = getattr(function, "__name__", type(function).__name__)
     made = Differentiated("function" if name == "<lambda>" else name, function, problem.shapes)
     check_takes(f"the regularizer {made.name!r}", function, "parameters")
@@ -148,19 +197,3 @@ def from_function(function: Callable[[dict[str, Tensor]], Any], problem: Problem
             f"at one point gave {first:.9g} and {second:.9g}; remove what is random in it"
         )
     return made
-
-
-def named(theta: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Views of a flat vector in the parameters' shapes, by name.
-
-    Args:
-        theta: Flat parameters, shape (n,).
-        shapes: Shapes by name, in the order of theta.
-
-    Returns:
-        The views.
-    """
-    pieces = theta.split([math.prod(shape) for shape in shapes.values()])
-    return {
-        name: piece.view(shape) for piece, (name, shape) in zip(pieces, shapes.items(), strict=True)
-    }

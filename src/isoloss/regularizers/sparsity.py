@@ -1,6 +1,8 @@
-"""Regularizers that push entries, or whole units, towards zero."""
+"""Regularizers that push entries, whole units or singular values toward zero."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from pydantic import PositiveFloat
@@ -8,37 +10,30 @@ from torch import Tensor
 
 from isoloss.errors import InputError
 from isoloss.problem import Problem
-from isoloss.regularizers.regularizer import Differentiated, Parameters, Regularizer
+from isoloss.regularizers.regularizer import (
+    Combinable,
+    Differentiated,
+    Parameters,
+    Regularizer,
+)
 from isoloss.settings import Settings
 
 
 def smooth_root(square: Tensor, smoothing: float) -> Tensor:
-    """The hyperbola sqrt(x^2 + s^2) - s, which is |x| less s far out and smooth at zero.
-
-    Args:
-        square: x^2, of any shape.
-        smoothing: s.
-
-    Returns:
-        The same shape.
-    """
+    """The hyperbola sqrt(x^2 + s^2) - s of x^2: |x| less s far out, and smooth at zero."""
     # the form without cancellation near zero
     return square / ((square + smoothing**2).sqrt() + smoothing)
 
 
-class L1(Settings):
+class L1(Settings, Combinable):
     """R(theta) = sum of sqrt(theta^2 + s^2) - s, the sum of absolute values, smoothed at zero.
 
     Attributes:
         smoothing: s: entries well below it count quadratically, those above linearly.
     """
 
+    name: ClassVar[str] = "l1"
     smoothing: PositiveFloat = 1e-2
-
-    @property
-    def name(self) -> str:
-        """The name shown in tables and figures."""
-        return "l1"
 
     def bind(self, problem: Problem) -> Regularizer:
         """The regularizer for a problem's parameters."""
@@ -51,7 +46,7 @@ class L1(Settings):
         return Differentiated(self.name, value, problem.shapes)
 
 
-class GroupLasso(Settings):
+class GroupLasso(Settings, Combinable):
     """Group lasso over the units: the sum of sqrt(size) |w| over the weights w into each unit.
 
     A group is a slice along the first axis of a parameter of two or more dimensions: the weights
@@ -62,23 +57,12 @@ class GroupLasso(Settings):
         smoothing: |w| is sqrt(|w|^2 + s^2) - s with this s.
     """
 
+    name: ClassVar[str] = "group_lasso"
     smoothing: PositiveFloat = 1e-2
 
-    @property
-    def name(self) -> str:
-        """The name shown in tables and figures."""
-        return "group_lasso"
-
     def bind(self, problem: Problem) -> Regularizer:
-        """The regularizer for a problem's parameters.
-
-        Args:
-            problem: The problem.
-
-        Returns:
-            The regularizer.
-        """
-        names = matrices(problem, self.name)
+        """The regularizer for a problem's parameters."""
+        names = _matrices(problem, self.name)
 
         def value(parameters: Parameters) -> Tensor:
             total: list[Tensor] = []
@@ -91,19 +75,40 @@ class GroupLasso(Settings):
         return Differentiated(self.name, value, problem.shapes)
 
 
-def matrices(problem: Problem, regularizer: str) -> list[str]:
-    """Names of the parameters of two or more dimensions.
+class NuclearNorm(Settings, Combinable):
+    """The sum of the singular values of every weight matrix, smoothed where they vanish.
 
-    Args:
-        problem: The problem.
-        regularizer: Who asks, for the error.
+    Kernels of convolutions count as matrices of output channels by the rest; parameters of one
+    dimension do not count.
 
-    Returns:
-        The names.
-
-    Raises:
-        InputError: There is none.
+    Attributes:
+        smoothing: A singular value sigma counts as sqrt(sigma^2 + s^2) - s with this s.
     """
+
+    name: ClassVar[str] = "nuclear_norm"
+    smoothing: PositiveFloat = 1e-2
+
+    def bind(self, problem: Problem) -> Regularizer:
+        """The regularizer for a problem's parameters."""
+        names = _matrices(problem, self.name)
+
+        def value(parameters: Parameters) -> Tensor:
+            spectra = [_singular_values(parameters[name].flatten(1)) for name in names]
+            return torch.stack(
+                [smooth_root(s.square(), self.smoothing).sum() for s in spectra]
+            ).sum()
+
+        return Differentiated(self.name, value, problem.shapes)
+
+
+def _singular_values(matrix: Tensor) -> Tensor:
+    if not torch.isfinite(matrix).all():  # a trial far out; LAPACK would raise
+        return matrix.sum(0) * torch.nan
+    return torch.linalg.svdvals(matrix)
+
+
+def _matrices(problem: Problem, regularizer: str) -> list[str]:
+    """Names of the parameters of two or more dimensions."""
     names = [name for name, shape in problem.shapes.items() if len(shape) >= 2]
     if not names:
         raise InputError(

@@ -13,11 +13,11 @@ from torch import Tensor
 from isoloss.errors import InputError, unknown
 from isoloss.flat import flatten
 from isoloss.problem import Problem
-from isoloss.regularizers.regularizer import Regularizer
+from isoloss.regularizers.regularizer import Combinable, Regularizer
 from isoloss.settings import Settings
 
 
-class SquaredNorm(Settings):
+class SquaredNorm(Settings, Combinable):
     """R(theta) = sum of w (theta - center)^2; by default the plain squared norm, as in the paper.
 
     Attributes:
@@ -56,8 +56,8 @@ class SquaredNorm(Settings):
         if center is not None:
             if center.shape != (problem.size,) or not torch.isfinite(center).all():
                 raise InputError(
-                    f"center of shape {tuple(center.shape)} is not possible for SquaredNorm; give "
-                    f"{problem.size} finite weights as one flat vector, as problem.current() does"
+                    f"center of SquaredNorm must be one flat vector of {problem.size} finite "
+                    f"weights, as problem.current() gives, got shape {tuple(center.shape)}"
                 )
             center = center.detach().to(problem.device, problem.dtype, copy=True)
         return _Quadratic(self.name, self._vector(problem), center)

@@ -35,19 +35,7 @@ def advance(
     keep: int,
     max_trials: int,
 ) -> SQPState:
-    """One step from a point on the level set to the next.
-
-    Args:
-        objective: Evaluates points.
-        state: Where the walk is.
-        model: Its model.
-        slopes: Its gradients.
-        keep: Size of the basis that a full one is turned into.
-        max_trials: Evaluations after which the walk has stalled.
-
-    Returns:
-        The state after the step, or the same point with an ending.
-    """
+    """One step from a point on the level set to the next."""
     if state.idle >= MOST_IDLE:
         return _stalled(state, True, f"{MOST_IDLE} steps without gain")
     search = _Search(state, model, slopes)

@@ -73,12 +73,6 @@ class Basis:
 
         One pass over the rows, unless so much of the vector is known that rounding hides what is
         new: then what is known is taken off first ("twice is enough", Giraud et al. 2005).
-
-        Args:
-            vector: Shape (n,).
-
-        Returns:
-            The coordinates and the basis they refer to, with at most one more row.
         """
         found, rest = np.zeros(self.size), vector
         whole = left = _norm(vector)
@@ -143,16 +137,7 @@ def _norm(vector: Tensor) -> float:
 
 
 def padded(array: Array, size: int, diagonal: float = 0.0) -> Array:
-    """A vector or square matrix grown to a size, with zeros and this diagonal.
-
-    Args:
-        array: Shape (k,) or (k, k) with k at most size.
-        size: The size wanted.
-        diagonal: Of the new part of a matrix.
-
-    Returns:
-        Shape (size,) or (size, size).
-    """
+    """A vector or square matrix grown to a size, with zeros and this diagonal."""
     old = len(array)
     if old == size:
         return array

@@ -64,18 +64,7 @@ class Model:
     def trial(
         self, slopes: Slopes, phi: float, radius: float, multiplier: float, gap: float
     ) -> Trial:
-        """The best step within a radius that the model knows of; see `subproblem.solve`.
-
-        Args:
-            slopes: Gradients at the point.
-            phi: log(L / c) there.
-            radius: Longest step.
-            multiplier: A guess of the multiplier.
-            gap: How exactly the modeled constraint is met.
-
-        Returns:
-            The step, in coordinates of the basis.
-        """
+        """The best step within a radius that the model knows of; see `subproblem.solve`."""
         r, a, bend = slopes.r, slopes.a, self.bend
         # a change of variables makes the regularizer's Hessian `outside` times I
         turn = None if self.curvature is None else _inverse_root(self.curvature, self.outside)
@@ -100,17 +89,7 @@ class Model:
         return float(-(slopes.r @ step + 0.5 * step @ bent))
 
     def learn(self, basis: Basis, step: Array, change_r: Array, change_a: Array) -> Model:
-        """The model after gradients at both ends of a step were seen.
-
-        Args:
-            basis: This model's basis, grown by what was new in them.
-            step: The step, in coordinates.
-            change_r: By how much grad R changed over it.
-            change_a: By how much grad phi did.
-
-        Returns:
-            The model in the grown basis.
-        """
+        """The model after gradients at both ends of a step were seen."""
         size = basis.size
         step, change_a = padded(step, size), padded(change_a, size)
         bend = _sr1(padded(self.bend, size), step, change_a)
@@ -122,15 +101,7 @@ class Model:
         return Model(basis, bend, curvature, self.outside, max(0.97 * self.steepest, seen))
 
     def compressed(self, keep: int, held: Sequence[Slopes]) -> tuple[Model, list[Slopes]]:
-        """A smaller model: what is needed exactly, and where phi and R bend most.
-
-        Args:
-            keep: Size of the basis to be left.
-            held: Gradients that must stay exact.
-
-        Returns:
-            The model and the gradients in its basis.
-        """
+        """A smaller model: what is needed exactly, and where phi and R bend most."""
         size = self.basis.size
         values, vectors = eigh(padded(self.bend, size))
         values = np.clip(values, -CAP * self.steepest, CAP * self.steepest)

@@ -43,19 +43,6 @@ def solve(
     lambda wherever all denominators are positive; along its roots |p| falls in mu. Newton's method
     in both, one inside the other, kept inside brackets (compare More and Sorensen 1983 for the
     radius alone).
-
-    Args:
-        r: Gradient of the regularizer, shape (k,), in the eigenbasis of b.
-        a: Gradient of phi there.
-        b: Eigenvalues of the Hessian of phi, shape (k,).
-        kappa: Curvature of the regularizer, positive.
-        phi: The constraint at the point.
-        radius: Longest step; met to a tenth.
-        multiplier: Where to begin with lambda.
-        gap: Largest modeled constraint that counts as zero.
-
-    Returns:
-        The step. Where no step within the radius meets the constraint, one that is longer.
     """
     top, low = max(float(b.max()), 0.0), min(float(b.min()), 0.0)
     mu, mu_below, mu_above = 0.0, 0.0, math.inf

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from isoloss import Problem
+from isoloss.problem import inside
 
 
 def image_problem(shortcut: nn.Module) -> Problem:
@@ -28,7 +29,7 @@ def image_problem(shortcut: nn.Module) -> Problem:
 )
 def test_images_are_channels_last_where_torch_can_do_it(layer: nn.Module, safe: bool) -> None:
     problem = image_problem(layer)
-    (inputs, *_) = next(iter(problem.chunks))
+    (inputs, *_) = next(iter(inside(problem).chunks))
     assert inputs.is_contiguous(memory_format=torch.channels_last) is safe
 
 

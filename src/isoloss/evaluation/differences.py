@@ -1,0 +1,80 @@
+"""Whether a derivative belongs to the values: central differences over steps of several lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+
+STEPS = {
+    torch.float64: (1e-3, 1e-4, 1e-5, 1e-6, 1e-7),
+    torch.float32: (1e-1, 3e-2, 1e-2, 3e-3, 1e-3),
+}
+"""Lengths of the steps, as shares of |x|; the one that agrees best counts, since long steps cross
+kinks and curvature, and short ones are all rounding."""
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 0.05}
+"""Largest relative mismatch of a right derivative."""
+ROUNDINGS = 100
+"""Rounding errors of the function that a difference may be off by."""
+
+
+def mismatch(
+    function: Callable[[Tensor], Tensor],
+    slope: Tensor,
+    x: Tensor,
+    direction: Tensor,
+    *,
+    noise: float | None = None,
+) -> float:
+    """Relative difference of a claimed derivative along a direction from central differences.
+
+    The function gives a number or a vector; `noise` is its relative rounding error (of x's type by
+    default). 0 where rounding explains all of the difference, NaN where nothing is finite.
+    """
+    noise = torch.finfo(x.dtype).eps if noise is None else noise
+    size = x.double().norm().item() or 1.0
+    here = function(x).double().norm().item()
+    claimed, best = slope.double(), float("nan")
+    for share in STEPS[x.dtype]:
+        h = share * size / direction.double().norm().item()
+        ahead, behind = (
+            function((x.double() + s * h * direction.double()).to(x.dtype)) for s in (1, -1)
+        )
+        differences = (ahead.double() - behind.double()) / (2 * h)
+        scale = max(claimed.norm().item(), differences.norm().item())
+        error = (claimed - differences).norm().item()
+        rounding = ROUNDINGS * noise * here / h
+        found = 0.0 if error <= rounding and scale <= 2 * rounding else error / (scale or 1.0)
+        best = found if best != best or found < best else best
+    return best
+
+
+def random_direction(x: Tensor, seed: int = 0) -> Tensor:
+    """A vector of random normal numbers, always the same, like x."""
+    source = torch.Generator().manual_seed(seed)
+    return torch.randn(len(x), generator=source, dtype=torch.float64).to(x)
+
+
+def own_functions(total: Tensor) -> list[str]:
+    """Names of the backward functions in a graph that are not torch's own operations.
+
+    Torch differentiates its own operations again or says that it cannot. Through a
+    `torch.autograd.Function` whose backward is `once_differentiable`, or leaves torch by
+    `.detach()` or NumPy, it continues without a word, and what lies behind is missing.
+    """
+    names: dict[str, None] = {}
+    seen: set[object] = set()
+    left = [total.grad_fn]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, BackwardCFunction):
+            names[type(node).__name__.removesuffix("Backward")] = None
+        elif "CppNode" in node.name():
+            names[node.name()] = None
+        left += [before for before, _ in node.next_functions]
+    return sorted(names)

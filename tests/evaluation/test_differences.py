@@ -1,0 +1,71 @@
+"""The one finite-difference checker tells right derivatives from wrong ones."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tests.problems import F64, normal
+from torch import Tensor
+
+from isoloss.evaluation.differences import mismatch, random_direction
+
+
+def cubic(x: Tensor) -> Tensor:
+    return x.square().sum() + x.pow(3).sum()
+
+
+X = normal(7, seed=0)
+V = normal(7, seed=3)
+RIGHT = (2 * X + 3 * X**2).dot(V)
+
+
+def test_a_right_slope_agrees_to_many_digits() -> None:
+    assert mismatch(cubic, RIGHT, X, V) < 1e-9
+
+
+@pytest.mark.parametrize("off", [1e-5, 1e-2, 1.0])
+def test_a_wrong_slope_is_off_by_what_it_is_wrong(off: float) -> None:
+    assert mismatch(cubic, RIGHT * (1 + off), X, V) == pytest.approx(off / (1 + off), rel=1e-3)
+
+
+def test_one_wrong_entry_of_many_is_found() -> None:
+    x = normal(10_000, seed=1)
+    grad = 2 * x
+    v = random_direction(x)
+    assert mismatch(lambda at: at.square().sum(), grad.dot(v), x, v) < 1e-9
+    grad[77] = 0
+    assert mismatch(lambda at: at.square().sum(), grad.dot(v), x, v) > 1e-6
+
+
+def test_vectors_are_compared_as_a_whole() -> None:
+    hessian = torch.diag(2 + 6 * X)
+    right = hessian @ V
+    assert mismatch(lambda at: 2 * at + 3 * at**2, right, X, V) < 1e-9
+    wrong = right.clone()
+    wrong[2] = 0
+    assert mismatch(lambda at: 2 * at + 3 * at**2, wrong, X, V) > 1e-2
+
+
+def test_a_kink_within_the_longer_steps_does_not_matter() -> None:
+    x = torch.tensor([1.0, 1e-4], dtype=F64)
+    v = torch.tensor([0.3, -0.7], dtype=F64)
+    slope = torch.tensor([2.0, 1.0], dtype=F64).dot(v)
+    assert mismatch(lambda at: at[0] ** 2 + at[1].abs(), slope, x, v) < 1e-7
+
+
+def test_a_constant_is_all_rounding() -> None:
+    assert mismatch(lambda at: 0 * at.sum() + 1 / 3, torch.zeros((), dtype=F64), X, V) == 0
+
+
+def test_what_is_not_finite_agrees_with_nothing() -> None:
+    assert math.isnan(mismatch(lambda at: at.sum() * math.nan, RIGHT, X, V))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_float32_is_judged_too(seed: int) -> None:
+    x, v = X.float(), random_direction(X.float(), seed)
+    slope = (2 * x + 3 * x**2).dot(v)
+    assert mismatch(cubic, slope, x, v) < 1e-2
+    assert mismatch(cubic, 1.2 * slope, x, v) > 0.1
