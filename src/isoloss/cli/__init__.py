@@ -16,7 +16,6 @@ from isoloss.cli import experiments, projects, reports, runs
 from isoloss.cli.options import errors, say
 from isoloss.errors import InputError, IsolossError
 from isoloss.runs.pool import Terminated, sigterm_raises
-from isoloss.storage import sentence_of
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -62,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         say(str(error), "isoloss:", "red", errors)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except OSError as error:
+        from isoloss.storage import sentence_of
+
         if (sentence := sentence_of(error)) is None:
             raise
         say(sentence, "isoloss:", "red", errors)
