@@ -14,12 +14,12 @@ from tests.torture.victim import make
 from isoloss import InputError
 from isoloss import Path as Walk
 from isoloss.cli import main
+from isoloss.cli.projects import template
 from isoloss.files import write_tensors
-from isoloss.projects import Project, template
+from isoloss.projects import Project
 from isoloss.report.report_tables import report_tables
 from isoloss.report.verify import verify
-from isoloss.runs.settings import walk_settings
-from isoloss.runs.walk import WalkRun
+from isoloss.runs.walk import WalkRun, walk_settings
 from isoloss.store import decay, open_results, run, run_folder
 from isoloss.store.folder import seal, whole
 

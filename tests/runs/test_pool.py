@@ -16,8 +16,7 @@ import pytest
 
 from isoloss.runs.pool import run_all
 from isoloss.runs.run import Contact, News, Run
-from isoloss.store import open_results
-from isoloss.store.folder import failure, problem
+from isoloss.store.folder import failure
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes")
 
@@ -153,19 +152,6 @@ def test_ctrl_c_a_second_time_does_not_wait(tmp_path: Path) -> None:
     assert time.monotonic() - began < 40
     assert code == 130
     assert "second Ctrl-C" in lasts[0].ending
-
-
-def test_a_run_that_finished_before_its_process_died_keeps_its_result(tmp_path: Path) -> None:
-    from isoloss import experiments
-    from isoloss.runs.walk import WalkRun, walk_settings
-
-    settings = walk_settings(experiments.get("IRIS_FF"), "sqp", ["steps=2"])
-    one = WalkRun(0, 0, tmp_path / "IRIS_FF/traverse/sqp/run-000", settings)
-    assert not one.execute(lambda news: None, lambda: False).failed
-    assert one.lost("its process was killed").failed
-    assert problem(one.folder) is None
-    assert one.finished()
-    assert len(open_results(tmp_path).paths("IRIS_FF", "sqp")) == 1
 
 
 ALONE = """
