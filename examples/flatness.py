@@ -41,7 +41,7 @@ for regularizer in ("squared_norm", "hessian_trace"):
         problem,
         regularizer=regularizer,
         probes={"test": held_out},
-        stop=isoloss.Stop(kkt_residual=1e-2, evaluations=30 if QUICK else 300),
+        stop=isoloss.Stop(kkt_residual=1e-2, steps=12 if QUICK else 120),
     )
     first, last = path.steps.iloc[0], path.steps.iloc[-1]
     flat = [trace.value_and_grad(point)[0].item() for point in (path.points[0], path.points[-1])]

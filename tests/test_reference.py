@@ -11,7 +11,7 @@ import torch
 from tests.methods.test_golden import GOLDEN, keras_to_torch
 
 from isoloss import Problem, Record, Stop, experiments, open_results, traverse
-from isoloss.experiments.networks import convolutional
+from isoloss.experiments.catalog import convolutional
 from isoloss.reference import export_reference, from_keras, import_reference, to_keras
 from isoloss.report import band, walk_table
 from isoloss.store import decay, decay_folder, run, run_folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,6 +19,10 @@ class InputError(IsolossError, ValueError):
 
 class DerivativeError(InputError):
     """A derivative that is needed does not exist, or is not the derivative it claims to be."""
+
+
+class DataError(IsolossError):
+    """A data set cannot be had or read."""
 
 
 def unknown(what: str, value: str, known: Iterable[str]) -> InputError:
@@ -73,3 +78,14 @@ def kind(value: object) -> str:
     """The type of a value with its article, for use within a sentence: `an int`."""
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def require_extra(module: str, extra: str) -> Any:
+    """Import a module that an optional extra brings; an InputError says how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"{module} cannot be imported ({one_line(error)}); install it by: "
+            f"pip install 'isoloss[{extra}]'"
+        ) from error

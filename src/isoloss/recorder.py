@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from isoloss.methods.method import State
+from isoloss.methods import State
 from isoloss.path import COLUMNS, Record, Row
 from isoloss.problem import Problem
 

@@ -14,8 +14,7 @@ from isoloss.checking import check_function, check_tolerance
 from isoloss.errors import InputError, kind
 from isoloss.flat import digest, fixed, state_keys
 from isoloss.identity import identity, identity_of_regularizer
-from isoloss.methods import Method, get_method
-from isoloss.methods.method import State
+from isoloss.methods import Method, State, get_method
 from isoloss.outcome import Ending, Outcome
 from isoloss.path import Path, Record, Row, Stop
 from isoloss.point import Objective

@@ -16,8 +16,7 @@ from tests.problems import Vector, normal
 from torch import Tensor
 
 from isoloss.methods.sqp.basis import GROWTH, Basis, padded
-from isoloss.methods.sqp.model import Model, Slopes
-from isoloss.methods.sqp.subproblem import Trial, solve
+from isoloss.methods.sqp.model import Model, Slopes, Trial, solve
 
 F64 = torch.float64
 TYPES = pytest.mark.parametrize("dtype", [torch.float32, F64])

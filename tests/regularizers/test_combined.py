@@ -11,6 +11,7 @@ import torch
 from tests.problems import LinearRegularizer, classifier, normal, sphere
 from tests.regularizers.checks import assert_gradient_is_the_slope, grad_at, value_at
 
+import isoloss
 from isoloss import L1, Outcome, SquaredNorm, Stop, maximize, traverse, weighted_sum
 from isoloss.regularizers import get_regularizer
 
@@ -194,3 +195,38 @@ def test_the_loss_of_another_problem_can_be_maximized() -> None:
 def test_a_problem_of_another_model_is_no_regularizer(refuses) -> None:
     with refuses("other parameters"):
         get_regularizer(classifier(sizes=(3, 4, 4)).problem(), classifier().problem())
+
+
+# ---------------------------------------------------------------- arithmetic
+
+
+def test_arithmetic_is_weighted_sum() -> None:
+    problem = classifier().problem()
+    theta = problem.current()
+    l1, norm = isoloss.L1(), isoloss.SquaredNorm()
+    for made, weights in (
+        (1.0 * l1 + 0.1 * norm, (1.0, 0.1)),
+        (l1 * 2 - norm, (2.0, -1.0)),
+        (-(l1 + norm), (-1.0, -1.0)),
+        (0.5 * (l1 - 2 * norm), (0.5, -1.0)),
+        (isoloss.weighted_sum((3, "l1"), (1.0, norm)), (3.0, 1.0)),
+        (isoloss.weighted_sum(2 * l1, (1.0, norm)), (2.0, 1.0)),
+    ):
+        found = get_regularizer(made, problem).value_and_grad(theta)
+        parts = [get_regularizer(one, problem).value_and_grad(theta) for one in (l1, norm)]
+        for k in (0, 1):
+            wanted = weights[0] * parts[0][k] + weights[1] * parts[1][k]
+            torch.testing.assert_close(found[k], wanted)
+
+
+def test_a_sum_of_quadratics_knows_its_hessian() -> None:
+    made = get_regularizer(
+        isoloss.SquaredNorm() + 2 * isoloss.SquaredNorm(), classifier().problem()
+    )
+    assert made.curvature == pytest.approx(6.0)
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, "2", True])
+def test_a_weight_that_is_no_number_is_refused(refuses, weight: Any) -> None:
+    with refuses("weight of a regularizer"):
+        weight * isoloss.L1()

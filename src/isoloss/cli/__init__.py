@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from isoloss._version import __version__
+from isoloss import __version__
 from isoloss.cli import experiments, projects, reports, runs
 from isoloss.cli.options import errors, say
 from isoloss.errors import InputError, IsolossError

@@ -1,7 +1,9 @@
-"""The five experiments of the paper as data."""
+"""The five experiments of the paper as data, and the networks they train."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +14,6 @@ from torch import Tensor, nn
 
 from isoloss.errors import InputError, unknown
 from isoloss.experiments import datasets
-from isoloss.experiments.networks import convolutional, dense, glorot_normal
 from isoloss.flat import load_into
 from isoloss.methods import Method, Paper, get_method
 from isoloss.path import Record, Stop
@@ -26,21 +27,13 @@ PENALTIES = (0.0, *(float(f"1e{power}") for power in range(-6, 7)))
 
 @dataclass(frozen=True)
 class Data:
-    """What one run trains and tests on.
-
-    Attributes:
-        inputs: Training inputs, float32.
-        targets: Training targets.
-        test_inputs: All test inputs, float32.
-        test_targets: All test targets.
-        indices: Which of the data set's training examples were drawn, int64.
-    """
+    """What one run trains and tests on; inputs are float32."""
 
     inputs: Tensor
     targets: Tensor
     test_inputs: Tensor
     test_targets: Tensor
-    indices: Tensor
+    indices: Tensor  # which of the data set's training examples were drawn, int64
 
 
 @dataclass(frozen=True)
@@ -50,32 +43,32 @@ class Experiment:
     Attributes:
         name: As in the paper.
         dataset: Name of its data set.
+        build: Makes its network, not yet initialized.
+        steps: Predictor steps of the walk in the paper.
+        paper: The paper's method with this experiment's step lengths.
         draw: Training examples drawn at random; None takes all.
-        build: Makes its network, not yet started.
         loss: Name of its per-example loss.
         metric: Name of its metric.
         runs: Runs of the walk in the paper.
-        steps: Predictor steps of the walk in the paper.
-        paper: The paper's method with this experiment's step lengths.
-        decay_epochs: Epochs of training with weight decay in the paper.
         epochs: Epochs of phase 1.
         decay_runs: Runs of weight decay in the paper.
+        decay_epochs: Epochs of training with weight decay in the paper.
         penalties: Penalties of weight decay in the paper.
         default_dtype: Type in which it is evaluated.
     """
 
     name: str
     dataset: str
-    draw: int | None
     build: Callable[[], nn.Sequential]
-    loss: str
-    metric: str
-    runs: int
     steps: int
     paper: Paper
-    decay_epochs: int
+    draw: int | None = None
+    loss: str = "cross_entropy"
+    metric: str = "accuracy"
+    runs: int = 5
     epochs: int = 100
     decay_runs: int = 15
+    decay_epochs: int = 200
     penalties: tuple[float, ...] = PENALTIES
     default_dtype: str = "float32"
 
@@ -92,7 +85,7 @@ class Experiment:
     @property
     def parameters(self) -> int:
         """Number of parameters of the network."""
-        return sum(p.numel() for p in self._unstarted().parameters())
+        return sum(p.numel() for p in self._uninitialized().parameters())
 
     def data(self, seed: int) -> Data:
         """The training and test examples of a run.
@@ -107,25 +100,18 @@ class Experiment:
             DataError: The data set is not at hand and cannot be fetched.
         """
         _check_seed(seed)
-        whole = datasets.load(self.dataset)
-        drawn, indices = whole, np.arange(len(whole.train_targets))
+        drawn = datasets.load(self.dataset)
+        indices = np.arange(len(drawn.train_targets))
         if self.draw is not None:
-            drawn, indices = datasets.draw(whole, self.draw, seed)
-        flat = isinstance(self._unstarted()[0], nn.Linear)
-        inputs, test_inputs = (
-            torch.from_numpy(drawn.train_inputs),
-            torch.from_numpy(drawn.test_inputs),
-        )
-        return Data(
-            inputs=inputs.flatten(1) if flat else inputs,
-            targets=torch.from_numpy(drawn.train_targets),
-            test_inputs=test_inputs.flatten(1) if flat else test_inputs,
-            test_targets=torch.from_numpy(drawn.test_targets),
-            indices=torch.from_numpy(indices),
-        )
+            drawn, indices = datasets.draw(drawn, self.draw, seed)
+        inputs, test_inputs = map(torch.from_numpy, (drawn.train_inputs, drawn.test_inputs))
+        if isinstance(self._uninitialized()[0], nn.Linear):
+            inputs, test_inputs = inputs.flatten(1), test_inputs.flatten(1)
+        targets, test_targets = map(torch.from_numpy, (drawn.train_targets, drawn.test_targets))
+        return Data(inputs, targets, test_inputs, test_targets, torch.from_numpy(indices))
 
     def network(self, seed: int) -> nn.Module:
-        """The network at its random start.
+        """The network at its random initialization.
 
         Args:
             seed: Determines all layers.
@@ -134,7 +120,7 @@ class Experiment:
             The network on the CPU, float32.
         """
         _check_seed(seed)
-        return glorot_normal(self._unstarted(), seed)
+        return glorot_normal(self._uninitialized(), seed)
 
     def start(
         self,
@@ -147,14 +133,14 @@ class Experiment:
         after_epoch: Callable[[TrainingState], object] | None = None,
         chunk_size: int | None = None,
     ) -> Start:
-        """Phase 1: draw the examples, start the network, train it by Adam.
+        """Phase 1: draw the examples, initialize the network, train it by Adam.
 
         Args:
             seed: Determines everything.
             device: Where to train and evaluate.
             dtype: Type in which the problem is evaluated; training is in float32.
-            weights: What training ended with before, flat, shape (parameters,): there is none then.
-            training: Where it stood before, to go on from there.
+            weights: Result of an earlier training, shape (parameters,), taken instead of training.
+            training: An earlier state of the training, to resume from.
             after_epoch: Called with the state of the training after each epoch.
             chunk_size: Training examples evaluated at once; None measures, as `Problem` does.
 
@@ -180,17 +166,14 @@ class Experiment:
         else:
             shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
             load_into(model, weights, shapes)
-        problem, test = (
-            Problem(model, self.loss, pair, metric=self.metric, dtype=dtype, chunk_size=size)
-            for pair, size in (
-                ((inputs, targets), chunk_size),
-                ((data.test_inputs, data.test_targets), None),
-            )
-        )
+        make = partial(Problem, model, self.loss, metric=self.metric, dtype=dtype)
+        problem = make((inputs, targets), chunk_size=chunk_size)
+        test = make((data.test_inputs, data.test_targets))
         return Start(problem, {"test": test}, model, {"indices": data.indices})
 
-    def _unstarted(self) -> nn.Sequential:
-        with torch.random.fork_rng(devices=[]):  # torch starts layers from its global generator
+    def _uninitialized(self) -> nn.Sequential:
+        # torch initializes layers from its global generator
+        with torch.random.fork_rng(devices=[]):
             return self.build()
 
     def stop(self) -> Stop:
@@ -216,20 +199,62 @@ class Experiment:
         )
 
 
+def dense(*sizes: int) -> nn.Sequential:
+    """A feed-forward network with tanh hidden layers and linear outputs, of these widths."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.Tanh()]
+    return nn.Sequential(*layers[:-1])
+
+
+def convolutional(channels: int, size: int, filters: int, hidden: int) -> nn.Sequential:
+    """Two valid 3x3 convolutions, each averaged over 2x2, then two dense layers to 10 classes.
+
+    Inputs have shape (n, channels, size, size); pooling drops an odd last row and column.
+    """
+    side = ((size - 2) // 2 - 2) // 2
+    return nn.Sequential(
+        nn.Conv2d(channels, filters, 3),
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(filters, filters, 3),
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(filters * side * side, hidden),
+        nn.Tanh(),
+        nn.Linear(hidden, 10),
+    )
+
+
+def glorot_normal(network: nn.Module, seed: int) -> nn.Module:
+    """Initialize a network in place as Keras' `glorot_normal` does, biases at zero.
+
+    Weights are normal with standard deviation sqrt(2 / (fan_in + fan_out)) / 0.8796, truncated at
+    two standard deviations, which leaves a unit normal 0.8796; the fans of a convolution count its
+    receptive field (Glorot and Bengio, AISTATS 2010; Keras' `GlorotNormal`).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for layer in network.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            outputs, inputs, *field = layer.weight.shape
+            std = math.sqrt(2 / (math.prod(field) * (outputs + inputs))) / 0.87962566103423978
+            nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std, generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return network
+
+
 _FINE = Paper(smallest_step=1e-5, corrector_step=1e-6)
 _COARSE = Paper(smallest_step=1e-4, corrector_step=1e-4)
 
-EXPERIMENTS: dict[str, Experiment] = {
+EXPERIMENTS = {
     experiment.name: experiment
     for experiment in (
         Experiment(
             name="IRIS_FF",
             dataset="iris",
-            draw=None,
             build=partial(dense, 4, 100, 100, 100, 100, 3),
-            loss="cross_entropy",
-            metric="accuracy",
-            runs=5,
             steps=20_000,
             paper=_FINE,
             decay_epochs=500,
@@ -237,7 +262,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment(
             name="MPG_FF",
             dataset="auto_mpg",
-            draw=None,
             build=partial(dense, 9, 100, 100, 100, 100, 1),
             loss="mse",
             metric="mse",
@@ -251,36 +275,24 @@ EXPERIMENTS: dict[str, Experiment] = {
             dataset="mnist",
             draw=1000,
             build=partial(dense, 784, 100, 100, 100, 10),
-            loss="cross_entropy",
-            metric="accuracy",
-            runs=5,
             steps=10_000,
             paper=_COARSE,
-            decay_epochs=200,
         ),
         Experiment(
             name="MNIST_CONV",
             dataset="mnist",
             draw=1000,
             build=partial(convolutional, channels=1, size=28, filters=20, hidden=100),
-            loss="cross_entropy",
-            metric="accuracy",
-            runs=5,
             steps=5_000,
             paper=_COARSE,
-            decay_epochs=200,
         ),
         Experiment(
             name="CIFAR10_CONV",
             dataset="cifar10",
             draw=1000,
             build=partial(convolutional, channels=3, size=32, filters=60, hidden=300),
-            loss="cross_entropy",
-            metric="accuracy",
-            runs=5,
             steps=20_000,
             paper=_COARSE,
-            decay_epochs=200,
         ),
     )
 }
@@ -310,4 +322,4 @@ def get(name: str) -> Experiment:
 
 def _check_seed(seed: int) -> None:
     if not 0 <= seed < 2**63:
-        raise InputError(f"seed={seed} is not possible; give a whole number from 0 to 2^63 - 1")
+        raise InputError(f"seed must be a whole number from 0 to 2^63 - 1, got {seed}")

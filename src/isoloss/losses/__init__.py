@@ -8,8 +8,7 @@ from __future__ import annotations
 from isoloss.errors import InputError, check_takes, unknown
 from isoloss.losses.cross_entropy import CrossEntropy
 from isoloss.losses.elementwise import MSE, BCEWithLogits, Huber
-from isoloss.losses.metrics import accuracy, binary_accuracy, mae, mse
-from isoloss.losses.shared import Loss, NamedLoss
+from isoloss.losses.shared import Loss, NamedLoss, accuracy, binary_accuracy, mae
 
 __all__ = [
     "LOSSES",
@@ -32,6 +31,7 @@ __all__ = [
 ]
 
 cross_entropy = CrossEntropy()
+mse = MSE()
 bce_with_logits = BCEWithLogits()
 huber = Huber()
 

@@ -1,13 +1,107 @@
-"""How a walk steps: one file per method, all with the same `init` and `step`."""
+"""How a walk steps: one file per method, all with the same `init` and `step` and explicit state."""
 
 from __future__ import annotations
 
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
 from isoloss.errors import InputError, kind, unknown
-from isoloss.methods.method import Method, State
 from isoloss.methods.paper import Paper
 from isoloss.methods.sqp import SQP
+from isoloss.outcome import Ending
+from isoloss.point import Objective, Point
 
 METHODS: dict[str, type[Paper] | type[SQP]] = {"sqp": SQP, "paper": Paper}
+
+__all__ = ["METHODS", "SQP", "Method", "Paper", "State", "get_method"]
+
+
+class State(Protocol):
+    """Where a walk is; each method's own state has these fields, and what else it needs."""
+
+    @property
+    def point(self) -> Point:
+        """The current point."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """What the last step was: start, predict, correct, sqp."""
+        ...
+
+    @property
+    def step_length(self) -> float:
+        """Length of the last step; 0 at the start."""
+        ...
+
+    @property
+    def on_level(self) -> bool:
+        """Whether the point meets the tolerance, so that it may be recorded and be the last."""
+        ...
+
+    @property
+    def ending(self) -> Ending | None:
+        """Why the method can go no further; the point is then the one before."""
+        ...
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A way to step along a level set; `step` takes only states that its own `init` began."""
+
+    @property
+    def name(self) -> str:
+        """The name shown in tables and figures."""
+        ...
+
+    @property
+    def stride(self) -> int:
+        """Points between two that are worth keeping: 1 where every step is a long one."""
+        ...
+
+    @property
+    def takes_all_steps(self) -> bool:
+        """Whether a walk usually ends at `Stop.steps` rather than by convergence."""
+        ...
+
+    def relative_tolerance(self, level: float, rtol: float) -> float:
+        """Largest |L - c| / c of a point on the level set.
+
+        Args:
+            level: The loss c.
+            rtol: What the user asked of `traverse`.
+
+        Returns:
+            The tolerance that this method keeps.
+        """
+        ...
+
+    def init(self, objective: Objective, theta: Tensor, level: float | None, rtol: float) -> State:
+        """Evaluate the start.
+
+        Args:
+            objective: Evaluates points.
+            theta: The start, shape (n,).
+            level: The loss to hold; None holds the start's.
+            rtol: Relative tolerance of the level.
+
+        Returns:
+            The state at the start.
+        """
+        ...
+
+    def step(self, objective: Objective, state: Any) -> State:
+        """Go one step; the state given is not changed.
+
+        Args:
+            objective: Evaluates points.
+            state: Where the walk is.
+
+        Returns:
+            The state after the step, or the same point with an ending.
+        """
+        ...
 
 
 def get_method(method: str | Method) -> Method:
@@ -35,6 +129,3 @@ def get_method(method: str | Method) -> Method:
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     return METHODS[method]()
-
-
-__all__ = ["METHODS", "SQP", "Method", "Paper", "State", "get_method"]

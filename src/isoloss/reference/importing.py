@@ -12,8 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from isoloss import experiments
-from isoloss._version import __version__
+from isoloss import __version__, experiments
 from isoloss.experiments.catalog import Experiment
 from isoloss.files import ResultsError
 from isoloss.outcome import Outcome

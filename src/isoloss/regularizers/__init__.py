@@ -1,15 +1,24 @@
-"""Regularizers R(theta): what a walk makes small on the level set."""
+"""Regularizers R(theta), what a walk makes small on the level set, by name and combined."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from isoloss.errors import InputError, kind, unknown
+from isoloss.problem import Problem
 from isoloss.regularizers.derivatives import GradientNorm, HessianTrace, InputGradient
 from isoloss.regularizers.path_norm import PathNorm
-from isoloss.regularizers.registry import (
-    REGULARIZERS,
-    AnyRegularizer,
-    get_regularizer,
-    maximize,
-    weighted_sum,
+from isoloss.regularizers.regularizer import (
+    Bindable,
+    Combination,
+    Regularizer,
+    combine,
+    from_function,
 )
-from isoloss.regularizers.regularizer import Regularizer
 from isoloss.regularizers.sparsity import L1, GroupLasso, NuclearNorm
 from isoloss.regularizers.squared_norm import SquaredNorm
 
@@ -29,3 +38,131 @@ __all__ = [
     "maximize",
     "weighted_sum",
 ]
+
+REGULARIZERS: dict[str, type[Bindable]] = {
+    "squared_norm": SquaredNorm,
+    "l1": L1,
+    "group_lasso": GroupLasso,
+    "nuclear_norm": NuclearNorm,
+    "path_norm": PathNorm,
+    "hessian_trace": HessianTrace,
+    "gradient_norm": GradientNorm,
+    "input_gradient": InputGradient,
+}
+
+AnyRegularizer = str | Regularizer | Bindable | Problem | Callable[[dict[str, Tensor]], Any]
+"""Whatever a user may give as a regularizer; see `get_regularizer`."""
+
+
+class _OtherLoss:
+    """The loss of another problem of the same parameters."""
+
+    name = "other_loss"
+
+    def __init__(self, other: Problem) -> None:
+        self.value_and_grad = other.loss_and_grad
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a user gave as a part of a combination, looked at once there is a problem."""
+
+    regularizer: Any
+
+    def bind(self, problem: Problem) -> Regularizer:
+        return get_regularizer(self.regularizer, problem)
+
+
+def _bindable(regularizer: Any) -> Bindable:
+    known = isinstance(regularizer, Bindable) and not isinstance(regularizer, type)
+    return regularizer if known else _Given(regularizer)
+
+
+def get_regularizer(regularizer: AnyRegularizer, problem: Problem) -> Regularizer:
+    """The regularizer that a user means, for a problem.
+
+    Args:
+        regularizer: Whatever `traverse` takes: a name; an object with settings such as
+            `isoloss.L1(smoothing=1e-4)`, or a sum of such; an object with `name` and
+            `value_and_grad`; a function of the parameters by name that returns a tensor of shape
+            (); or another problem, for its loss.
+        problem: The problem that is walked.
+
+    Returns:
+        The regularizer.
+
+    Raises:
+        InputError: It is none of these, or does not fit the problem.
+    """
+    if isinstance(regularizer, str):
+        if regularizer not in REGULARIZERS:
+            raise unknown("regularizer", regularizer, REGULARIZERS)
+        return REGULARIZERS[regularizer]().bind(problem)
+    if isinstance(regularizer, type):
+        name = regularizer.__name__
+        raise InputError(f"regularizer must be an object, got the class {name}; give {name}()")
+    if isinstance(regularizer, Problem):
+        if regularizer.shapes != problem.shapes or regularizer.dtype != problem.dtype:
+            raise InputError(
+                "the problem given as regularizer has other parameters than the one walked; make "
+                "it from the same model, in the same dtype"
+            )
+        return _OtherLoss(regularizer)
+    if isinstance(regularizer, Bindable):
+        return regularizer.bind(problem)
+    if isinstance(regularizer, Regularizer):
+        return regularizer
+    if callable(regularizer):
+        return from_function(regularizer, problem)
+    raise InputError(
+        f"regularizer must be a name such as 'squared_norm', an object such as isoloss.L1(), or a "
+        f"function of the parameters by name, got {kind(regularizer)}"
+    )
+
+
+def weighted_sum(*parts: tuple[float, Any] | Combination) -> Combination:
+    """The weighted sum of regularizers.
+
+    isoloss's own need no function: `1.0 * isoloss.SquaredNorm() + 0.1 * isoloss.L1()` is the same.
+
+    Args:
+        *parts: Such sums, or pairs of a weight and a regularizer: a name, an object or a function,
+            as in `weighted_sum((1.0, "squared_norm"), (0.1, my_function))`.
+
+    Returns:
+        The regularizer, for `traverse`.
+
+    Raises:
+        InputError: There is no part, or a weight is not a finite number.
+    """
+    if not parts:
+        raise InputError(
+            'weighted_sum must have a part, got none; give pairs, as in (1.0, "squared_norm")'
+        )
+    pairs: list[tuple[float, Any]] = []
+    for part in parts:
+        if isinstance(part, Combination):
+            pairs.append((1.0, part))
+        elif isinstance(part, tuple) and len(part) == 2:  # pyright: ignore[reportUnnecessaryIsInstance]
+            pairs.append((part[0], _bindable(part[1])))
+        else:
+            raise InputError(
+                f"a part of weighted_sum must be a pair of a weight and a regularizer, as in "
+                f'(1.0, "squared_norm"), got {part!r}'
+            )
+    return combine(*pairs)
+
+
+def maximize(regularizer: Any) -> Combination:
+    """Make a regularizer as large as it can be: the walk to the worst network of a training loss.
+
+    Walks minimize, so the value recorded is the regularizer's with its sign changed. There may
+    be no largest value: ask for an end, as in `Stop(steps=200)`.
+
+    Args:
+        regularizer: A name, an object, a function, or a `Problem` such as the test set's.
+
+    Returns:
+        The regularizer, for `traverse`.
+    """
+    return combine((-1.0, _bindable(regularizer)))

@@ -9,7 +9,7 @@ from pathlib import Path as FilePath
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from isoloss._version import __version__
+from isoloss import __version__
 from isoloss.files import write_text
 from isoloss.report.chapter import Chapter, Scene, load_chapters
 from isoloss.report.style import SAVED_DPI

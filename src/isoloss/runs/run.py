@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from isoloss._version import __version__
+from isoloss import __version__
 from isoloss.errors import IsolossError
 from isoloss.files import ResultsError
 from isoloss.outcome import Outcome

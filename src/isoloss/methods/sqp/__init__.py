@@ -1,6 +1,177 @@
-"""The default walk: sequential quadratic programming with a model of how the level set bends."""
+"""Sequential quadratic programming on the level set. The mathematics is in docs/method.md."""
 
-from isoloss.methods.sqp.sqp import SQP
-from isoloss.methods.sqp.state import SQPState
+from __future__ import annotations
 
-__all__ = ["SQP", "SQPState"]
+import math
+from dataclasses import replace
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from isoloss.methods.sqp.advance import SQPState, advance
+from isoloss.methods.sqp.basis import Basis
+from isoloss.methods.sqp.model import Model, Slopes
+from isoloss.outcome import Ending, Outcome
+from isoloss.point import Objective
+from isoloss.settings import Settings
+
+MOST_NEWTON = 1.0
+"""Largest change of log L that one step towards another level asks for."""
+
+
+class SQP(Settings):
+    """Minimizes R on log(L / c) = 0 with a learned quadratic model of both.
+
+    A step is one trial that may leave the level set by a little and a second one that lands in the
+    band, some two evaluations, however tight the band. Beside the points it holds `memory` vectors
+    of the size of theta, and at most twice as many for a moment, when these are full.
+
+    Attributes:
+        memory: Largest number of directions in which curvature is known, at least 16; when they
+            are full, the half in which it matters most is kept.
+        first_step: Longest first step, as a share of |theta|.
+        max_trials: Evaluations in one step after which the walk has stalled; a stall is tried once
+            more with a fresh model where R or the KKT residual has fallen since the last.
+        max_approach: Steps towards another level after which it counts as not reachable.
+    """
+
+    memory: Annotated[int, Field(ge=16)] = 40
+    first_step: PositiveFloat = 0.05
+    max_trials: PositiveInt = 40
+    max_approach: PositiveInt = 500
+
+    @property
+    def name(self) -> str:
+        """The name shown in tables and figures."""
+        return "sqp"
+
+    @property
+    def stride(self) -> int:
+        """Points between two that are worth keeping."""
+        return 1
+
+    @property
+    def takes_all_steps(self) -> bool:
+        """Whether a walk usually ends at `Stop.steps` rather than by convergence."""
+        return False
+
+    def relative_tolerance(self, level: float, rtol: float) -> float:
+        """The tolerance asked for.
+
+        Args:
+            level: Not used.
+            rtol: Relative tolerance.
+
+        Returns:
+            `rtol`.
+        """
+        del level
+        return rtol
+
+    def init(
+        self, objective: Objective, theta: Tensor, level: float | None, rtol: float
+    ) -> SQPState:
+        """Evaluate the start.
+
+        Args:
+            objective: Evaluates points.
+            theta: The start, shape (n,).
+            level: The loss to hold; None holds the start's.
+            rtol: Relative tolerance of the level.
+
+        Returns:
+            The state at the start.
+        """
+        point = objective.evaluate(theta)
+        held = point.loss if level is None else level
+        state = SQPState(point, held, math.log1p(rtol), False)
+        if not (point.finite and point.loss > 0):
+            return replace(state, ending=Ending(Outcome.NON_FINITE))
+        return self._settled(objective, state)
+
+    def step(self, objective: Objective, state: SQPState) -> SQPState:
+        """One step along the level set, or one towards it.
+
+        Args:
+            objective: Evaluates points.
+            state: Where the walk is.
+
+        Returns:
+            The state after the step, or the same point with an ending.
+        """
+        model, slopes = state.model, state.slopes
+        if model is None or slopes is None:
+            return self._approach(objective, state)
+        keep, trials = self.memory // 2, self.max_trials
+        moved = advance(objective, state, model, slopes, keep=keep, max_trials=trials)
+        stalled = moved.ending is not None and moved.ending.outcome is Outcome.STALLED
+        gained = state.point.regularizer < state.renewed_below
+        if not (stalled and (gained or state.nearest < state.renewed_nearer)):
+            return moved
+        # rounding gathers in what is carried along: once more from what is exactly known here
+        worth = 1e-6 * abs(state.point.regularizer)
+        fresh = self._settled(objective, state)
+        fresh = replace(
+            fresh,
+            radius=max(state.radius, 1e-3 * fresh.radius),
+            renewed_below=state.point.regularizer - worth,
+            renewed_nearer=0.8 * min(state.nearest, state.renewed_nearer),
+            idle=0,
+            nearest=math.inf,
+        )
+        return self.step(objective, fresh)
+
+    def _settled(self, objective: Objective, state: SQPState) -> SQPState:
+        """The state with a fresh model, once the level set is reached."""
+        point = state.point
+        if abs(math.log(point.loss / state.level)) > state.rtol:
+            return state
+        basis = Basis.empty(self.memory, point.theta)
+        r, basis = basis.coordinates(point.regularizer_grad)
+        a, basis = basis.coordinates(point.grad / point.loss)
+        size = math.sqrt(point.theta.dot(point.theta).item()) or 1.0
+        exact = objective.curvature
+        outside = exact or max(float(np.linalg.norm(r)), 1e-300) / size
+        model = Model(
+            basis,
+            np.zeros((basis.size, basis.size)),
+            None if exact else outside * np.eye(basis.size),
+            outside,
+        )
+        slopes = Slopes(r, a).padded(basis.size)
+        radius = self.first_step * size
+        return replace(state, on_level=True, slopes=slopes, model=model, radius=radius)
+
+    def _approach(self, objective: Objective, state: SQPState) -> SQPState:
+        """A Newton step of log L along its gradient, shortened until it brings the level nearer."""
+        point = state.point
+        phi = math.log(point.loss / state.level)
+        if point.grad_norm == 0:
+            return replace(state, ending=Ending(Outcome.GRADIENT_VANISHED))
+        if state.reached >= self.max_approach:
+            return replace(state, ending=self._unreachable(state))
+        wanted = max(-MOST_NEWTON, min(MOST_NEWTON, phi))
+        share = wanted * point.loss / point.grad_norm**2
+        for _ in range(self.max_trials):
+            trial = objective.evaluate(point.theta.sub(point.grad, alpha=share))
+            if trial.finite and trial.loss > 0:
+                left = math.log(trial.loss / state.level)
+                if abs(left) < abs(phi):
+                    moved = replace(
+                        state,
+                        point=trial,
+                        kind="correct",
+                        step_length=abs(share) * point.grad_norm,
+                        reached=state.reached + 1,
+                    )
+                    return self._settled(objective, moved)
+            share *= 0.3
+        return replace(state, ending=self._unreachable(state))
+
+    def _unreachable(self, state: SQPState) -> Ending:
+        detail = (
+            f"loss {state.point.loss:.6g} after {state.reached} steps towards {state.level:.6g}"
+        )
+        return Ending(Outcome.LEVEL_UNREACHABLE, detail)

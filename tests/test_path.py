@@ -1,0 +1,234 @@
+"""Walking step by step, and points of a path back in the user's own model, in plain torch."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+from tests.models import kinds
+from tests.problems import F64, classifier, normal
+from torch import Tensor, nn
+
+import isoloss
+from isoloss import Outcome, Problem, Stop
+
+INPUTS, CLASSES = normal(40, 4, seed=1), torch.arange(40) % 3
+
+
+def with_batch_norm(frozen: bool = False) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 6), nn.Linear(6, 3)
+        ).double()
+        model.train()
+        model(3 * INPUTS + 1)  # running statistics of their own
+        model[3].requires_grad_(not frozen)
+    return model.eval()
+
+
+def plain_loss(model: nn.Module) -> float:
+    return nn.functional.cross_entropy(model(INPUTS), CLASSES).item()
+
+
+def walked(model: nn.Module, steps: int = 6) -> isoloss.Path:
+    problem = Problem(model, "cross_entropy", (INPUTS, CLASSES))
+    return isoloss.traverse(problem, stop=Stop(steps=steps), progress=False)
+
+
+# ---------------------------------------------------------------- step by step
+
+
+def test_the_rows_of_the_iterator_are_those_of_the_path() -> None:
+    problem = classifier().problem()
+    rows = list(isoloss.walk(problem, stop=Stop(steps=5)))
+    path = isoloss.traverse(problem, stop=Stop(steps=5), progress=False)
+    assert [row["kind"] for row in rows] == ["start", *["sqp"] * 5]
+    for name in ("loss", "regularizer", "evaluations"):
+        assert [row[name] for row in rows] == path.steps[name].tolist()
+
+
+def test_leaving_the_loop_gives_the_path_so_far_and_it_may_continue() -> None:
+    steps = isoloss.walk(classifier().problem(), stop=Stop(steps=8))
+    for row in steps:
+        if row["step"] == 3:
+            break
+    path = steps.path
+    assert path.outcome is Outcome.INTERRUPTED
+    assert len(path.steps) == 4
+    rest = list(steps)
+    assert rest[0]["step"] == 4
+    assert steps.path.outcome is Outcome.STEP_LIMIT
+    whole = isoloss.traverse(classifier().problem(), stop=Stop(steps=8), progress=False)
+    assert torch.equal(steps.path.points, whole.points)
+    assert list(steps) == []  # it has ended
+
+
+def test_an_iterator_that_is_interrupted_ends() -> None:
+    steps = isoloss.walk(classifier().problem(), stop=Stop(steps=8))
+    next(steps)
+    steps.interrupt("enough")
+    assert list(steps) == []
+    assert "enough" in steps.path.message
+
+
+def test_a_path_looked_at_midway_changes_nothing_of_the_walk() -> None:
+    record = isoloss.Record(points_every=3, points_at_most=2)
+    steps = isoloss.walk(classifier().problem(), stop=Stop(steps=9), record=record)
+    for _ in steps:
+        steps.path  # noqa: B018
+    whole = isoloss.traverse(
+        classifier().problem(), stop=Stop(steps=9), record=record, progress=False
+    )
+    assert steps.path.point_steps == whole.point_steps
+
+
+def test_what_an_iterator_cannot_use_is_refused_at_once(refuses: Any) -> None:
+    with refuses("rtol must be", "got 2.0"):
+        isoloss.walk(classifier().problem(), rtol=2.0)
+
+
+# ---------------------------------------------------------------- back in the model
+
+
+@pytest.mark.parametrize("name", list(kinds()))
+def test_every_point_in_the_users_model_has_the_loss_recorded(name: str) -> None:
+    kind = kinds()[name]
+    if not isinstance(kind.model, nn.Module):
+        pytest.skip("a function has no parameters to load into")
+    problem = Problem(kind.model, kind.loss, kind.data, dtype=F64)
+    path = isoloss.traverse(problem, stop=Stop(steps=3), progress=False)
+    model = kinds()[name].model.double()
+    for k, step in enumerate(path.point_steps):
+        path.load_into(model, k)
+        again = Problem(model, kind.loss, kind.data)
+        loss = again.loss(again.current()).item()
+        assert loss == pytest.approx(path.steps["loss"].iloc[step], rel=1e-12)
+        fresh = kinds()[name].model.double()
+        strict = not path.frozen
+        fresh.load_state_dict(path.state_dict(k), strict=strict)
+        assert torch.equal(Problem(fresh, kind.loss, kind.data).current(), path.points[k])
+
+
+def test_buffers_come_with_a_point() -> None:
+    path = walked(with_batch_norm())
+    other = with_batch_norm()
+    other[1].reset_running_stats()
+    assert plain_loss(other) != pytest.approx(path.level, rel=1e-4)
+    path.load_into(other)
+    assert plain_loss(other) == pytest.approx(path.steps["loss"].iloc[-1], rel=1e-12)
+    fresh = with_batch_norm()
+    fresh[1].reset_running_stats()
+    fresh.load_state_dict(path.state_dict())
+    assert plain_loss(fresh) == pytest.approx(path.steps["loss"].iloc[-1], rel=1e-12)
+
+
+def test_a_model_with_other_buffers_is_refused_and_left_alone(refuses: Any) -> None:
+    path = walked(with_batch_norm())
+    other = with_batch_norm()
+    other.register_buffer("mask", torch.ones(3))
+    before = [p.clone() for p in other.parameters()]
+    with refuses("buffers"):
+        path.load_into(other)
+    assert all(torch.equal(a, b) for a, b in zip(before, other.parameters(), strict=True))
+
+
+def test_another_frozen_layer_is_refused_by_name(refuses: Any) -> None:
+    model = with_batch_norm(frozen=True)
+    path = walked(model)
+    path.load_into(model)
+    assert plain_loss(model) == pytest.approx(path.steps["loss"].iloc[-1], rel=1e-12)
+    with torch.no_grad():
+        model[3].weight[0, 0] += 1e-3
+    with refuses("frozen parameter '3.weight'"):
+        path.load_into(model)
+    assert "3.weight" not in path.state_dict()
+
+
+@pytest.mark.parametrize("k", [99, -99, "a", None, 1.5])
+def test_no_other_point_is_given(refuses: Any, k: Any) -> None:
+    path = walked(with_batch_norm())
+    with refuses("k must be", f"got {k!r}"):
+        path.state_dict(k)
+
+
+def test_weights_of_today_with_buffers_of_yesterday_are_refused(refuses: Any) -> None:
+    model = with_batch_norm()
+    problem = Problem(model, "cross_entropy", (INPUTS, CLASSES))
+    model.train()
+    model(INPUTS - 1)
+    model.eval()
+    with refuses("'1.running_mean'", "make the Problem anew"):
+        isoloss.traverse(problem, progress=False)
+    frozen = with_batch_norm(frozen=True)
+    problem = Problem(frozen, "cross_entropy", (INPUTS, CLASSES))
+    with torch.no_grad():
+        frozen[3].bias += 1
+    with refuses("'3.bias'"):
+        isoloss.traverse(problem, progress=False)
+
+
+# ---------------------------------------------------------------- one loss, however it is asked for
+
+
+class FastPath(nn.Module):
+    """An encoder that torch evaluates by another kernel where no gradient is wanted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        return self.out(self.encoder(x, src_key_padding_mask=padding).mean(1))
+
+
+def test_loss_without_and_with_gradient_are_one_where_torch_has_two_kernels() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = FastPath().eval()
+    x = torch.randn(12, 5, 8, generator=torch.Generator().manual_seed(0))
+    padding = torch.zeros(12, 5, dtype=torch.bool)
+    padding[:, 3:] = torch.arange(12)[:, None] % 2 == 0
+    data = [((x, padding), torch.arange(12) % 3)]
+    problem = Problem(model, "cross_entropy", data)
+    theta = problem.current()
+    loss, _ = problem.loss_and_grad(theta)
+    plain = nn.functional.cross_entropy(model(x, padding), torch.arange(12) % 3).item()
+    for other in (problem.loss(theta), problem.example_losses(theta).mean()):
+        assert other.item() == pytest.approx(loss.item(), rel=1e-6)
+    assert problem.evaluate(theta)[0] == pytest.approx(loss.item(), rel=1e-6)
+    assert loss.item() == pytest.approx(plain, rel=1e-5)
+
+
+def test_threads_may_share_a_problem() -> None:
+    problem = classifier().problem()
+    thetas = [problem.current() + 0.1 * k for k in range(4)]
+    right = [problem.loss_and_grad(theta)[0].item() for theta in thetas]
+    wrong: list[int] = []
+
+    def ask(k: int) -> None:
+        for _ in range(200):
+            if problem.loss_and_grad(thetas[k])[0].item() != right[k]:
+                wrong.append(k)
+            if abs(problem.evaluate(thetas[k])[0] - right[k]) > 1e-12:
+                wrong.append(k)
+
+    threads = [threading.Thread(target=ask, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_evaluations_of_a_regularizer_made_of_derivatives_are_counted() -> None:
+    problem = classifier().problem()
+    stop = Stop(steps=2)
+    path = isoloss.traverse(problem, regularizer="gradient_norm", stop=stop, progress=False)
+    assert (path.steps["evaluations"] % 4 == 0).all()  # each: L, g again, and a product for two
+    plain = isoloss.traverse(problem, stop=stop, progress=False)
+    assert plain.steps["evaluations"].iloc[0] == 1
