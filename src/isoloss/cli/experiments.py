@@ -23,7 +23,7 @@ data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The data s
 
 
 def experiments() -> None:
-    """List the experiments, their data, and what a run costs on this machine."""
+    """List the experiments, their data, and what a run costs here."""
     from isoloss import experiments
     from isoloss.experiments import datasets
 

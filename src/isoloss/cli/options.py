@@ -61,7 +61,7 @@ Runs = Annotated[int | None, typer.Option(
     help="How many random starts.")]
 Seed = Annotated[int, typer.Option(
     "--seed", metavar="SEED", min=0, max=MOST_SEED,
-    help="Seed of the first run; the next ones have SEED + 1, ...")]
+    help="Of the first run; the next ones have SEED + 1, ...")]
 Method = Annotated[str, typer.Option(
     "--method", metavar="METHOD", help="How to step: sqp, or paper.")]
 Device = Annotated[str, typer.Option(

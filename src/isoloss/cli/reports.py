@@ -12,7 +12,7 @@ from isoloss.cli.options import RESULTS, Folder, Out, Reported, console, say, ta
 
 
 def report(name: Reported, out: Out = RESULTS) -> None:
-    """Write figures, tables and a page of what is in the results folder."""
+    """Write the figures, the tables and the page of results."""
     from isoloss import experiments
     from isoloss.projects import Project, is_project
 

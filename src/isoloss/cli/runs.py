@@ -119,7 +119,7 @@ def reproduce(
     quick: options.Quick = False,
     restart: options.Restart = False,
 ) -> None:
-    """Do all that the paper does with an experiment: walks, weight decay, comparison, report."""
+    """Walks, weight decay, comparison and report of experiments."""
     from isoloss.methods import METHODS
 
     runs = runs or (QUICK_RUNS if quick else None)
