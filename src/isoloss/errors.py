@@ -6,7 +6,6 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Iterable
-from types import ModuleType
 from typing import Any
 
 
@@ -67,28 +66,6 @@ def check_takes(what: str, function: Callable[..., Any], *arguments: str) -> Non
         ) from error
     except ValueError:  # written in C, without a signature
         pass
-
-
-def require_extra(module: str, extra: str) -> ModuleType:
-    """A module of an optional extra.
-
-    Args:
-        module: Its full name, for example `"matplotlib.figure"`.
-        extra: The extra that brings it, for example `"report"`.
-
-    Returns:
-        The module.
-
-    Raises:
-        InputError: It is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        name = module.partition(".")[0]
-        if error.name is None or error.name.partition(".")[0] != name:
-            raise
-        raise InputError(f"{name} is not installed; pip install 'isoloss[{extra}]'") from error
 
 
 def one_line(error: BaseException) -> str:

@@ -1,11 +1,10 @@
-"""The progress line of a walk on a terminal."""
+"""Progress lines on a terminal: of one walk, and of many runs."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
@@ -27,50 +26,35 @@ class TimeLeft(TimeRemainingColumn):
 
 
 def columns(unit: str = "steps") -> Progress:
-    """The columns that something long shows: how far it is, two figures, time left.
-
-    Args:
-        unit: What is counted.
-
-    Returns:
-        A rich progress display on standard error; its tasks need the fields `first` and `second`.
-    """
+    """A display on standard error, a line for each task, which needs a field `figures`."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=12),
         TextColumn("{task.completed:>6.0f} " + unit),
-        TextColumn("{task.fields[first]}"),
-        TextColumn("{task.fields[second]}"),
+        TextColumn("{task.fields[figures]}", markup=False),
         TimeLeft(),
-        console=Console(stderr=True),
+        console=Console(stderr=True, markup=False, emoji=False, highlight=False),
     )
 
 
-def describe(row: Row) -> dict[str, str]:
-    """The two figures of a row of a walk: regularizer and angle."""
-    return {"first": f"R {row['regularizer']:.4g}", "second": f"{row['angle_degrees']:.2f} deg"}
+def describe(row: Row) -> str:
+    """Regularizer and angle of a row of a walk."""
+    return f"R {row['regularizer']:.4g}, {row['angle_degrees']:.2f} deg"
 
 
-def _hide(row: Row, done: int) -> None:
-    del row, done
+def _hide(*_: object) -> None:
+    pass
 
 
 @contextmanager
 def walk_progress(*, enabled: bool, steps: int) -> Generator[Callable[[Row, int], None]]:
-    """Show a walk while it goes on.
-
-    Args:
-        enabled: Whether to show it; nothing is shown where standard error is no terminal.
-        steps: Steps at which the walk ends at the latest.
-
-    Yields:
-        A function of (row, steps so far), cheap enough to be called at every step.
-    """
-    if not enabled or not Console(stderr=True).is_terminal:
+    """Show a walk while it goes on, on a terminal; call what is yielded with row and steps."""
+    display = columns()
+    if not enabled or not display.console.is_terminal:
         yield _hide
         return
-    with columns() as display:
-        task = display.add_task("walk", total=steps, first="", second="")
+    with display:
+        task = display.add_task("walk", total=steps, figures="")
         shown = 0.0
 
         def show(row: Row, done: int) -> None:
@@ -78,6 +62,6 @@ def walk_progress(*, enabled: bool, steps: int) -> Generator[Callable[[Row, int]
             now = time.monotonic()
             if now - shown >= SECONDS_BETWEEN:
                 shown = now
-                display.update(task, completed=done, **cast(Any, describe(row)))
+                display.update(task, completed=done, figures=describe(row))
 
         yield show

@@ -1,13 +1,18 @@
-"""Settings whose every bad value is answered with one sentence."""
+"""Settings whose every bad value is answered with one sentence, and `KEY=VALUE` to change them."""
 
 from __future__ import annotations
 
+import re
 import textwrap
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pydantic
 
 from isoloss.errors import InputError, unknown
+
+ONLY_IN_PYTHON = {"when"}
+"""Settings that are functions: no file keeps them, and no command can give them."""
 
 
 class Settings(pydantic.BaseModel):
@@ -30,11 +35,39 @@ class Settings(pydantic.BaseModel):
                 raise InputError(_sentence(type(self).__name__, error)) from None
 
 
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+def parse_pairs(pairs: Sequence[str], *kinds: type[Settings]) -> dict[str, str | None]:
+    """VALUE by KEY of `--set KEY=VALUE`, each a setting of one of the kinds; `none` is None."""
+    known = [key for kind in kinds for key in kind.model_fields if key not in ONLY_IN_PYTHON]
+    given: dict[str, str | None] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set must be KEY=VALUE, as in steps=500, got {pair}")
+        if key in given:
+            raise InputError(f"--set {key} was given twice; give it once")
+        if key not in known:
+            raise unknown("setting", key, known)
+        given[key] = None if value.lower() == "none" else value
+    return given
+
+
+def override(part: AnySettings, given: Mapping[str, str | None]) -> AnySettings:
+    """Settings with those of them changed that were given."""
+    mine = {key: value for key, value in given.items() if key in type(part).model_fields}
+    return type(part)(**{**part.model_dump(), **mine})
+
+
 def _sentence(owner: str, error: pydantic.ValidationError) -> str:
     first = error.errors(include_url=False)[0]
-    reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    reason = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:  # a rule between fields, which names its values itself
-        return f"{owner}: {reason}."
+        return f"{owner}: {reason}"
     name = ".".join(str(part) for part in first["loc"])
     given = textwrap.shorten(str(first["input"]), 80, placeholder=" ...")
-    return f"{name}={given} is not possible for {owner}: it {reason}."
+    if reason.startswith("Input should "):  # what follows a comma says how the value was read
+        reason = re.sub(r", (unable|got) .*", "", reason.removeprefix("Input should "))
+        return f"{name} of {owner} must {reason}, got {given}"
+    return f"{name} of {owner} cannot be {given}: {reason}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,27 @@ class Subject(Protocol):
         self,
         seed: int,
         *,
+        dtype: torch.dtype | None = ...,
+        weights: Tensor | None = ...,
+        chunk_size: int | None = ...,
+    ) -> Start:
+        """Train; where `weights` are given, those that training ended with before are kept."""
+        ...
+
+
+@runtime_checkable
+class Trained(Subject, Protocol):
+    """A subject that is trained here: on a device of choice, and kept while it is."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of its training."""
+        ...
+
+    def start(
+        self,
+        seed: int,
+        *,
         device: str = ...,
         dtype: torch.dtype | None = ...,
         weights: Tensor | None = ...,
@@ -82,5 +103,5 @@ class Subject(Protocol):
         after_epoch: Callable[[TrainingState], object] | None = ...,
         chunk_size: int | None = ...,
     ) -> Start:
-        """Train, or load the weights that training ended with before."""
+        """Train, continuing from the state `training`, or load the weights."""
         ...

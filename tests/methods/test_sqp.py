@@ -586,12 +586,12 @@ def test_no_more_trials_than_asked_are_made_in_one_step() -> None:
 @pytest.mark.parametrize(
     ("given_settings", "words"),
     [
-        ({"memory": 1}, ["memory=1 ", "SQP", "greater than or equal to 16"]),
-        ({"memory": 20.5}, ["memory=20.5 ", "SQP", "integer"]),
-        ({"first_step": 0}, ["first_step=0 ", "SQP", "greater than 0"]),
-        ({"first_step": math.nan}, ["first_step=nan ", "SQP", "finite"]),
-        ({"max_trials": 0}, ["max_trials=0 ", "SQP", "greater than 0"]),
-        ({"max_approach": -1}, ["max_approach=-1 ", "SQP", "greater than 0"]),
+        ({"memory": 1}, ["memory of SQP must be greater than or equal to 16, got 1"]),
+        ({"memory": 20.5}, ["memory of SQP must be a valid integer, got 20.5"]),
+        ({"first_step": 0}, ["first_step of SQP must be greater than 0, got 0"]),
+        ({"first_step": math.nan}, ["first_step of SQP must be a finite number, got nan"]),
+        ({"max_trials": 0}, ["max_trials of SQP must be greater than 0, got 0"]),
+        ({"max_approach": -1}, ["max_approach of SQP must be greater than 0, got -1"]),
         ({"memori": 20}, ["'memori'", "did you mean memory?"]),
     ],
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from isoloss.runs.settings import walk_settings
 from tests.torture.victim import make
 
 from isoloss import InputError
@@ -19,7 +20,6 @@ from isoloss.files import write_table, write_tensors
 from isoloss.projects import Project, template
 from isoloss.report.chapter import read_runs, report_tables
 from isoloss.report.verify import verify
-from isoloss.runs.settings import walk_settings
 from isoloss.runs.walk import WalkRun
 from isoloss.store import decay, open_results, run, run_folder
 from isoloss.store.folder import seal, whole

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from isoloss import experiments, open_results
-from isoloss.cli.compares import compare_all
+from isoloss.cli import main
 from isoloss.errors import InputError
 from isoloss.report import report
 from isoloss.report.chapter import FILES, read_runs, report_tables
@@ -15,8 +15,7 @@ from isoloss.report.comparison import chosen_per_run, equivalent_penalty, equiva
 from isoloss.report.verify import check_reports
 from isoloss.runs.compare import after_decay_runs, equivalent_runs
 from isoloss.runs.decay import DecayRun, decay_settings
-from isoloss.runs.settings import walk_settings
-from isoloss.runs.walk import WalkRun
+from isoloss.runs.walk import WalkRun, walk_settings
 from isoloss.store import decay_folder, run_folder
 
 IRIS = experiments.get("IRIS_FF")
@@ -137,9 +136,11 @@ def test_finished_runs_are_not_done_again(results):
         assert run.finished()
 
 
-def test_without_walks_there_is_nothing_to_compare(tmp_path, refuses):
-    with refuses("no walk of IRIS_FF by sqp", "isoloss traverse"):
-        compare_all(WALK, None, tmp_path)
+def test_without_walks_there_is_nothing_to_compare(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["compare", "IRIS_FF", "--out", str(tmp_path)])
+    assert end.value.code == 2
+    assert "no walk of IRIS_FF by sqp; make one with 'isoloss traverse" in capsys.readouterr().err
 
 
 def test_without_held_out_examples_there_is_no_best_network(tmp_path):

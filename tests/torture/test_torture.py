@@ -6,7 +6,6 @@ import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from tests.torture.kills import Tally, at_every_moment
 from tests.torture.victim import child, go, make, result, wait
 from tests.torture.writers import writers
 
-from isoloss.runs import pool
 from isoloss.store.folder import failure, problem
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -108,5 +106,5 @@ def test_a_run_killed_after_its_last_word_is_finished_and_tidied_up(tmp_path: Pa
 def test_a_worker_that_dies_after_its_last_word_leaves_no_failure(tmp_path: Path) -> None:
     one = make(tmp_path, "sqp")
     assert wait(child(lambda: go(one))) == 0
-    assert pool._lost(one, BrokenProcessPool()).failed
+    assert one.lost("its process was killed").failed
     assert one.finished()

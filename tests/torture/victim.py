@@ -21,8 +21,7 @@ import pandas as pd
 
 from isoloss import experiments, files
 from isoloss.runs.decay import DecayRun, decay_settings
-from isoloss.runs.settings import walk_settings
-from isoloss.runs.walk import WalkRun
+from isoloss.runs.walk import WalkRun, walk_settings
 from isoloss.store import decay_folder, run_folder
 
 IRIS = replace(experiments.get("IRIS_FF"), epochs=1)

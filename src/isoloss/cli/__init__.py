@@ -1,8 +1,71 @@
 """The commands, thin: each checks what it was given, calls the library, and prints.
 
-One file per group of commands; `app.py` puts them together, `options.py` holds what they share.
+What computes is imported inside of them, so that help and version answer without loading torch.
 """
 
-from isoloss.cli.app import main
+from __future__ import annotations
 
-__all__ = ["main"]
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from isoloss import __version__
+from isoloss.cli import experiments, projects, reports, runs
+from isoloss.cli.options import errors, say
+from isoloss.errors import InputError, IsolossError
+from isoloss.runs.pool import Terminated, sigterm_raises
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)  # fmt: skip
+app.command("experiments")(experiments.experiments)
+app.add_typer(experiments.data, name="data")
+app.command("traverse")(runs.traverse)
+app.command("decay")(runs.decay)
+app.command("compare")(runs.compare)
+app.command("report")(reports.report)
+app.command("reproduce")(runs.reproduce)
+app.command("verify")(reports.verify)
+app.command("check")(projects.check)
+app.command("new")(projects.new)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"isoloss {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Walk the level sets of a neural network's training loss."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; a user's error is one sentence on standard error.
+
+    Exit codes: 0 done, 1 a run failed or files cannot be read or written, 2 a wrong argument, 130
+    Ctrl-C, 143 SIGTERM.
+    """
+    try:
+        with sigterm_raises():
+            app(arguments)
+    except IsolossError as error:
+        say(str(error), "isoloss:", "red", errors)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except OSError as error:
+        from isoloss.storage import sentence_of
+
+        if (sentence := sentence_of(error)) is None:
+            raise
+        say(sentence, "isoloss:", "red", errors)
+        sys.exit(1)
+    except Terminated:
+        sys.exit(143)

@@ -1,178 +1,158 @@
-"""What the commands take, and the checks of it."""
+"""What commands take, the checks of it that need the library, and how commands print."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path as FilePath
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from isoloss import experiments
 from isoloss.errors import InputError
-from isoloss.experiments.catalog import Experiment
-from isoloss.projects import Project, is_project
-from isoloss.store import check_out_folder
-from isoloss.subject import Subject
+
+if TYPE_CHECKING:
+    from isoloss.experiments import Experiment
+    from isoloss.subject import Subject
+
+MOST_RUNS = 10_000
+MOST_SEED = 2**32 - 1
+"""The largest that all random number generators take."""
+
+RESULTS = FilePath("results")
+METHOD = "sqp"
+"""The method unless another is asked for."""
+
+console = Console(highlight=False, markup=False, emoji=False)
+errors = Console(highlight=False, markup=False, emoji=False, stderr=True)
 
 
-def whole(text: str) -> int:
-    """The whole number that was typed."""
+def _folder(path: FilePath) -> FilePath:
     try:
-        return int(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a whole number; give one, as in 5") from None
+        return path.expanduser()
+    except RuntimeError as error:
+        raise typer.BadParameter(f"{path}: {error}") from None
 
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Experiment, for example IRIS_FF.")]
-Walked = Annotated[
-    str,
-    typer.Argument(
-        metavar="NAME",
-        help="Experiment, for example IRIS_FF, or a function of yours, FILE.py:build.",
-    ),
-]
+def _finite(number: float) -> float:
+    if not math.isfinite(number):
+        raise typer.BadParameter(f"{number} is not a finite number.")
+    return number
+
+
+# fmt: off
+Name = Annotated[str, typer.Argument(metavar="NAME", help="An experiment, such as IRIS_FF.")]
+Walked = Annotated[str, typer.Argument(
+    metavar="NAME", help="An experiment, such as IRIS_FF, or your function, FILE.py:build.")]
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Experiments, or 'all'.")]
-Reported = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="NAME...", help="Experiments, or 'all', or functions of yours, FILE.py:build."
-    ),
-]
-DataNames = Annotated[
-    list[str] | None, typer.Argument(metavar="[NAME...]", help="Data sets; all by default.")
-]
-Out = Annotated[FilePath, typer.Option("--out", help="Folder for everything that is written.")]
-Runs = Annotated[
-    int | None,
-    typer.Option(
-        "--runs",
-        parser=whole,
-        metavar="N",
-        help="Random starts; the experiment's number by default.",
-    ),
-]
-Seed = Annotated[
-    int,
-    typer.Option(
-        "--seed", parser=whole, metavar="SEED", help="Seed of the first run; run k has SEED + k."
-    ),
-]
-MethodName = Annotated[str, typer.Option("--method", help="How to step: sqp or paper.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
-Pairs = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="A setting, may be repeated; a wrong KEY lists them."
-    ),
-]
-Quick = Annotated[
-    bool, typer.Option("--quick", help="A few runs and steps, to see that all works.")
-]
-Restart = Annotated[
-    bool, typer.Option("--restart", help="Move the old runs aside, never deleted, and begin anew.")
-]
-CheckpointEvery = Annotated[
-    float,
-    typer.Option(
-        "--checkpoint-every", metavar="SECONDS", help="Time between two checkpoints of a run."
-    ),
-]
+Reported = Annotated[list[str], typer.Argument(
+    metavar="NAME...", help="Experiments, 'all', or your functions, FILE.py:build.")]
+DataNames = Annotated[list[str] | None, typer.Argument(
+    metavar="[NAME...]", help="Data sets; all by default.")]
+Folder = Annotated[FilePath, typer.Argument(
+    metavar="FOLDER", callback=_folder, help="A folder of results, or any folder in it.")]
+Out = Annotated[FilePath, typer.Option(
+    "--out", metavar="FOLDER", callback=_folder, help="Where results are kept.")]
+Runs = Annotated[int | None, typer.Option(
+    "--runs", metavar="N", min=1, max=MOST_RUNS, show_default="the experiment's",
+    help="How many random starts.")]
+Seed = Annotated[int, typer.Option(
+    "--seed", metavar="SEED", min=0, max=MOST_SEED,
+    help="Of the first run; the next ones have SEED + 1, ...")]
+Method = Annotated[str, typer.Option(
+    "--method", metavar="METHOD", help="How to step: sqp, or paper.")]
+Device = Annotated[str, typer.Option(
+    "--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")]
+Pairs = Annotated[list[str] | None, typer.Option(
+    "--set", metavar="KEY=VALUE",
+    help="Change a setting; may be repeated. An unknown KEY lists them all.")]
+Penalties = Annotated[str | None, typer.Option(
+    "--penalties", metavar="P,P,...", show_default="0 and 1e-6 to 1e6",
+    help="Weights of the squared norm, as in 0,1e-3,1.")]
+Epochs = Annotated[int | None, typer.Option(
+    "--epochs", metavar="N", min=1, show_default="the experiment's",
+    help="Passes over the training examples.")]
+Quick = Annotated[bool, typer.Option(
+    "--quick", help="Few runs and steps, for a first picture in two minutes.")]
+Restart = Annotated[bool, typer.Option(
+    "--restart", help="Move old runs aside, deleting nothing, and start over.")]
+CheckpointEvery = Annotated[float, typer.Option(
+    "--checkpoint-every", metavar="SECONDS", min=0, callback=_finite,
+    help="Time between two checkpoints of a run.")]
+Regularizer = Annotated[str, typer.Option(
+    "--regularizer", metavar="NAME", help="Name of the regularizer, such as l1.")]
+# fmt: on
 
 
-def chosen(names: Sequence[str]) -> list[str]:
-    """Names of the experiments meant, all of them for `all`."""
-    if "all" in names:
-        return experiments.names()
-    return [experiments.get(one).name for one in names]
+def chosen(names: Sequence[str]) -> list[Experiment]:
+    """The experiments meant, all of them for `all`."""
+    from isoloss import experiments
+
+    return [experiments.get(one) for one in (experiments.names() if "all" in names else names)]
 
 
 def experiment(name: str) -> Experiment:
     """The experiment of that name, for commands that a project cannot be given to."""
+    from isoloss.projects import is_project
+
     if is_project(name):
         raise InputError(
-            f"{name} is not possible here: only the experiments of the paper are trained with "
-            f"weight decay; walk your own with 'isoloss traverse {name}'"
+            f"{name} must be an experiment of the paper, as only these are trained with weight "
+            f"decay; walk your own with 'isoloss traverse {name}'"
         )
-    return experiments.get(name)
+    return chosen([name])[0]
 
 
 def subject(name: str, given_device: str) -> tuple[Subject, str]:
-    """What a name means to be walked, and where: a project decides that itself.
+    """The experiment or project meant, and its device: a project decides on that itself."""
+    from isoloss.projects import Project, is_project
 
-    Args:
-        name: Of an experiment, or FILE.py:FUNCTION.
-        given_device: As typed.
-
-    Returns:
-        The experiment or project, and the device for a run's settings.
-
-    Raises:
-        InputError: There is no such thing, or a device was named for a project.
-    """
     if not is_project(name):
-        return experiments.get(name), device(given_device)
+        return experiment(name), device(given_device)
     if given_device != "auto":
         raise InputError(
-            f"--device {given_device} is not possible for {name}: its function decides where the "
+            f"--device {given_device} cannot be given for {name}, whose function decides where the "
             f"model is; write model.to({given_device!r}) there"
         )
     return Project.of(name), "as built"
 
 
-def count(given: int | None, default: int) -> int:
-    """The number of runs."""
-    runs = default if given is None else given
-    if runs < 1:
-        raise InputError(f"--runs {runs} is not possible; give a whole number of at least 1")
-    return runs
-
-
-def first_seed(given: int) -> int:
-    """The seed of the first run."""
-    if given < 0:
-        raise InputError(f"--seed {given} is not possible; give a whole number from 0")
-    return given
-
-
-def out_folder(folder: FilePath) -> FilePath:
-    """The folder for everything that is written, if it can be written to."""
-    check_out_folder(folder)
-    return folder
-
-
 def device(given: str) -> str:
     """The device meant; `auto` is CUDA where there is one."""
+    import torch
+
     if given == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(given)
     except RuntimeError:
-        raise InputError(
-            f"--device {given} is not possible; give auto, cpu, cuda or cuda:N"
-        ) from None
+        raise InputError(f"--device must be auto, cpu, cuda or cuda:N, got {given}") from None
     if found.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device {given} is not possible: torch finds no CUDA here; give cpu")
+        raise InputError(f"--device {given} needs CUDA, which torch does not find here; use cpu")
     return given
 
 
 def numbers(name: str, given: str) -> list[float]:
     """The numbers of a list such as 0,1e-3,1."""
-    found: list[float] = []
-    for text in given.split(","):
-        try:
-            found.append(float(text))
-        except ValueError:
-            raise InputError(
-                f"{name} {given} is not possible: {text!r} is not a number; write 0,1e-3,1"
-            ) from None
-    return found
+    try:
+        return [float(text) for text in given.split(",")]
+    except ValueError:
+        raise InputError(f"{name} must be numbers, as in 0,1e-3,1, got {given}") from None
 
 
-def seconds(given: float) -> float:
-    """The time between two checkpoints."""
-    if not 0 <= given < math.inf:
-        raise InputError(f"--checkpoint-every {given} is not possible; give seconds from 0")
-    return given
+def table(*headings: str) -> Table:
+    """A plain table; a heading that ends in > is of numbers."""
+    made = Table(box=None, pad_edge=False)
+    for heading in headings:
+        right = heading.endswith(">")
+        made.add_column(heading.rstrip(">"), justify="right" if right else "left", no_wrap=True)
+    return made
+
+
+def say(sentence: str, label: str = "", color: str = "", to: Console = console) -> None:
+    """Print a sentence, however long, on a line of its own."""
+    text = Text.assemble((label, color), " " if label else "", sentence)
+    to.print(text, soft_wrap=True)

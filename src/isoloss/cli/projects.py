@@ -2,45 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path as FilePath
 
 import typer
 
-from isoloss.checking.check import check as check_problem
 from isoloss.cli import options
-from isoloss.cli.options import Device, Walked
-from isoloss.data import random_state_kept
-from isoloss.projects import template
-
-Regularizer = Annotated[
-    str, typer.Option("--regularizer", help="Name of the regularizer, such as l1.")
-]
-
-Only = Annotated[
-    int, typer.Option("--seed", parser=options.whole, metavar="SEED", help="Seed of the run.")
-]
+from isoloss.cli.options import Device, Regularizer, Seed, Walked
 
 
 def check(
     name: Walked,
-    seed: Only = 0,
+    seed: Seed = 0,
     regularizer: Regularizer = "squared_norm",
     device: Device = "auto",
 ) -> None:
-    """Look whether a loss is fit to be walked.
+    """Find out whether a loss is fit to be walked.
 
-    Prints a table, to be pasted into a bug report; exits with 1 if something failed.
+    Prints a table that can be pasted into a bug report; exits with 1 if something failed.
     """
+    from isoloss.checking.check import check as check_problem
+    from isoloss.data import random_state_kept
+    from isoloss.subject import Trained
+
     subject, target = options.subject(name, device)
     subject.prepare()
     with random_state_kept():
-        begun = subject.start(options.first_seed(seed), device=target, dtype=None)
-        found = check_problem(begun.problem, regularizer)
+        if isinstance(subject, Trained):
+            start = subject.start(seed, device=target, dtype=None)
+        else:
+            start = subject.start(seed)
+        found = check_problem(start.problem, regularizer)
     typer.echo(str(found))
     if not found.passed:
         raise typer.Exit(1)
 
 
+def template() -> str:
+    """A project's file to begin with, which runs as it is."""
+    return FilePath(__file__).with_name("template.py").read_text(encoding="utf-8")
+
+
 def new() -> None:
-    """Print a file to begin with: isoloss new > my_project.py."""
+    """Print a file to start from: isoloss new > my_project.py."""
     typer.echo(template(), nl=False)

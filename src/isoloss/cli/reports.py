@@ -1,85 +1,72 @@
-"""`isoloss report`, `isoloss reproduce`."""
+"""`isoloss report`, `isoloss verify`."""
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path as FilePath
 
-from isoloss import experiments
+import typer
+
 from isoloss.cli import options
-from isoloss.cli.compares import compare_all
-from isoloss.cli.decays import decay_all
-from isoloss.cli.options import Device, Names, Out, Quick, Reported, Restart, Runs, Seed
-from isoloss.cli.output import console
-from isoloss.cli.walks import walk_all
-from isoloss.projects import Project, is_project
-from isoloss.report import report as write_report
-from isoloss.runs.decay import decay_settings
-from isoloss.runs.settings import walk_settings
-from isoloss.store import open_results
-
-QUICK_RUNS = 2
-QUICK_STEPS = {"paper": 2_000}
-QUICK_EPOCHS = 50
-QUICK_PENALTIES = (0.0, 1e-4, 1e-3, 1e-2, 1.0)
-METHODS = ("sqp", "paper")
+from isoloss.cli.options import RESULTS, Folder, Out, Reported, console, say, table
 
 
-def report(name: Reported, out: Out = FilePath("results")) -> None:
-    """Figures and tables of what is in the results folder."""
+def report(name: Reported, out: Out = RESULTS) -> None:
+    """Write the figures, the tables and the page of results."""
+    from isoloss import experiments
+    from isoloss.projects import Project, is_project
+
     for one in name:
         if is_project(one):
             _report(Project.named(one).name, out)
         elif one == "all" or one in experiments.names() or not out.is_dir():
             for experiment in options.chosen([one]):
-                _report(experiment, out)
+                _report(experiment.name, out)
         else:
             _report(one, out)
 
 
-def reproduce(
-    name: Names,
-    runs: Runs = None,
-    seed: Seed = 0,
-    out: Out = FilePath("results"),
-    device: Device = "auto",
-    quick: Quick = False,
-    restart: Restart = False,
-) -> None:
-    """Walks, weight decay and report of experiments, in turn."""
-    chosen = [experiments.get(one) for one in options.chosen(name)]
-    folder, first = options.out_folder(out), options.first_seed(seed)
-    target = options.device(device)
-    for experiment in chosen:
-        options.count(runs, experiment.runs)
-    for experiment in chosen:
-        default = QUICK_RUNS if quick else experiment.runs
-        for method in METHODS:
-            pairs = [f"steps={QUICK_STEPS[method]}"] if quick and method in QUICK_STEPS else []
-            walk = walk_settings(experiment, method, pairs, target)
-            walk_all(walk, options.count(runs, default), first, folder, restart=restart)
-        baseline = decay_settings(
-            experiment,
-            QUICK_PENALTIES if quick else None,
-            QUICK_EPOCHS if quick else None,
-            device=target,
-        )
-        default = QUICK_RUNS if quick else experiment.decay_runs
-        decay_all(baseline, options.count(runs, default), first, folder, restart=restart)
-        walk = walk_settings(experiment, METHODS[0], [], target)
-        compare_all(walk, QUICK_EPOCHS if quick else None, folder, restart=restart)
-        _report(experiment.name, folder)
+def _report(name: str, out: FilePath) -> None:
+    from isoloss.report.report import report as write
+    from isoloss.store import open_results
 
-
-def _report(experiment: str, out: FilePath) -> None:
-    written = write_report(open_results(out), experiment)
+    written = write(open_results(out), name)
     if written.table:
-        console.print(f"\n{experiment}: mean ± standard deviation over the runs\n")
+        console.print(f"\n{name}: mean ± standard deviation over the runs\n")
         console.print(written.table)
     for sentence in written.missing:
-        console.print(f"not included: {sentence}")
+        say(f"not included: {sentence}")
     folder = written.tables[0].parent
-    console.print(
-        f"{len(written.figures)} files of figures and {len(written.tables)} of tables in {folder}",
-        soft_wrap=True,
-    )
-    console.print(f"page  {written.page}", soft_wrap=True)
+    say(f"{len(written.figures)} files of figures and {len(written.tables)} of tables in {folder}")
+    say(f"page  {written.page}")
+
+
+def verify(folder: Folder = RESULTS) -> None:
+    """Check every file and number of results again, in float64.
+
+    Files are compared with their checksums; loss, regularizer and test figures are computed again
+    from the stored weights alone, and tables are made again. Exits with 1 if anything is wrong.
+    """
+    from isoloss.report.verify import NOT_FINISHED
+    from isoloss.report.verify import verify as check_results
+
+    checks = check_results(folder)
+    for run, of_run in groupby(checks, lambda check: check.run):
+        say(f"\n{run}")
+        shown = table("  checked (how many)", "worst>", "allowed>", "verdict")
+        for check in of_run:
+            verdict = "WRONG" if check.problem else "right" if check.allowed else ""
+            style = "red" if check.problem else None
+            shown.add_row(f"  {check.what}", check.found, check.allowed, verdict, style=style)
+        console.print(shown)
+    console.print()
+    wrong = [check for check in checks if check.problem]
+    for check in wrong:
+        say(f"{check.run}: {check.problem}", "wrong:", "red")
+    runs = len({check.run for check in checks})
+    if wrong:
+        say(f"{len({check.run for check in wrong})} of {runs} are not right.")
+        raise typer.Exit(1)
+    unfinished = sum(check.found == NOT_FINISHED for check in checks)
+    also = f"; {unfinished} are not finished and were not checked" if unfinished else ""
+    say(f"All {runs - unfinished} are right{also}.")

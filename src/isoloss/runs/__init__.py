@@ -1,1 +1,1 @@
-"""Runs of the experiments: their settings, one run, many runs over the cores."""
+"""Runs: their settings, one run of each kind, many runs over the cores."""

@@ -13,8 +13,7 @@ from typing import cast
 from isoloss.experiments.catalog import Experiment
 from isoloss.report.comparison import chosen_per_run, equivalent_penalty
 from isoloss.runs.decay import DecayRun, decay_settings
-from isoloss.runs.settings import WalkSettings
-from isoloss.runs.walk import Origin, WalkRun
+from isoloss.runs.walk import Origin, WalkRun, WalkSettings
 from isoloss.store import Results, after_decay_folder, equivalent_folder
 
 
@@ -25,19 +24,9 @@ def equivalent_runs(
     epochs: int | None = None,
     device: str = "cpu",
 ) -> list[DecayRun]:
-    """Training with the penalty at which each walk ended, from the same start.
+    """Training from each walk's start with the penalty at which the walk ended, if it is positive.
 
     The penalty is on biases too, as the walk's R is.
-
-    Args:
-        results: Where the walks are, and where the runs go.
-        experiment: The experiment.
-        method: The walks' method.
-        epochs: Passes over the training examples; None takes those of the paper's weight decay.
-        device: Where to compute.
-
-    Returns:
-        A run for each walk that ended at a positive penalty.
     """
     runs: list[DecayRun] = []
     for path in results.paths(experiment.name, method):
@@ -53,17 +42,10 @@ def equivalent_runs(
 
 
 def after_decay_runs(results: Results, walk: WalkSettings) -> list[WalkRun]:
-    """Walks from the best network that weight decay found in each run.
+    """Walks from the best network that weight decay found in each run with examples held out.
 
     The best is that with the smallest loss on held-out training examples, so that the test set has
     no part in the choice.
-
-    Args:
-        results: Where the networks are, and where the walks go.
-        walk: Everything but the seed that determines the walk.
-
-    Returns:
-        A run for each of weight decay in which examples were held out.
     """
     name = walk.subject.name
     table = results.decay(name)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path as FilePath
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
@@ -17,53 +16,40 @@ from torch import Tensor
 from isoloss.errors import InputError
 from isoloss.experiments.catalog import Data, Experiment
 from isoloss.flat import flatten
+from isoloss.losses import METRICS
 from isoloss.path import Row
-from isoloss.runs.claim import as_only_writer, is_finished, keep_or_stop
-from isoloss.runs.news import SECONDS_BETWEEN_NEWS, News
-from isoloss.runs.settings import override, parse_pairs
-from isoloss.runs.sweep import Pair, Sweep, SweepState
-from isoloss.runs.walk import made_with
-from isoloss.settings import Settings
+from isoloss.runs.run import Contact, News, Run
+from isoloss.settings import Settings, override, parse_pairs
 from isoloss.store import decay
 from isoloss.store.checkpoint import TrainingCheckpoint
-from isoloss.store.folder import CHECKPOINT, begin
-from isoloss.training import check_penalties
+from isoloss.store.folder import CHECKPOINT
+from isoloss.training import Training, TrainingState, check_penalties
 
 MEASUREMENTS = {True: 50, False: 10}
 """How often a run is measured: where all examples are few, and where the test set is large."""
 
+Pair = tuple[Tensor, Tensor]
+"""Inputs and targets."""
+
 
 class DecayOptions(Settings):
-    """How to train with weight decay.
-
-    Attributes:
-        epochs: Passes over the training examples.
-        include_biases: Whether the penalty is on biases too, as the walk's R is; the reference's is
-            on weight matrices and kernels alone.
-        held_out: Part of the training examples on which the best penalty is chosen, below one half:
-            with every penalty a second network is trained on the others. 0 leaves that out.
-        record_every: Epochs between two measurements of losses and norms.
-    """
+    """How to train with weight decay."""
 
     epochs: PositiveInt
+    # the penalty on biases too, as the walk's R is; the reference's is on matrices and kernels
     include_biases: bool = False
+    # part of the training examples on which the best penalty is chosen: with every penalty a second
+    # network is trained on the others
     held_out: float = Field(default=0.2, ge=0, le=0.5)
-    record_every: PositiveInt = 10
+    record_every: PositiveInt = 10  # epochs
 
 
 @dataclass(frozen=True)
 class DecaySettings:
-    """Everything but the seed that determines a run of weight decay.
-
-    Attributes:
-        experiment: The experiment.
-        penalties: Weights of the squared norm, ascending.
-        options: How to train.
-        device: For example `cpu` or `cuda`.
-    """
+    """Everything but the seed that determines a run of weight decay."""
 
     experiment: Experiment
-    penalties: tuple[float, ...]
+    penalties: tuple[float, ...]  # weights of the squared norm, ascending
     options: DecayOptions
     device: str = "cpu"
 
@@ -85,21 +71,7 @@ def decay_settings(
     pairs: Sequence[str] = (),
     device: str = "cpu",
 ) -> DecaySettings:
-    """The settings of a run, from the experiment's and from what was given.
-
-    Args:
-        experiment: The experiment.
-        penalties: Weights of the squared norm; None takes the paper's.
-        epochs: Passes over the training examples; None takes the paper's.
-        pairs: `KEY=VALUE`, where KEY is an option of `DecayOptions`.
-        device: Where to compute.
-
-    Returns:
-        The settings, with the penalties in ascending order.
-
-    Raises:
-        InputError: A name or a value is not possible.
-    """
+    """The settings of a run: the paper's, changed by what is given; KEY is of `DecayOptions`."""
     chosen = sorted(experiment.penalties if penalties is None else penalties)
     check_penalties(chosen)
     for one, next_ in itertools.pairwise(chosen):
@@ -112,33 +84,94 @@ def decay_settings(
     return DecaySettings(experiment, tuple(chosen), options, device)
 
 
+@dataclass
+class SweepState:
+    """All that a sweep needs to continue from the end of an epoch."""
+
+    training: TrainingState
+    lost: Tensor  # the epoch at which a member was found NaN or infinite, -1 of others; int64
+    history: list[dict[str, list[float]]] = field(default_factory=list[dict[str, list[float]]])
+
+
+class Sweep:
+    """Networks from one start on one draw of examples, one for each penalty."""
+
+    def __init__(
+        self, settings: DecaySettings, seed: int, train: Pair, tests: dict[str, Pair]
+    ) -> None:
+        self._settings = settings
+        self._measured = {"train": train, **tests}
+        self._training = Training(
+            settings.experiment.network(seed).to(settings.device),
+            settings.experiment.loss,
+            *train,
+            penalties=settings.penalties,
+            include_biases=settings.options.include_biases,
+        )
+
+    def init(self, start: Tensor) -> SweepState:
+        """The state before the first epoch, with the start measured; it is of all networks."""
+        members = self._training.members
+        training = self._training.init(start.expand(members, -1))
+        state = SweepState(training, torch.full((members,), -1))
+        self._measure(state)
+        return state
+
+    def finished(self, state: SweepState) -> bool:
+        """Whether all epochs are done."""
+        return state.training.epoch >= self._settings.options.epochs
+
+    def step(self, state: SweepState) -> None:
+        """Train for one epoch and measure where that is due; the state is changed in place."""
+        self._training.epoch(state.training)
+        epoch = state.training.epoch
+        fresh = self._training.norms(state.training).whole.isfinite().logical_not().cpu()
+        state.lost[fresh & (state.lost < 0)] = epoch
+        if epoch % self._settings.options.record_every == 0 or self.finished(state):
+            self._measure(state)
+
+    def stack(self, state: SweepState) -> decay.Stack:
+        """The networks and what was measured of them."""
+        history = [pd.DataFrame(columns) for columns in state.history]
+        ends = self._training.thetas(state.training)
+        return decay.Stack(pd.concat(history, ignore_index=True), ends, state.lost)
+
+    def _measure(self, state: SweepState) -> None:
+        settings, norms = self._settings, self._training.norms(state.training)
+        penalized = norms.whole if settings.options.include_biases else norms.weights
+        penalty = torch.tensor(settings.penalties, dtype=torch.float64) * penalized.cpu()
+        metric_of = METRICS[settings.experiment.metric]
+        columns: dict[str, Tensor] = {}
+        for name, pair in self._measured.items():
+            loss, metric = self._training.evaluate(state.training, *pair, metric_of)
+            columns[f"{name}_loss"] = loss.cpu()
+            columns[f"penalized_{name}_loss"] = loss.cpu() + penalty
+            columns[f"{name}_metric"] = metric.cpu()
+        columns["squared_norm"], columns["squared_norm_weights"] = norms.whole, norms.weights
+        measured: dict[str, Any] = {
+            "penalty": list(settings.penalties),
+            "epoch": [state.training.epoch] * self._training.members,
+            **{name: values.tolist() for name, values in columns.items()},
+        }
+        state.history.append(measured)
+
+
 @dataclass(frozen=True)
-class DecayRun:
-    """One run of weight decay.
+class DecayRun(Run):
+    """One run of weight decay."""
 
-    Attributes:
-        index: Number of the run, from 0.
-        seed: Determines the run: start, draw of examples, and which of them are held out.
-        folder: Where its files go.
-        settings: Everything else that determines the run.
-        checkpoint_every: Seconds between checkpoints.
-    """
-
-    index: int
-    seed: int
-    folder: FilePath
     settings: DecaySettings
-    checkpoint_every: float = 30.0
+
+    unit: ClassVar[str] = "epochs"
+    headings: ClassVar[tuple[str, ...]] = (
+        "epochs", "networks", "lost", "best penalty", "test loss"
+    )  # fmt: skip
 
     @property
-    def unit(self) -> str:
-        """What progress is counted in: the epochs of the training with examples held out, too."""
-        return "epochs in all" if self.settings.options.held_out else "epochs"
-
-    @property
-    def headings(self) -> tuple[str, ...]:
-        """What `numbers` are."""
-        return (self.unit, "networks", "lost", "best penalty", "its test loss")
+    def total(self) -> int:
+        """Epochs of all trainings together, that with examples held out included."""
+        options = self.settings.options
+        return (2 if options.held_out else 1) * options.epochs
 
     def numbers(self, done: int, row: Row) -> tuple[str, ...]:
         """A line of the summary."""
@@ -146,117 +179,57 @@ class DecayRun:
             f"{done:,}",
             f"{row['networks']}",
             f"{row['lost']}",
-            f"{row['penalty']:g}",
+            f"{row['penalty']:.4g}",
             f"{row['test_loss']:.4g}",
         )
 
-    def describe(self, row: Row) -> dict[str, str]:
-        """The best penalty so far and its test loss, for the progress line."""
-        return {
-            "first": f"best penalty {row['penalty']:g}",
-            "second": f"test loss {row['test_loss']:.4g}",
-        }
+    def describe(self, row: Row) -> str:
+        """The best penalty so far and its test loss."""
+        return f"best penalty {row['penalty']:.4g}, test loss {row['test_loss']:.4g}"
 
-    @property
-    def epochs(self) -> int:
-        """Epochs of all stacks together."""
-        stacks = 2 if self.settings.options.held_out else 1
-        return stacks * self.settings.options.epochs
-
-    def finished(self) -> bool:
-        """Whether there is nothing to do; nothing is changed.
-
-        Returns:
-            Whether the run is finished, with all its files whole.
-        """
-        return is_finished(self.folder, self.settings.config(self.seed))
-
-    def execute(self, tell: Callable[[News], None], cancelled: Callable[[], bool]) -> News:
-        """Train, measure, write, as the only writer to the folder.
-
-        Args:
-            tell: Receives news, at most ten times a second.
-            cancelled: Asked after each epoch; the run is kept and interrupted once it says True.
-
-        Returns:
-            The last news, once everything is written.
-        """
-        return as_only_writer(self, lambda notes: self._execute(tell, cancelled, notes))
-
-    def _execute(
-        self, tell: Callable[[News], None], cancelled: Callable[[], bool], notes: list[str]
-    ) -> News:
-        config = self.settings.config(self.seed)
-        if not begin(self.folder, config, made_with(), notes.append):
-            return News(self.index, "done", self.epochs, ending=decay.FINISHED, notes=tuple(notes))
-        experiment, options = self.settings.experiment, self.settings.options
-        data = experiment.data(self.seed)
-        start = flatten(list(experiment.network(self.seed).parameters()))
+    def _work(self, contact: Contact) -> News:
+        settings = self.settings
+        data = settings.experiment.data(self.seed)
+        start = flatten(list(settings.experiment.network(self.seed).parameters()))
         train, test = (
-            (x.to(self.settings.device), y.to(self.settings.device))
+            (x.to(settings.device), y.to(settings.device))
             for x, y in ((data.inputs, data.targets), (data.test_inputs, data.test_targets))
         )
-        told, done = 0.0, 0
-        news = News(self.index, "training")
-        tell(news)
+        done, best = 0, None
+        contact.tell("training")
 
         def follow(name: str, sweep: Sweep) -> decay.Stack:
-            nonlocal told, done, news
+            nonlocal done
             folder = self.folder / CHECKPOINT / name
             checkpoint = TrainingCheckpoint(folder, self.folder, self.checkpoint_every)
-            state = checkpoint.load(SweepState) or sweep.init(start.to(self.settings.device))
-            notes.extend(checkpoint.damage)
-            done += state.epoch
+            state = checkpoint.load(SweepState) or sweep.init(start.to(settings.device))
+            contact.notes += checkpoint.damage
+            done += state.training.epoch
             while not sweep.finished(state):
                 sweep.step(state)
                 done += 1
                 if sweep.finished(state):
                     checkpoint.save(state)
-                keep_or_stop(checkpoint, cancelled, state)
-                now = time.monotonic()
-                if now - told >= SECONDS_BETWEEN_NEWS:
-                    told = now
-                    tell(News(self.index, "training", done, news.row))
-            return decay.Stack(sweep.history(state), sweep.thetas(state), state.lost)
+                contact.keep_or_stop(checkpoint, state)
+                contact.tell("training", done, best)
+            return sweep.stack(state)
 
-        whole = follow("whole", self._sweep(train, {"test": test}))
-        news = News(self.index, "training", done, _best(whole))
+        whole = follow("whole", Sweep(settings, self.seed, train, {"test": test}))
+        best = _best(whole)
         chosen = None
-        if options.held_out:
-            kept, aside = hold_out(data, options.held_out, self.seed)
+        if settings.options.held_out:
+            kept, aside = hold_out(data, settings.options.held_out, self.seed)
             parts = _rows(train, kept), {"validation": _rows(train, aside)}
-            chosen = follow("chosen", self._sweep(*parts))
+            chosen = follow("chosen", Sweep(settings, self.seed, *parts))
         decay.save(self.folder, whole, chosen, start=start, indices=data.indices)
-        return News(
-            self.index, "done", done, _best(whole), ending=decay.FINISHED, notes=tuple(notes)
-        )
+        return News(self.index, "done", done, best, ending=decay.FINISHED)
 
-    def _sweep(self, train: Pair, tests: dict[str, Pair]) -> Sweep:
-        experiment, options = self.settings.experiment, self.settings.options
-        return Sweep(
-            experiment.network(self.seed).to(self.settings.device),
-            experiment.loss,
-            experiment.metric,
-            self.settings.penalties,
-            train,
-            tests,
-            include_biases=options.include_biases,
-            epochs=options.epochs,
-            record_every=options.record_every,
-        )
+    def _finished_before(self) -> News:
+        return News(self.index, "done", self.total, ending=decay.FINISHED)
 
 
 def hold_out(data: Data, part: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Divide the training examples of a run at random.
-
-    Args:
-        data: The examples.
-        part: Part to hold out, below one.
-        seed: Of numpy's PCG64 generator, with a stream apart from the draw's.
-
-    Returns:
-        Row numbers of those to train on and of those held out, each in the order of the data.
-    """
+    """Rows to train on and rows held out, drawn by PCG64 in a stream apart from the examples'."""
     count = len(data.targets)
     generator = np.random.Generator(np.random.PCG64([seed, 1]))
     aside = generator.choice(count, size=max(1, round(part * count)), replace=False)

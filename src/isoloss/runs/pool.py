@@ -1,7 +1,9 @@
-"""Many runs over the cores: one process a run, one torch thread each.
+"""Many runs over the cores, a process each, and the signals that stop them.
 
-Each process has its own pipe and flag and nothing that it shares with the others, so that one which
-is killed leaves no lock behind that others wait for.
+A process shares nothing with the others but a pipe with the one that started it, so that one which
+is killed leaves no lock behind that others wait for. Nothing here loads torch: a process has to
+have its number of threads in its environment before the libraries of linear algebra are loaded,
+which choose their algorithms, and with them the last bits, by what they find there.
 """
 
 from __future__ import annotations
@@ -10,127 +12,131 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from typing import Any
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING
 
-import torch
-from threadpoolctl import threadpool_limits
+if TYPE_CHECKING:
+    from isoloss.runs.run import News, Run
 
-from isoloss.files import ResultsError
-from isoloss.runs.claim import said
-from isoloss.runs.news import THREADS, News
-from isoloss.runs.run import Run
-from isoloss.storage import StorageError
-from isoloss.store.folder import problem, save_failure
-from isoloss.store.lock import LockedError, only_writer
-
-_DIED = (
-    "its process was killed, perhaps since memory ran out; call the same command again to go on "
-    "from its last checkpoint"
-)
-
-_pipe: Any = None  # of a worker process: where news goes
-_cancel: Any = None  # of a worker process: set when the user interrupts
-_stopped = threading.Event()  # of a worker process: asked to stop, or the parent is gone
-_working = threading.Lock()  # of a worker process: held while it executes a run
+SPAWN = multiprocessing.get_context("spawn")
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+SECONDS_TO_LOOK = 0.2
+"""How long a signal may wait to be noticed."""
+SECONDS_TO_INSIST = 1.0
+"""Ctrl-C once more after these ends the runs at once; nearer ones come from one press of it."""
 
 
-def run_all(runs: Sequence[Run], show: Callable[[News], None]) -> bool:
+class Terminated(BaseException):
+    """SIGTERM came."""
+
+
+@contextmanager
+def sigterm_raises() -> Generator[None]:
+    """Raise Terminated on SIGTERM, as Ctrl-C raises KeyboardInterrupt."""
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    with _handling(terminate, signal.SIGTERM):
+        yield
+
+
+def run_all(runs: Sequence[Run], show: Callable[[News], None]) -> int:
     """Execute runs in parallel; one that fails does not stop the others.
 
-    Args:
-        runs: What to do.
-        show: Receives the news of all runs, in this process.
-
-    Returns:
-        Whether all went through without being interrupted by Ctrl-C or SIGTERM. An interrupted run
-        has written what it had, and goes on from there the next time.
+    Ctrl-C and SIGTERM stop them all, once the step being taken is kept; Ctrl-C again stops them at
+    once. The result is 0 where no signal came, else the exit code for it, 130 or 143.
     """
-    waiting = deque(runs)
-    workers = [_Worker() for _ in range(min(len(runs), _cores()))]
-    whole = True
-    try:
-        while waiting or any(worker.run for worker in workers):
-            for worker in workers:
-                if worker.run is None and waiting:
-                    worker.begin(waiting.popleft())
-            wait([worker.future for worker in workers if worker.future], timeout=0.1)
-            for worker in workers:
-                if not worker.follow(show):
-                    raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        whole = False
-        for worker in workers:
-            worker.cancel()
-        while any(worker.run for worker in workers):
-            wait([worker.future for worker in workers if worker.future], timeout=0.1)
-            for worker in workers:
-                worker.follow(show)
-    finally:
-        for worker in workers:
-            worker.close()
-    return whole
+    waiting, workers = deque(runs), list[_Worker]()
+    came: list[tuple[int, float]] = []
+
+    def note(number: int, *_: object) -> None:
+        came.append((number, time.monotonic()))
+
+    with _handling(note, *STOPPING):
+        try:
+            while workers or (waiting and not came):
+                while waiting and not came and len(workers) < _cores():
+                    workers.append(_Worker(waiting.popleft()))
+                wait([end for one in workers for end in one.ends], SECONDS_TO_LOOK)
+                if came:
+                    for one in workers:
+                        one.stop(at_once=_insists(came))
+                for one in workers:
+                    for news in one.news():
+                        show(news)
+                        if news.interrupted and not came:  # somebody stopped that one alone
+                            note(signal.SIGTERM)
+                workers = [one for one in workers if not one.ended]
+        finally:
+            for one in workers:
+                one.stop(at_once=True)
+    return 128 + came[0][0] if came else 0
+
+
+def _insists(came: list[tuple[int, float]]) -> bool:
+    pressed = [when for number, when in came if number == signal.SIGINT]
+    return len(pressed) > 1 and pressed[-1] - pressed[0] > SECONDS_TO_INSIST
 
 
 class _Worker:
-    """One process, made anew when it has died, and the run that it executes."""
+    """A process and the run that it executes."""
 
-    def __init__(self) -> None:
-        self.run: Run | None = None
-        self.future: Future[News] | None = None
-        self._start()
-
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._reader, self._writer = context.Pipe(duplex=False)
-        self._flag = context.RawValue("b", 0)
-        arguments = (self._writer, self._flag)
-        self._executor = ProcessPoolExecutor(1, context, _initialize, arguments)
-
-    def begin(self, one: Run) -> None:
+    def __init__(self, run: Run) -> None:
+        self.ended = False
+        self._run = run
+        self._stopped = self._killed = self._done = False
+        pipe, theirs = SPAWN.Pipe()
+        self._pipe: Connection | None = pipe
+        self._process = SPAWN.Process(target=_work, args=(run, theirs))
         with _inherited():
-            self.run, self.future = one, self._executor.submit(_execute, one)
+            self._process.start()
+        theirs.close()  # so that the pipe ends with the process
 
-    def follow(self, show: Callable[[News], None]) -> bool:
-        """Pass on news; False once the run was interrupted by a signal to its process."""
-        self._pass_on(show)
-        if self.run is None or self.future is None or not self.future.done():
-            return True
-        self._pass_on(show)
-        one, error = self.run, self.future.exception()
-        news = self.future.result() if error is None else _lost(one, error)
-        self.run = self.future = None
-        if isinstance(error, BrokenProcessPool):
-            self.close()
-            self._start()
-        show(news)
-        return not news.interrupted
+    @property
+    def ends(self) -> list[Connection | int]:
+        """What there is to wait for: news, and the end of the process."""
+        return [self._process.sentinel, *([self._pipe] if self._pipe else [])]
 
-    def cancel(self) -> None:
-        self._flag.value = 1
+    def stop(self, *, at_once: bool = False) -> None:
+        """Ask it to keep the step being taken and end, or end it."""
+        if at_once and not self._killed:
+            self._killed = True
+            self._process.kill()
+        elif self._pipe and not self._stopped:
+            self._stopped = True
+            with suppress(OSError):  # it is dead already
+                self._pipe.send(None)
 
-    def close(self) -> None:
-        self._executor.shutdown()
-        self._reader.close()
-        self._writer.close()
+    def news(self) -> Generator[News]:
+        """What the run told since; what is known of it where it died without its last word."""
+        alive = self._process.is_alive()  # before the pipe: what was said last is in there then
+        try:
+            while self._pipe and self._pipe.poll():
+                news: News = self._pipe.recv()
+                self._done |= news.phase == "done"
+                yield news
+        except (EOFError, OSError):
+            self._pipe = None
+        if not alive:
+            self.ended = True
+            if not self._done:
+                yield self._run.lost(self._death())
 
-    def _pass_on(self, show: Callable[[News], None]) -> None:
-        while self._reader.poll():
-            show(self._reader.recv())
-
-
-def _lost(one: Run, error: BaseException) -> News:
-    """News of a run whose process could not give them."""
-    what = _DIED if isinstance(error, BrokenProcessPool) else said(error)
-    if not isinstance(error, LockedError):
-        with suppress(StorageError, LockedError, ResultsError), only_writer(one.folder):
-            if problem(one.folder) is not None:  # it may have died after its last word
-                save_failure(one.folder, what)
-    return News(one.index, "done", ending=what, failed=True)
+    def _death(self) -> str:
+        code = self._process.exitcode or 0
+        how = f"ended with exit code {code}"
+        if self._killed:
+            how = "was stopped by a second Ctrl-C"
+        elif code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+            how += ", perhaps because memory ran out" if -code == signal.SIGKILL else ""
+        return f"its process {how}; run the same command again to continue from its last checkpoint"
 
 
 def _cores() -> int:
@@ -139,67 +145,62 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-@contextmanager
-def _inherited() -> Generator[None]:
-    """What a process that is started now gets from this one.
+def _work(run: Run, pipe: Connection) -> None:
+    """What the process of a run does."""
+    stopped = threading.Event()
 
-    Signals wait until it knows what to do with them. Its threads are fixed in the environment too:
-    the libraries of linear algebra choose their algorithms, and with them the last bits, by what
-    they find there when they are loaded.
-    """
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    outside = {name: os.environ[name] for name in names if name in os.environ}
-    os.environ.update(dict.fromkeys(names, str(THREADS)))
-    masks = hasattr(signal, "pthread_sigmask")
-    held = {signal.SIGINT, signal.SIGTERM}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, held) if masks else None
+    def stop(*_: object) -> None:
+        stopped.set()
+
+    def tell(news: News) -> None:
+        try:
+            pipe.send(news)
+        except OSError:  # whoever started it is gone
+            stop()
+
+    def listen() -> None:
+        with suppress(EOFError, OSError):
+            pipe.recv()
+        stop()  # asked to, or left alone
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
+    signal.signal(signal.SIGTERM, stop)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    threading.Thread(target=listen, daemon=True).start()
+    try:
+        news = run.execute(tell, stopped.is_set)
+    except Exception as error:
+        news = run.failed(error)
+    tell(news)
+
+
+@contextmanager
+def _handling(handler: Callable[..., object], *signals: signal.Signals) -> Generator[None]:
+    """Handle signals, where that is possible: in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in signals}
     try:
         yield
     finally:
-        for name in names:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
+
+
+@contextmanager
+def _inherited() -> Generator[None]:
+    """What a process that is started now gets: a thread, and signals held until it handles them."""
+    outside = {name: os.environ[name] for name in THREADS if name in os.environ}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    masks = hasattr(signal, "pthread_sigmask")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING) if masks else set[int]()
+    try:
+        yield
+    finally:
+        for name in THREADS:
             del os.environ[name]
         os.environ.update(outside)
-        if before is not None:
+        if masks:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _initialize(pipe: Any, cancel: Any) -> None:
-    global _pipe, _cancel
-    _pipe, _cancel = pipe, cancel
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop, through cancel
-    signal.signal(signal.SIGTERM, _stop)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-    threading.Thread(target=_follow_parent, daemon=True).start()
-    torch.set_num_threads(THREADS)
-    threadpool_limits(THREADS)  # NumPy's linear algebra too
-
-
-def _stop(*_: object) -> None:
-    _stopped.set()
-
-
-def _follow_parent() -> None:
-    """End with the parent, however it ended: after the step that is being taken is kept."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        _stopped.set()
-        with _working:
-            os._exit(1)
-
-
-def _execute(one: Run) -> News:
-    with _working:
-        return one.execute(_tell, _cancelled)
-
-
-def _tell(news: News) -> None:
-    try:
-        _pipe.send(news)
-    except OSError:  # the parent is gone
-        _stopped.set()
-
-
-def _cancelled() -> bool:
-    return _stopped.is_set() or bool(_cancel.value)

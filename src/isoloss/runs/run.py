@@ -1,51 +1,189 @@
-"""What the pool and the display ask of a run, of whatever kind."""
+"""What runs of every kind share: the claim to a folder, news, and how they are interrupted."""
 
 from __future__ import annotations
 
+import platform
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
+import torch
+
+from isoloss import __version__
+from isoloss.errors import IsolossError
+from isoloss.files import ResultsError
+from isoloss.outcome import Outcome
 from isoloss.path import Row
-from isoloss.runs.news import News
+from isoloss.storage import StorageError, sentence_of
+from isoloss.store.checkpoint import TrainingCheckpoint
+from isoloss.store.folder import CHECKPOINT, begin, check, problem, save_failure
+from isoloss.store.lock import LockedError, only_writer
+from isoloss.store.quarantine import move_aside
+
+SECONDS_BETWEEN_NEWS = 0.1
 
 
-class Run(Protocol):
-    """One run: it is sent to a process, executed there, and tells how it goes on."""
+@dataclass(frozen=True)
+class News:
+    """What a run tells while it goes on, and last of all how it ended."""
 
-    @property
-    def index(self) -> int:
-        """Number of the run, from 0."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Determines the run."""
-        ...
-
-    @property
-    def folder(self) -> FilePath:
-        """Where its files go."""
-        ...
-
-    @property
-    def unit(self) -> str:
-        """What its progress is counted in."""
-        ...
+    index: int
+    phase: str  # training, walking, or done
+    done: int = 0  # steps so far
+    row: Row | None = None  # the last one, if there is any
+    ending: str = ""  # once done: the outcome's value, or the sentence of the error
+    failed: bool = False
+    notes: tuple[str, ...] = ()  # what the user should know beside that, a sentence each
 
     @property
-    def headings(self) -> tuple[str, ...]:
-        """What `numbers` are, for the summary of many runs."""
+    def interrupted(self) -> bool:
+        """Whether the run was interrupted, to be continued another time."""
+        return self.ending == Outcome.INTERRUPTED.value and not self.failed
+
+
+class Interrupted(Exception):  # noqa: N818
+    """A training was told to stop, and its state is kept."""
+
+
+class Contact:
+    """A run's contact with whoever started it."""
+
+    def __init__(
+        self, index: int, tell: Callable[[News], None], cancelled: Callable[[], bool]
+    ) -> None:
+        self.notes: list[str] = []
+        self._tell, self._cancelled = tell, cancelled
+        self._last, self._when = News(index, ""), 0.0
+
+    def tell(self, phase: str, done: int = 0, row: Row | None = None) -> bool:
+        """Say how far the run is, not too often; whether it is to stop."""
+        now = time.monotonic()
+        if phase != self._last.phase or now - self._when >= SECONDS_BETWEEN_NEWS:
+            self._last, self._when = replace(self._last, phase=phase, done=done, row=row), now
+            self._tell(self._last)
+        return self._cancelled()
+
+    def keep_or_stop(self, checkpoint: TrainingCheckpoint, state: object) -> None:
+        """After an epoch: keep the state where that is due, and stop where that is asked."""
+        stop = self._cancelled()
+        if stop or checkpoint.due:
+            checkpoint.save(state)
+        if stop:
+            raise Interrupted
+
+
+class RunSettings(Protocol):
+    """Everything but the seed that determines a run."""
+
+    def config(self, seed: int) -> dict[str, Any]:
+        """What goes into a run's `config.json`."""
         ...
 
+
+@dataclass(frozen=True)
+class Run(ABC):
+    """One run: it is sent to a process, executed there, and tells how it goes."""
+
+    index: int  # from 0
+    seed: int
+    folder: FilePath
+    settings: RunSettings
+    checkpoint_every: float = 30.0  # seconds
+
+    unit: ClassVar[str]  # what progress is counted in
+    headings: ClassVar[tuple[str, ...]]  # of what `numbers` gives
+
+    @property
+    @abstractmethod
+    def total(self) -> int | None:
+        """Where its progress ends; None where the run ends when it has converged."""
+
+    @abstractmethod
     def numbers(self, done: int, row: Row) -> tuple[str, ...]:
         """A line of the summary, from the progress and the last row."""
-        ...
 
-    def describe(self, row: Row) -> dict[str, str]:
-        """The fields `first` and `second` of the progress line."""
-        ...
+    @abstractmethod
+    def describe(self, row: Row) -> str:
+        """The figures of the progress line."""
+
+    @abstractmethod
+    def _work(self, contact: Contact) -> News:
+        """Do what is left of it and write its files; the last news."""
+
+    @abstractmethod
+    def _finished_before(self) -> News:
+        """The last news of a run that was finished before."""
+
+    def config(self) -> dict[str, Any]:
+        """Everything that determines the run."""
+        return self.settings.config(self.seed)
+
+    def finished(self) -> bool:
+        """Whether nothing is left to do, with all files whole; changes nothing.
+
+        False where that cannot be found out now: the run itself will say why, while others go on.
+        Raises InputError where the folder holds a run with another configuration.
+        """
+        try:
+            return check(self.folder, self.config()) and not (self.folder / CHECKPOINT).exists()
+        except StorageError:
+            return False
 
     def execute(self, tell: Callable[[News], None], cancelled: Callable[[], bool]) -> News:
-        """Do it, write its files, and return the last news."""
-        ...
+        """Do what is left of the run, as the only writer to its folder; the last news.
+
+        `cancelled` is asked at every step: once it returns True, the run is kept and interrupted.
+        Raises LockedError where another process writes to the folder; every other error is news.
+        """
+        with only_writer(self.folder) as died:
+            contact = Contact(self.index, tell, cancelled)
+            if died:
+                contact.notes.append(f"{self.folder}: {died} did not end properly")
+            claimed = False
+            try:
+                left = begin(self.folder, self.config(), _made_with(), contact.notes.append)
+                claimed = True
+                news = self._work(contact) if left else self._finished_before()
+            except Interrupted:
+                news = News(self.index, "done", ending=Outcome.INTERRUPTED.value)
+            except Exception as error:
+                news = self.failed(error)
+                if claimed:  # else it is perhaps another run's
+                    with suppress(StorageError):  # what cannot be written is said all the same
+                        save_failure(self.folder, news.ending)
+            return replace(news, notes=tuple(contact.notes))
+
+    def failed(self, error: Exception) -> News:
+        """The last news of a run that an error ended."""
+        what = str(error) if isinstance(error, IsolossError) else sentence_of(error)
+        what = what or f"{type(error).__name__}: {error}"
+        return News(self.index, "done", ending=what, failed=True)
+
+    def lost(self, why: str) -> News:
+        """The last news of a run whose process died without a word."""
+        with suppress(StorageError, LockedError, ResultsError), only_writer(self.folder):
+            if problem(self.folder) is not None:  # it may have died after its last word
+                save_failure(self.folder, why)
+        return News(self.index, "done", ending=why, failed=True)
+
+    def put_aside(self) -> FilePath | None:
+        """Move what there is of the run into `replaced` beside it; where it is now."""
+        if not self.folder.exists():
+            return None
+        with only_writer(self.folder):
+            return move_aside(self.folder, self.folder.parent / "replaced")
+
+
+def _made_with() -> dict[str, Any]:
+    """Versions and hardware that a run's bits depend on."""
+    return {
+        "isoloss": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }

@@ -1,79 +1,121 @@
-"""One run of a walk: phase 1, the walk, its files."""
+"""One run of a walk: its settings, phase 1, the walk, its files."""
 
 from __future__ import annotations
 
-import platform
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, ClassVar, Literal, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from isoloss import __version__
-from isoloss.path import Path, Row
+from isoloss.errors import unknown
+from isoloss.methods import Method
+from isoloss.path import Path, Record, Row, Stop
 from isoloss.progress import describe
-from isoloss.runs.claim import as_only_writer, is_finished, keep_or_stop
-from isoloss.runs.news import SECONDS_BETWEEN_NEWS, THREADS, News
-from isoloss.runs.settings import DTYPES, WalkSettings
+from isoloss.regularizers import REGULARIZERS
+from isoloss.runs.run import Contact, News, Run
+from isoloss.settings import ONLY_IN_PYTHON, Settings, override, parse_pairs
 from isoloss.store import run
 from isoloss.store.checkpoint import Checkpoint, TrainingCheckpoint
-from isoloss.store.folder import CHECKPOINT, begin, load_start, save_start, training_folder
-from isoloss.subject import Start
+from isoloss.store.folder import CHECKPOINT, load_start, save_start, training_folder
+from isoloss.subject import Start, Subject, Trained
 from isoloss.training import TrainingState
 from isoloss.walking import traverse
+
+NO_STEPS = {"start", "correct"}
+"""Kinds of rows that are no progress."""
+
+
+class Level(Settings):
+    """What is held, what is made small, and how both are computed."""
+
+    regularizer: str = "squared_norm"
+    rtol: float = Field(default=1e-3, gt=0, lt=1)
+    dtype: Literal["float32", "float64"] | None = "float32"  # None is the problem's own
+    chunk_size: int | None = Field(default=None, ge=1)  # None takes what is fastest here
+
+
+@dataclass(frozen=True)
+class WalkSettings:
+    """Everything but the seed that determines a run of a walk."""
+
+    subject: Subject
+    method: Method
+    stop: Stop
+    record: Record
+    level: Level
+    device: str
+
+    def config(self, seed: int) -> dict[str, Any]:
+        """What goes into a run's `config.json`."""
+        method = self.method.model_dump() if isinstance(self.method, Settings) else {}
+        return {
+            "experiment": self.subject.name,
+            **self.subject.identity,
+            "seed": seed,
+            "device": self.device,
+            "method": {"name": self.method.name, **method},
+            "stop": self.stop.model_dump(exclude=ONLY_IN_PYTHON),
+            "record": self.record.model_dump(),
+            **self.level.model_dump(exclude_none=True),
+        }
+
+
+def walk_settings(
+    subject: Subject, method: str, pairs: Sequence[str] = (), device: str = "cpu"
+) -> WalkSettings:
+    """The settings of a walk: the subject's own, changed by KEY=VALUE pairs.
+
+    KEY is a setting of the method, of `Stop`, of `Record` or of `Level`.
+    """
+    walker = subject.method(method)
+    start = cast("Settings", walker)
+    stop, record = subject.stop(), subject.record(walker)
+    level = Level(dtype=cast("Any", subject.default_dtype))
+    given = parse_pairs(pairs, *(type(part) for part in (start, stop, record, level)))
+    name = given.get("regularizer", level.regularizer)
+    if name not in REGULARIZERS:
+        raise unknown("regularizer", str(name), REGULARIZERS)
+    return WalkSettings(
+        subject=subject,
+        method=cast("Method", override(start, given)),
+        stop=override(stop, given),
+        record=override(record, given),
+        level=override(level, given),
+        device=device,
+    )
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a walk starts, instead of at the end of phase 1.
+    """Where a walk starts, instead of at the end of phase 1."""
 
-    Attributes:
-        name: What it is, in `config.json`.
-        weights: The network, shape (parameters,).
-    """
-
-    name: str
-    weights: Tensor
+    name: str  # in `config.json`
+    weights: Tensor  # shape (parameters,)
 
 
 @dataclass(frozen=True)
-class WalkRun:
-    """One run of a walk.
+class WalkRun(Run):
+    """One run of a walk."""
 
-    Attributes:
-        index: Number of the run, from 0.
-        seed: Determines the run.
-        folder: Where its files go.
-        settings: Everything else that determines the run.
-        checkpoint_every: Seconds between checkpoints.
-        origin: Where it starts; None starts at the end of phase 1.
-    """
-
-    index: int
-    seed: int
-    folder: FilePath
     settings: WalkSettings
-    checkpoint_every: float = 30.0
     origin: Origin | None = None
+
+    unit: ClassVar[str] = "steps"
+    headings: ClassVar[tuple[str, ...]] = ("steps", "evaluations", "R", "angle", "test loss")
+
+    @property
+    def total(self) -> int | None:
+        """The steps that end it, where they usually do."""
+        return self.settings.stop.steps if self.settings.method.takes_all_steps else None
 
     def config(self) -> dict[str, Any]:
         """Everything that determines the run."""
         start = {} if self.origin is None else {"start": self.origin.name}
-        return {**self.settings.config(self.seed), **start}
-
-    @property
-    def unit(self) -> str:
-        """What progress is counted in."""
-        return "steps"
-
-    @property
-    def headings(self) -> tuple[str, ...]:
-        """What `numbers` are."""
-        return ("steps", "evaluations", "R", "angle", "test loss")
+        return {**super().config(), **start}
 
     def numbers(self, done: int, row: Row) -> tuple[str, ...]:
         """A line of the summary."""
@@ -85,51 +127,20 @@ class WalkRun:
             f"{row['test_loss']:.4g}" if "test_loss" in row else "",
         )
 
-    def describe(self, row: Row) -> dict[str, str]:
-        """Regularizer and angle for the progress line."""
+    def describe(self, row: Row) -> str:
+        """Regularizer and angle."""
         return describe(row)
 
-    def finished(self) -> bool:
-        """Whether there is nothing to do; nothing is changed.
-
-        Returns:
-            Whether the run is finished, with all its files whole.
-        """
-        return is_finished(self.folder, self.config())
-
-    def execute(self, tell: Callable[[News], None], cancelled: Callable[[], bool]) -> News:
-        """Train, walk, write, as the only writer to the folder; go on where there is something.
-
-        Args:
-            tell: Receives news, at most ten times a second.
-            cancelled: Asked as often; the walk is kept and interrupted once it returns True.
-
-        Returns:
-            The last news, once everything is written.
-        """
-        return as_only_writer(self, lambda notes: self._execute(tell, cancelled, notes))
-
-    def _execute(
-        self, tell: Callable[[News], None], cancelled: Callable[[], bool], notes: list[str]
-    ) -> News:
-        settings, config = self.settings, self.config()
-        if not begin(self.folder, config, made_with(), notes.append):
-            return self._done(run.load(self.folder), notes)
-        start = self._start(tell, cancelled, config, notes)
+    def _work(self, contact: Contact) -> News:
+        settings = self.settings
+        start = self._start(contact)
         checkpoint = Checkpoint(self.folder / CHECKPOINT, self.checkpoint_every)
-        told = 0.0
-        done: int | None = None
+        taken = 0
 
         def callback(row: Row) -> bool:
-            nonlocal told, done
-            before = checkpoint.progress if done is None else done
-            done = before + (row["kind"] not in ("start", "correct"))
-            now = time.monotonic()
-            if now - told < SECONDS_BETWEEN_NEWS:
-                return False
-            told = now
-            tell(News(self.index, "walking", done, row))
-            return cancelled()
+            nonlocal taken
+            taken += row["kind"] not in NO_STEPS
+            return contact.tell("walking", checkpoint.progress + taken, row)
 
         path = traverse(
             start.problem,
@@ -143,64 +154,54 @@ class WalkRun:
             checkpoint=checkpoint,
             progress=False,
         )
-        notes += checkpoint.damage
-        size = _number(start.problem.chunk_size)
-        run.save(self.folder, path, {**start.extra, "chunk_size": size})
-        return self._done(path, notes)
+        contact.notes += checkpoint.damage
+        run.save(self.folder, path, {**start.extra, "chunk_size": _size(start)})
+        return self._done(path)
 
-    def _start(
-        self,
-        tell: Callable[[News], None],
-        cancelled: Callable[[], bool],
-        config: dict[str, Any],
-        notes: list[str],
-    ) -> Start:
+    def _finished_before(self) -> News:
+        return self._done(run.load(self.folder))
+
+    def _start(self, contact: Contact) -> Start:
         """Phase 1, or what it ended with before."""
-        kept = load_start(self.folder, notes.append)
+        kept = load_start(self.folder, contact.notes.append)
         weights = None if self.origin is None else self.origin.weights
+        size = self.settings.level.chunk_size
         if kept is not None:
             weights = kept["weights"]
-        if weights is None:
-            tell(News(self.index, "training"))
-        folder = training_folder(self.folder)
-        checkpoint = TrainingCheckpoint(folder, self.folder, self.checkpoint_every)
-        level = self.settings.level
-        size = level.chunk_size
-        if size is None and kept is not None and "chunk_size" in kept:
-            size = int(kept["chunk_size"]) or None
-        start = self.settings.subject.start(
-            self.seed,
-            device=self.settings.device,
-            dtype=None if level.dtype is None else DTYPES[level.dtype],
-            weights=weights,
-            training=checkpoint.load(TrainingState) if weights is None else None,
-            after_epoch=partial(keep_or_stop, checkpoint, cancelled),
-            chunk_size=size,
-        )
-        notes += checkpoint.damage
-        if kept is None:
-            weights = start.problem.current()
-            chosen = _number(start.problem.chunk_size)  # measured again it might be another
-            save_start(self.folder, config, {"weights": weights, "chunk_size": chosen})
+            size = size or int(kept["chunk_size"]) or None
+        start = self._train(contact, weights, size)
+        if kept is None:  # measured again, the size might be another
+            tensors = {"weights": start.problem.current(), "chunk_size": _size(start)}
+            save_start(self.folder, self.config(), tensors)
         return start
 
-    def _done(self, path: Path, notes: list[str]) -> News:
+    def _train(self, contact: Contact, weights: Tensor | None, size: int | None) -> Start:
+        subject, dtype = self.settings.subject, self.settings.level.dtype
+        type_ = None if dtype is None else getattr(torch, dtype)
+        if weights is None:
+            contact.tell("training")
+        if not isinstance(subject, Trained):
+            return subject.start(self.seed, dtype=type_, weights=weights, chunk_size=size)
+        folder = training_folder(self.folder)
+        checkpoint = TrainingCheckpoint(folder, self.folder, self.checkpoint_every)
+        start = subject.start(
+            self.seed,
+            device=self.settings.device,
+            dtype=type_,
+            weights=weights,
+            training=checkpoint.load(TrainingState) if weights is None else None,
+            after_epoch=partial(contact.keep_or_stop, checkpoint),
+            chunk_size=size,
+        )
+        contact.notes += checkpoint.damage
+        return start
+
+    def _done(self, path: Path) -> News:
         last: Row = path.steps.iloc[-1].to_dict()
-        done = sum(kind not in ("start", "correct") for kind in path.steps["kind"])
-        return News(self.index, "done", done, last, ending=path.outcome.value, notes=tuple(notes))
+        done = sum(kind not in NO_STEPS for kind in path.steps["kind"])
+        return News(self.index, "done", done, last, ending=path.outcome.value)
 
 
-def _number(size: int | None) -> torch.Tensor:
-    """A chunk size for a file of tensors; 0 stands for the usual one."""
-    return torch.tensor(size or 0)
-
-
-def made_with() -> dict[str, Any]:
-    """Versions and hardware that a run's bits depend on."""
-    return {
-        "isoloss": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "threads": THREADS,
-    }
+def _size(start: Start) -> Tensor:
+    """The chunk size for a file of tensors; 0 stands for the usual one."""
+    return torch.tensor(start.problem.chunk_size or 0)

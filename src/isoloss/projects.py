@@ -1,58 +1,50 @@
-"""What a user's file gives to walk, standing where an experiment stands for the commands."""
+"""A user's own model, data and training, given to the commands as FILE.py:FUNCTION."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import inspect
 import random
 import re
-from collections.abc import Mapping
+import sys
+import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
+from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from isoloss.errors import InputError
+from isoloss.errors import InputError, IsolossError, check_takes, one_line, unknown
 from isoloss.methods import Method, get_method
 from isoloss.path import Record, Stop
 from isoloss.problem import Problem
-from isoloss.projects.loading import call, load_function
 from isoloss.subject import Start
 
 LONGEST_NAME = 120
 
 
+def is_project(text: str) -> bool:
+    """Whether a command's argument means a file rather than the name of an experiment."""
+    return ":" in text or text.endswith(".py")
+
+
 @dataclass(frozen=True)
 class Project:
-    """A function of a user's file: `build(seed)` returns a problem, or a problem and probes.
+    """A function of a user's file: `build(seed)` returns a problem, or a problem and probes."""
 
-    Attributes:
-        file: The file, absolute.
-        function: The function's name.
-        runs: Runs of a walk, if nothing else is asked for.
-        default_dtype: None: the problem's own.
-    """
-
-    file: FilePath
+    file: FilePath  # absolute
     function: str
     runs: int = 1
-    default_dtype: None = None
+    default_dtype: None = None  # the problem's own
 
     @classmethod
     def of(cls, text: str) -> Project:
-        """The project that a user means, its file run and its function looked at.
-
-        Args:
-            text: `FILE.py:FUNCTION`.
-
-        Returns:
-            The project.
-
-        Raises:
-            InputError: There is no such file or function, or it does not take a seed.
-        """
+        """The project FILE.py:FUNCTION, its file run and its function looked at."""
         project = cls.named(text)
         if not project.file.is_file():
             file = text.rpartition(":")[0]
@@ -67,21 +59,11 @@ class Project:
 
     @classmethod
     def named(cls, text: str) -> Project:
-        """The project of that name, whose file need not be there and is not run.
-
-        Args:
-            text: `FILE.py:FUNCTION`.
-
-        Returns:
-            The project.
-
-        Raises:
-            InputError: It is not of that form.
-        """
+        """The project FILE.py:FUNCTION, whose file need not be there and is not run."""
         path, colon, function = text.rpartition(":")
         if not colon or not function.isidentifier() or not path.endswith(".py"):
             raise InputError(
-                f"{text} is not possible; write FILE.py:FUNCTION, as my_project.py:build"
+                f"a project must be FILE.py:FUNCTION, as in my_project.py:build, got {text}"
             )
         return cls(FilePath(path).resolve(), function)
 
@@ -91,10 +73,8 @@ class Project:
 
         It is never that of an experiment or of the report, and never a path.
         """
-        stem, function = (
-            re.sub(r"[^A-Za-z0-9_-]", "_", part) for part in (self.file.stem, self.function)
-        )
-        return f"{stem}.{function}"
+        parts = self.file.stem, self.function
+        return ".".join(re.sub(r"[^A-Za-z0-9_-]", "_", part) for part in parts)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -123,37 +103,26 @@ class Project:
         self,
         seed: int,
         *,
-        device: str = "auto",
         dtype: torch.dtype | None = None,
         weights: Tensor | None = None,
-        training: object = None,
-        after_epoch: object = None,
         chunk_size: int | None = None,
     ) -> Start:
         """Call the function, with torch's, NumPy's and Python's random numbers seeded.
 
-        Args:
-            seed: What it is called with.
-            device: Not used: the function decides.
-            dtype: Type in which the problem is evaluated; None leaves the problem's own.
-            weights: What a walk that goes on began with, shape (parameters,).
-            training: Not used: the function trains by itself, and anew when a walk goes on.
-            after_epoch: Likewise.
-            chunk_size: Examples evaluated at once; None leaves the problem's own.
-
-        Returns:
-            The problem and its probes.
-
-        Raises:
-            InputError: The function failed, returned something else, or gave other weights than
-                those that the walk began with.
+        It trains again when a walk is resumed, and has to give the weights that the walk began
+        with.
         """
-        del device, training, after_epoch
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
         random.seed(seed)
         function = load_function(self.file, self.function)
-        problem, probes = self._parts(call(function, seed, self.file))
+        try:
+            problem, probes = self._parts(function(seed))
+        except IsolossError:
+            raise
+        except (Exception, SystemExit) as error:
+            called = f"{self.function}({seed}) in {self.file.name}"
+            raise _failed(called, error, self.file) from error
         if dtype is not None and dtype != problem.dtype:
             problem = problem.with_dtype(dtype)
             probes = {name: probe.with_dtype(dtype) for name, probe in probes.items()}
@@ -162,7 +131,7 @@ class Project:
         if weights is not None and not torch.equal(weights.to(problem.device), problem.current()):
             raise InputError(
                 f"{self.function}({seed}) in {self.file.name} gave other weights than when the "
-                f"walk began; make it give the same for the same seed, or begin anew with --restart"
+                f"walk began; make it give the same for the same seed, or start over with --restart"
             )
         return Start(problem, probes)
 
@@ -179,17 +148,60 @@ class Project:
             if isinstance(given, tuple):
                 kind = f"({', '.join(type(one).__name__ for one in cast('tuple[Any]', given))})"
             raise InputError(
-                f"{self.function} in {self.file.name} returned {kind}; return an isoloss.Problem, "
-                f"or a problem and probes, as return problem, {{'test': test_problem}}"
+                f"{self.function} in {self.file.name} must return an isoloss.Problem, or a problem "
+                f"and probes, as return problem, {{'test': test_problem}}; it returned {kind}"
             )
         return problem, dict(cast("Mapping[str, Problem]", probes))
 
 
-def is_project(text: str) -> bool:
-    """Whether a command's argument means a file rather than the name of an experiment."""
-    return ":" in text or text.endswith(".py")
+def load_function(file: FilePath, name: str) -> Callable[[int], Any]:
+    """Run a Python file and give one of its functions, which has to take a seed."""
+    module = _module(file)
+    found = getattr(module, name, None)
+    if found is None:
+        own = [
+            k for k, v in vars(module).items() if inspect.isfunction(v) and not k.startswith("_")
+        ]
+        raise unknown(f"function of {file.name}", name, own or ["none"])
+    if not callable(found):
+        raise InputError(
+            f"{name} in {file.name} must be a function that takes a seed, got "
+            f"{type(found).__name__}"
+        )
+    check_takes(f"{name} in {file.name}", found, "seed")
+    return found
 
 
-def template() -> str:
-    """A project's file to begin with, which runs as it is."""
-    return FilePath(__file__).with_name("template.py").read_text(encoding="utf-8")
+def _module(file: FilePath) -> ModuleType:
+    """The module of a file, whose folder comes first among those from which it imports."""
+    folder = str(file.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    name = f"isoloss_project_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{file} must be a Python file, as in FILE.py:FUNCTION")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickling look the module up there
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise _failed(file.name, error, file) from error
+    return module
+
+
+def _failed(what: str, error: BaseException, file: FilePath) -> InputError:
+    place = str(file.resolve())
+    if isinstance(error, SyntaxError) and error.lineno is not None:
+        where = f" in line {error.lineno}"
+    else:
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename in (place, str(file))
+        ]
+        where = f" in line {lines[-1]}" if lines else ""
+    return InputError(
+        f"{what} failed{where} ({type(error).__name__}: {one_line(error)}); fix it and try again"
+    )

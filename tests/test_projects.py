@@ -10,15 +10,15 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import isoloss
 from isoloss import experiments, open_results
 from isoloss.cli import main
-from isoloss.projects import Project, is_project, template
-from isoloss.runs.settings import walk_settings
-from isoloss.runs.walk import WalkRun
+from isoloss.cli.projects import template
+from isoloss.projects import Project, is_project
+from isoloss.runs.walk import WalkRun, walk_settings
 from isoloss.store import run_folder
 
 FILE = """
@@ -60,7 +60,9 @@ def three(seed): return 3
 def listed(seed): return build(seed), [build(seed)]
 def named(seed): return build(seed), {1: build(seed)}
 def boom(seed):
-    raise ValueError("no such thing\\nat all")
+    raise ValueError("no [red]such[/] thing\\nat all")
+def picky(seed):
+    return build(seed) if seed else boom(seed)
 def own(seed):
     raise isoloss.InputError("isoloss says this itself, in one sentence")
 def leaves(seed):
@@ -85,9 +87,6 @@ def command(*arguments: str) -> int:
     except SystemExit as end:
         return int(end.code or 0)
     return 0
-
-
-# ---------------------------------------------------------------- what is loaded
 
 
 def test_a_function_gives_a_problem_and_probes(folder) -> None:
@@ -118,32 +117,23 @@ def test_the_problem_keeps_its_type_unless_another_is_asked_for(folder) -> None:
 
 
 MISTAKES: dict[str, list[str]] = {
-    "two": ["two(seed)", "'other'", "defaults"],
-    "seedless": ["seedless(seed)", "too many"],
-    "number": ["number", "int", "takes a seed"],
+    "two": ["two in mine.py cannot be called with (seed)", "'other'"],
+    "seedless": ["seedless in mine.py", "(seed)", "too many"],
+    "number": ["number in mine.py must be a function that takes a seed, got int"],
     "biuld": ["'biuld'", "did you mean build?"],
-}
-RETURNS: dict[str, list[str]] = {
-    "three": ["returned int", "isoloss.Problem"],
+    "three": ["must return an isoloss.Problem", "returned int"],
     "listed": ["returned (Problem, list)", "{'test': test_problem}"],
     "named": ["returned (Problem, dict)"],
-    "boom": ["boom(0) in mine.py failed in line 40 (ValueError: no such thing)"],
+    "boom": ["boom(0) in mine.py failed in line 40 (ValueError: no [red]such[/] thing)"],
     "own": ["isoloss says this itself"],
-    "leaves": ["SystemExit: 3", "line 44"],
+    "leaves": ["SystemExit: 3", "line 46"],
 }
 
 
 @pytest.mark.parametrize("function", MISTAKES)
-def test_functions_that_cannot_be_called_are_refused(refuses, folder, function: str) -> None:
+def test_what_a_function_must_not_be_or_do_is_said(refuses, folder, function: str) -> None:
     with refuses(*MISTAKES[function]):
-        Project.of(f"mine.py:{function}")
-
-
-@pytest.mark.parametrize("function", RETURNS)
-def test_what_a_function_must_not_do_is_said(refuses, folder, function: str) -> None:
-    project = Project.of(f"mine.py:{function}")
-    with refuses(*RETURNS[function]):
-        project.start(0)
+        Project.of(f"mine.py:{function}").start(0)
 
 
 @pytest.mark.parametrize(
@@ -172,50 +162,34 @@ def test_what_names_no_function_of_a_file_is_refused(refuses, folder, text: str)
         Project.of(text)
 
 
-def test_a_file_that_is_not_there_is_refused(refuses, folder) -> None:
+def test_files_that_are_not_there_or_too_long_for_a_folder_are_refused(refuses, folder) -> None:
     with refuses("gone.py", "isoloss new"):
         Project.of("gone.py:build")
     (folder / "dir.py").mkdir()
     with refuses("dir.py"):
         Project.of("dir.py:build")
+    long = f"{'x' * 200}.py"
+    (folder / long).write_text(FILE)
+    with refuses("too long", "120"):
+        Project.of(f"{long}:build")
 
 
-# ---------------------------------------------------------------- the folder's name
-
-
+@example(stem="..")
+@example(stem="../../up")
+@example(stem="report")
+@example(stem="-rf")
 @given(stem=st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1))
 def test_the_name_is_one_safe_component(stem: str) -> None:
-    name = Project(Path("/some") / f"{stem}.py", "build").name
+    name = Project(Path(f"/some/{stem}.py"), "build").name
     out = Path("/out")
     assert (out / name).parent == out
     assert (out / name).resolve().parent == out
     assert name not in {*experiments.names(), "report", ".", ".."}
     assert name.endswith(".build")
     assert all(c.isascii() and (c.isalnum() or c in "_.-") for c in name)
-    assert not name.startswith(".") or stem.startswith(".")
-
-
-@pytest.mark.parametrize("stem", ["..", "...", "../../up", "report", "IRIS_FF", "a b", "ü", "-rf"])
-def test_names_of_odd_files(stem: str) -> None:
-    name = Project(Path(f"{stem}.py"), "build").name
-    assert "/" not in name
     assert not name.startswith(".")
-
-
-def test_a_name_too_long_for_a_folder_is_refused(refuses, folder) -> None:
-    file = folder / f"{'x' * 200}.py"
-    file.write_text(FILE)
-    with refuses("too long", "120"):
-        Project.of(f"{file}:build")
-
-
-def test_experiments_are_no_projects() -> None:
+    assert is_project(f"{stem}.py:build")
     assert not any(is_project(name) for name in experiments.names())
-    assert is_project("a.py:b")
-    assert is_project("a.py")
-
-
-# ---------------------------------------------------------------- runs
 
 
 def execute(run: WalkRun, after: int | None = None) -> Any:
@@ -230,29 +204,20 @@ def execute(run: WalkRun, after: int | None = None) -> Any:
     return run.execute(lambda news: None, cancelled)
 
 
-@pytest.fixture
-def planned(folder, monkeypatch):
-    monkeypatch.setattr("isoloss.runs.walk.SECONDS_BETWEEN_NEWS", 0.0)
-    project = Project.of("mine.py:probed")
-
-    def plan(out: str, *pairs: str) -> WalkRun:
-        settings = walk_settings(project, "sqp", ["steps=12", "kkt_residual=0", *pairs])
-        place = run_folder(folder / out, project.name, "sqp", 0)
-        return WalkRun(0, 4, place, settings)
-
-    return plan
+def planned(out: str, function: str = "probed", *pairs: str) -> WalkRun:
+    project = Project.of(f"mine.py:{function}")
+    settings = walk_settings(project, "sqp", [*(pairs or ["steps=12"]), "kkt_residual=0"])
+    return WalkRun(0, 4, run_folder(Path(out), project.name, "sqp", 0), settings)
 
 
-def test_a_run_goes_on_where_it_stopped_with_the_same_bits(planned, folder) -> None:
+def test_a_run_is_resumed_with_the_same_bits_and_is_that_of_the_library(folder, refuses) -> None:
     whole, cut = planned("whole"), planned("cut")
     assert execute(whole).ending == "step_limit"
     assert execute(cut, after=9).ending == "interrupted"
     assert not cut.finished()
     assert execute(cut).ending == "step_limit"
     assert cut.finished()
-    one, two = (
-        open_results(folder / out).paths("mine.probed", "sqp")[0] for out in ("whole", "cut")
-    )
+    one, two = (open_results(out).paths("mine.probed", "sqp")[0] for out in ("whole", "cut"))
     assert len(one.steps) == 13
     pd.testing.assert_frame_equal(
         one.steps.drop(columns="seconds"), two.steps.drop(columns="seconds")
@@ -260,27 +225,12 @@ def test_a_run_goes_on_where_it_stopped_with_the_same_bits(planned, folder) -> N
     assert torch.equal(one.points, two.points)
     assert {"test_loss", "other_loss"} <= set(one.steps)
     assert one.metadata["config"]["project"]["function"] == "probed"
-
-
-def test_a_walk_of_a_file_is_that_of_the_library(planned, folder) -> None:
-    run = planned("out")
-    execute(run)
-    begun = Project.of("mine.py:probed").start(4)
-    path = isoloss.traverse(
-        begun.problem, stop=isoloss.Stop(steps=12, kkt_residual=0), progress=False
-    )
-    kept = open_results(folder / "out").paths("mine.probed", "sqp")[0]
-    assert torch.equal(kept.points, path.points)
-
-
-def test_another_file_of_the_same_name_does_not_pass_for_the_first(
-    planned, folder, refuses
-) -> None:
-    run = planned("out")
-    execute(run)
-    (folder / "mine.py").write_text(FILE + "\n# changed\n")
+    stop = isoloss.Stop(steps=12, kkt_residual=0)
+    problem = Project.of("mine.py:probed").start(4).problem
+    assert torch.equal(one.points, isoloss.traverse(problem, stop=stop, progress=False).points)
+    (folder / "mine.py").write_text(FILE + "\n# changed\n")  # another file of the same name
     with refuses("mine.probed", "sha256", "--restart"):
-        run.finished()
+        cut.finished()
 
 
 def test_other_weights_for_the_same_seed_are_refused_when_going_on(folder, refuses) -> None:
@@ -289,9 +239,6 @@ def test_other_weights_for_the_same_seed_are_refused_when_going_on(folder, refus
     project.start(0, weights=weights)
     with refuses("build(1)", "other weights", "--restart"):
         project.start(1, weights=weights)
-
-
-# ---------------------------------------------------------------- commands
 
 
 def test_the_template_runs_as_it_is_from_new_to_report(folder, capsys) -> None:
@@ -311,9 +258,7 @@ def test_the_template_runs_as_it_is_from_new_to_report(folder, capsys) -> None:
 
 
 def test_a_walk_without_probes_is_walked_and_reported(folder, capsys) -> None:
-    project = Project.of("mine.py:build")
-    settings = walk_settings(project, "sqp", ["steps=4"])
-    run = WalkRun(0, 0, run_folder(folder / "out", project.name, "sqp", 0), settings)
+    run = planned("out", "build", "steps=4")
     news = execute(run)
     assert "" in run.numbers(news.done, news.row)
     (folder / "mine.py").unlink()  # reading runs no code of the user's
@@ -323,27 +268,20 @@ def test_a_walk_without_probes_is_walked_and_reported(folder, capsys) -> None:
     assert "build of mine.py" in (folder / "out/report/index.html").read_text()
 
 
-def test_check_fails_with_the_table(folder, capsys) -> None:
-    assert command("check", "mine.py:wrong_gradient") == 1
-    assert "FAILED" in capsys.readouterr().out
-
-
-def test_check_leaves_the_random_states_as_they_were(folder) -> None:
+def test_check_prints_its_table_and_leaves_the_random_states_as_they_were(folder, capsys) -> None:
     states = torch.get_rng_state(), random.getstate()
-    assert command("check", "mine.py:build") == 0
+    assert command("check", "mine.py:build", "--regularizer", "l1", "--seed", "2") == 0
     assert torch.equal(torch.get_rng_state(), states[0])
     assert random.getstate() == states[1]
-
-
-def test_check_takes_an_experiment_and_a_regularizer(folder, capsys) -> None:
-    assert command("check", "mine.py:build", "--regularizer", "l1", "--seed", "2") == 0
     assert "regularizer R, l1" in capsys.readouterr().out
+    assert command("check", "mine.py:wrong_gradient") == 1
+    assert "FAILED" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("traverse", "mine.py:build", "--device", "cuda"), ["--device cuda", "model.to"]),
+        (("traverse", "mine.py:build", "--device", "cuda"), ["--device cuda", "model.to('cuda')"]),
         (("traverse", "mine.py:biuld"), ["did you mean build?"]),
         (("traverse", "mine.py:build", "--set", "stesp=3"), ["'stesp'", "did you mean steps"]),
         (("check", "mine.py:build", "--regularizer", "l3"), ["'l3'", "did you mean l1?"]),
@@ -362,10 +300,10 @@ def test_wrong_arguments_exit_2_with_a_sentence(
     assert all(word in " ".join(said.split()) for word in words), said
 
 
-def test_a_failing_function_fails_its_run(folder) -> None:
-    project = Project.of("mine.py:boom")
-    place = run_folder(folder / "out", project.name, "sqp", 0)
-    news = execute(WalkRun(0, 0, place, walk_settings(project, "sqp")))
-    assert news.failed
-    assert "ValueError: no such thing" in news.ending
-    assert open_results("out").unfinished("mine.boom", "sqp")["run-000"].startswith("boom(0)")
+def test_a_function_that_fails_for_a_seed_fails_its_run_alone(folder, capsys) -> None:
+    walk = ("traverse", "mine.py:picky", "--runs", "2", "--set", "steps=2", "--out", "out")
+    assert command(*walk) == 1
+    sentence = "picky(0) in mine.py failed in line 40 (ValueError: no [red]such[/] thing)"
+    assert f"failed: out/mine.picky/traverse/sqp/run-000: {sentence}" in capsys.readouterr().out
+    assert len(open_results("out").paths("mine.picky", "sqp")) == 1
+    assert open_results("out").unfinished("mine.picky", "sqp")["run-000"].startswith(sentence)

@@ -1,0 +1,132 @@
+"""`isoloss experiments`, `isoloss data fetch`, `isoloss data verify`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import typer
+
+from isoloss.cli.options import DataNames, console, say, table
+
+if TYPE_CHECKING:
+    from isoloss.experiments import Experiment
+
+IMAGES = 100
+"""How many of them a measurement of the cost takes."""
+SECONDS = 0.1
+"""How long it takes at least."""
+
+data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The data sets' files.")
+
+
+def experiments() -> None:
+    """List the experiments, their data, and what a run costs here."""
+    from isoloss import experiments
+    from isoloss.experiments import datasets
+
+    listed = table(
+        "experiment", "parameters>", "examples>", "runs>", "steps>", "data",
+        "evals/s>", "paper walk>",
+    )  # fmt: skip
+    for name in experiments.names():
+        experiment = experiments.get(name)
+        present = datasets.at_hand(experiment.dataset)
+        evaluation, walk = 0.0, 0.0
+        if present:
+            with console.status(f"measuring {name}"):
+                evaluation, walk = cost(experiment)
+        listed.add_row(
+            name,
+            f"{experiment.parameters:,}",
+            "all" if experiment.draw is None else f"{experiment.draw:,}",
+            str(experiment.runs),
+            f"{experiment.steps:,}",
+            "at hand" if present else "to fetch",
+            _rate(1 / evaluation) if present else "",
+            _duration(walk) if present else "",
+        )
+    console.print(listed)
+    say(
+        "\nexamples: in training, drawn at random where not all\n"
+        "steps: predictor steps of the paper's walk; to fetch: isoloss data fetch\n"
+        "evals/s: evaluations of loss and gradient, measured just now: CPU time on\n"
+        "    one core, float32, at the random start\n"
+        "paper walk: one run at that rate, with the test set as often as recorded;\n"
+        "    phase 1, corrections and the work beside evaluations come on top"
+    )
+
+
+def cost(experiment: Experiment) -> tuple[float, float]:
+    """Seconds of one core for an evaluation and for the paper's walk, at the random start.
+
+    An evaluation is of loss and gradient over the full training set; the walk is its predictor
+    steps, an evaluation each, and the test set as often as the walk records it. Of images, some are
+    measured.
+    """
+    from isoloss.evaluation.arithmetic import one_thread
+    from isoloss.problem import Problem
+
+    data, model = experiment.data(0), experiment.network(0)
+    record = experiment.record(experiment.paper)
+    few = IMAGES if data.inputs.ndim == 4 else None
+    train, test = (
+        Problem(model, experiment.loss, (x[:few], y[:few]), chunk_size=50 if few else None)
+        for x, y in ((data.inputs, data.targets), (data.test_inputs, data.test_targets))
+    )
+    theta = train.current()
+    with one_thread():
+        gradient = _seconds(lambda: train.loss_and_grad(theta)) * len(data.inputs) / train.examples
+        measured = _seconds(lambda: test.evaluate(theta)) * len(data.test_inputs) / test.examples
+    return gradient, experiment.steps * (gradient + measured / record.probes_every)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    """CPU time of a call, the least of some, after one that fills caches."""
+    run()
+    times = [time.thread_time()]
+    while len(times) < 3 or times[-1] - times[0] < SECONDS:
+        run()
+        times.append(time.thread_time())
+    return min(end - begin for begin, end in pairwise(times))
+
+
+def _rate(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.2g} s"
+
+
+@data.command("fetch")
+def fetch(names: DataNames = None) -> None:
+    """Download the data sets that are not at hand, and check them."""
+    from isoloss.experiments import datasets
+
+    for name in names or datasets.names():
+        datasets.fetch(name)
+        say(f"{name}: at hand")
+
+
+@data.command("verify")
+def verify(names: DataNames = None) -> None:
+    """Compare the files at hand with their published hashes; exits with 1 if any is not right."""
+    from isoloss.experiments import datasets
+
+    wrong = False
+    for name in names or datasets.names():
+        reports = datasets.verify(name)
+        if not reports:
+            say(f"{name}: comes with scikit-learn")
+        for one in reports:
+            wrong |= one.state != "present"
+            reason = one.problem or str(one.where or f"get it with isoloss data fetch {name}")
+            say(f"{one.state:<8} {one.file.path}: {reason}")
+    if wrong:
+        raise typer.Exit(1)

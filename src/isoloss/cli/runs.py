@@ -1,0 +1,168 @@
+"""`isoloss traverse`, `isoloss decay`, `isoloss compare`, `isoloss reproduce`: what runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING
+
+import typer
+
+from isoloss.cli import options
+from isoloss.cli.reports import report
+from isoloss.errors import InputError
+from isoloss.runs.pool import run_all
+
+if TYPE_CHECKING:
+    from isoloss.runs.run import Run
+    from isoloss.subject import Subject
+
+QUICK_RUNS = 3
+QUICK_STEPS = ["steps=4000"]
+"""Of methods that take all steps they are given; others converge in far fewer."""
+QUICK_EPOCHS = 200
+QUICK_PENALTIES = "0,1e-5,1e-4,1e-3,1e-2,1e-1,1"
+
+
+def traverse(
+    name: options.Walked,
+    runs: options.Runs = None,
+    seed: options.Seed = 0,
+    method: options.Method = options.METHOD,
+    out: options.Out = options.RESULTS,
+    device: options.Device = "auto",
+    settings: options.Pairs = None,
+    restart: options.Restart = False,
+    checkpoint_every: options.CheckpointEvery = 30.0,
+) -> None:
+    """Train and walk: an experiment, or a project of your own.
+
+    A project is a function of yours that returns a problem, FILE.py:FUNCTION.
+    """
+    from isoloss.runs.walk import WalkRun, walk_settings
+    from isoloss.store import run_folder
+
+    subject, target = options.subject(name, device)
+    walk = walk_settings(subject, method, settings or [], target)
+    planned = [
+        WalkRun(k, seed + k, run_folder(out, subject.name, method, k), walk, checkpoint_every)
+        for k in range(runs or subject.runs)
+    ]
+    _run(f"{subject.name} {method}", subject, planned, out, restart=restart)
+
+
+def decay(
+    name: options.Name,
+    runs: options.Runs = None,
+    seed: options.Seed = 0,
+    penalties: options.Penalties = None,
+    epochs: options.Epochs = None,
+    out: options.Out = options.RESULTS,
+    device: options.Device = "auto",
+    settings: options.Pairs = None,
+    restart: options.Restart = False,
+    checkpoint_every: options.CheckpointEvery = 30.0,
+) -> None:
+    """Train with weight decay, to compare walks with."""
+    from isoloss.runs.decay import DecayRun, decay_settings
+    from isoloss.store import decay_folder
+
+    experiment = options.experiment(name)
+    weights = None if penalties is None else options.numbers("--penalties", penalties)
+    chosen = decay_settings(experiment, weights, epochs, settings or [], options.device(device))
+    planned = [
+        DecayRun(k, seed + k, decay_folder(out, experiment.name, k), chosen, checkpoint_every)
+        for k in range(runs or experiment.decay_runs)
+    ]
+    _run(f"{experiment.name} decay", experiment, planned, out, restart=restart)
+
+
+def compare(
+    name: options.Name,
+    method: options.Method = options.METHOD,
+    epochs: options.Epochs = None,
+    out: options.Out = options.RESULTS,
+    device: options.Device = "auto",
+    settings: options.Pairs = None,
+    restart: options.Restart = False,
+) -> None:
+    """Compare walks and weight decay at equal training loss.
+
+    Trains with the penalties at which walks ended, and walks from weight decay's best networks.
+    """
+    from isoloss.runs.compare import after_decay_runs, equivalent_runs
+    from isoloss.runs.walk import walk_settings
+    from isoloss.store import open_results
+
+    experiment, target = options.experiment(name), options.device(device)
+    walk = walk_settings(experiment, method, settings or [], target)
+    results = open_results(out)
+    if not results.paths(name, method):
+        raise InputError(
+            f"{out} holds no walk of {name} by {method}; make one with 'isoloss traverse {name} "
+            f"--method {method} --out {out}'"
+        )
+    trained = equivalent_runs(results, experiment, method, epochs, target)
+    title = f"{name} weight decay with the penalties of {method}"
+    _run(title, experiment, trained, out, restart=restart)
+    walks = after_decay_runs(results, walk)
+    title = f"{name} {method} from weight decay's best"
+    _run(title, experiment, walks, out, restart=restart)
+
+
+def reproduce(
+    name: options.Names,
+    runs: options.Runs = None,
+    seed: options.Seed = 0,
+    out: options.Out = options.RESULTS,
+    device: options.Device = "auto",
+    quick: options.Quick = False,
+    restart: options.Restart = False,
+) -> None:
+    """Walks, weight decay, comparison and report of experiments."""
+    from isoloss.methods import METHODS
+
+    runs = runs or (QUICK_RUNS if quick else None)
+    epochs, penalties = (QUICK_EPOCHS, QUICK_PENALTIES) if quick else (None, None)
+    for experiment in options.chosen(name):
+        one = experiment.name
+        for method in METHODS:
+            fewer = quick and experiment.method(method).takes_all_steps
+            pairs = QUICK_STEPS if fewer else []
+            traverse(one, runs, seed, method, out, device, pairs, restart)
+        decay(one, runs, seed, penalties, epochs, out, device, restart=restart)
+        compare(one, options.METHOD, epochs, out, device, restart=restart)
+        report([one], out)
+
+
+def _run(
+    title: str, subject: Subject, planned: Sequence[Run], out: FilePath, *, restart: bool
+) -> None:
+    """Do the runs that are not finished, and print their summary.
+
+    Exits with 1 if a run failed, 130 on Ctrl-C, 143 on SIGTERM.
+    """
+    from isoloss.runs.display import Display
+    from isoloss.store import check_out_folder
+
+    check_out_folder(out)
+    for one in planned if restart else ():
+        if moved := one.put_aside():
+            options.say(f"{one.folder} is now {moved}")
+    subject.prepare()
+    todo = [one for one in planned if not one.finished()]
+    if finished := len(planned) - len(todo):
+        options.say(f"{title}: {finished} of {len(planned)} runs are finished already.")
+    if not todo:
+        return
+    with Display(title, todo) as display:
+        code = run_all(todo, display.show)
+    options.console.print(display.summary())
+    for sentence in display.notes:
+        options.say(sentence, "note:", "yellow")
+    for sentence in display.failures:
+        options.say(sentence, "failed:", "red")
+    if code:
+        options.say("Interrupted; run the same command again to continue.")
+    if code or display.failures:
+        raise typer.Exit(code or 1)

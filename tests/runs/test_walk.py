@@ -1,0 +1,116 @@
+"""A run of a walk: its settings from KEY=VALUE pairs, its claim, and what its bits depend on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from isoloss import Path as Walk
+from isoloss import experiments, open_results, problem
+from isoloss.runs.walk import WalkRun, walk_settings
+from isoloss.store import run_folder
+
+IRIS = experiments.get("IRIS_FF")
+
+
+def test_the_experiments_own_settings_are_the_default() -> None:
+    config = walk_settings(IRIS, "paper").config(seed=7)
+    assert config["seed"] == 7
+    assert config["method"] == {"name": "paper", **IRIS.paper.model_dump()}
+    assert config["stop"]["steps"] == 20_000
+    assert config["record"]["points_every"] == 50
+    assert config["record"]["probes_every"] == 1
+    assert json.loads(json.dumps(config)) == config
+
+
+def test_pairs_reach_the_part_they_belong_to() -> None:
+    pairs = ["steps=500", "corrector_step=1e-4", "points_at_most=9", "rtol=1e-2", "dtype=float64"]
+    chosen = walk_settings(IRIS, "paper", pairs)
+    assert chosen.stop.steps == 500
+    assert chosen.method.corrector_step == 1e-4
+    assert chosen.record.points_at_most == 9
+    assert (chosen.level.rtol, chosen.level.dtype) == (1e-2, "float64")
+    assert walk_settings(IRIS, "sqp", ["chunk_size=40"]).config(0)["chunk_size"] == 40
+    assert "chunk_size" not in walk_settings(IRIS, "sqp").config(0)
+    of_l1 = walk_settings(IRIS, "sqp", ["regularizer=l1", "regularizer_below=20"])
+    assert (of_l1.level.regularizer, of_l1.stop.regularizer_below) == ("l1", 20)
+    assert walk_settings(IRIS, "paper", ["points_at_most=none"]).record.points_at_most is None
+
+
+@pytest.mark.parametrize(
+    ("pair", "words"),
+    [
+        ("stepz=5", ["stepz", "did you mean steps"]),
+        ("steps", ["KEY=VALUE", "got steps"]),
+        ("=5", ["KEY=VALUE"]),
+        ("regularizer=l11", ["'l11'", "did you mean l1"]),
+        ("steps=-5", ["steps of Stop must be greater than 0, got -5"]),
+        ("steps=many", ["steps of Stop must be a valid integer, got many"]),
+        ("corrector_step=nan", ["corrector_step of Paper must be a finite number, got nan"]),
+        ("smallest_step=1", ["smallest_step=1.0", "largest_step=0.1"]),
+        ("rtol=1", ["rtol of Level must be less than 1, got 1"]),
+        ("dtype=float16", ["dtype of Level must be 'float32' or 'float64', got float16"]),
+        ("chunk_size=0", ["chunk_size of Level must be greater than or equal to 1, got 0"]),
+        ("when=print", ["when"]),
+    ],
+)
+def test_bad_pairs_get_one_sentence(refuses, pair: str, words: list[str]) -> None:
+    with refuses(*words):
+        walk_settings(IRIS, "paper", [pair])
+
+
+def test_a_key_given_twice_and_an_unknown_method_are_refused(refuses) -> None:
+    with refuses("steps", "twice"):
+        walk_settings(IRIS, "paper", ["steps=5", "steps=6"])
+    with refuses("papr"):
+        walk_settings(IRIS, "papr")
+
+
+def go(out: Path, *pairs: str, cancelled: bool = False) -> Walk:
+    settings = walk_settings(IRIS, "sqp", ["steps=6", *pairs])
+    one = WalkRun(0, 3, run_folder(out, "IRIS_FF", "sqp", 0), settings)
+    begun = one.folder / "checkpoint" / "start.json"  # the walk has begun once it is there
+    one.execute(lambda news: None, lambda: cancelled and begun.exists())
+    (path,) = open_results(out).paths("IRIS_FF", "sqp")
+    return path
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, size: int | None) -> None:
+    monkeypatch.setattr(problem, "measured_size", lambda *_: size)
+
+
+def test_a_run_is_resumed_with_the_chunk_size_it_began_with(tmp_path, monkeypatch) -> None:
+    measured(monkeypatch, 40)
+    whole = go(tmp_path / "whole")
+    assert whole.metadata["tensors"]["chunk_size"].item() == 40
+    interrupted = go(tmp_path / "resumed", cancelled=True)
+    assert len(interrupted.steps) < len(whole.steps)
+    measured(monkeypatch, 13)
+    resumed = go(tmp_path / "resumed")
+    assert resumed.metadata["tensors"]["chunk_size"].item() == 40
+    assert torch.equal(resumed.points, whole.points)
+    other = go(tmp_path / "other")
+    assert other.metadata["tensors"]["chunk_size"].item() == 13
+    assert not torch.equal(other.points, whole.points)
+    monkeypatch.setattr(problem, "measured_size", lambda *_: pytest.fail("measured"))
+    given = go(tmp_path / "given", "chunk_size=40")
+    assert torch.equal(given.points, whole.points)
+    assert given.metadata["config"]["chunk_size"] == 40
+
+
+def test_where_there_is_nothing_to_choose_the_usual_size_is_kept(tmp_path) -> None:
+    assert go(tmp_path).metadata["tensors"]["chunk_size"].item() == 0
+
+
+def test_a_folder_that_was_claimed_in_the_meantime_is_left_as_it_is(tmp_path) -> None:
+    go(tmp_path)
+    folder = run_folder(tmp_path, "IRIS_FF", "sqp", 0)
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    other = WalkRun(0, 3, folder, walk_settings(IRIS, "sqp", ["steps=7"]))
+    news = other.execute(lambda news: None, lambda: False)
+    assert news.failed
+    assert "stop.steps was 6, now 7" in news.ending
+    assert {file: file.read_bytes() for file in folder.iterdir()} == before
