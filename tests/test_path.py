@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 from typing import Any
 
@@ -223,6 +225,23 @@ def test_threads_may_share_a_problem() -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize("name", ["attention", "dense", "tied and frozen"])
+@pytest.mark.parametrize("how", ["copied", "pickled"])
+def test_a_copied_problem_is_the_same_function(name: str, how: str) -> None:
+    kind = kinds()[name]
+    problem = Problem(kind.model, kind.loss, kind.data, dtype=F64)
+    theta = problem.current()
+    problem.loss_and_grad(2 * theta)
+    other = copy.deepcopy(problem) if how == "copied" else pickle.loads(pickle.dumps(problem))
+    v = normal(problem.size, seed=3)
+    for made in (other, problem):
+        made.loss(3 * theta)  # leaves the other alone
+        loss, grad = made.loss_and_grad(theta)
+        assert loss == problem.loss_and_grad(theta)[0]
+        assert torch.equal(grad, problem.loss_and_grad(theta)[1])
+        assert torch.equal(made.hvp(theta, v), problem.hvp(theta, v))
 
 
 def test_evaluations_of_a_regularizer_made_of_derivatives_are_counted() -> None:

@@ -6,7 +6,6 @@ import copy
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -78,20 +77,15 @@ class FlatNetwork:
             module = _copied(model).to(device=self.device, dtype=self.dtype)
             leaves = list(trainable(module, None).values())
             self.model: Model = module
-            self._call: Callable[[Any], Any] = partial(_call, module)
         else:
             leaves = [
                 p.detach().to(self.device, self.dtype, copy=True).requires_grad_()
                 for p in named.values()
             ]
-            held = dict(zip(named, leaves, strict=True))
             self.model = model
-            self._call = lambda inputs: model(held, inputs)
         self.leaves = leaves
         self._theta = flatten(leaves)
-        for leaf, view in zip(leaves, self.layout.split(self._theta), strict=True):
-            leaf.data = view
-            leaf.grad = None
+        self._tie()
 
     def __call__(self, inputs: Any) -> Any:
         """Outputs at the point last loaded.
@@ -99,7 +93,19 @@ class FlatNetwork:
         A function gets the inputs whole; a module gets a tuple or list as its arguments, a dict as
         its keyword arguments, anything else whole.
         """
-        return self._call(inputs)
+        if isinstance(self.model, nn.Module):
+            return _call(self.model, inputs)
+        return self.model(dict(zip(self.layout.shapes, self.leaves, strict=True)), inputs)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Tie the parameters to the flat vector again, which a copy or a pickle takes apart."""
+        vars(self).update(state)
+        self._tie()
+
+    def _tie(self) -> None:
+        for leaf, view in zip(self.leaves, self.layout.split(self._theta), strict=True):
+            leaf.data = view
+            leaf.grad = None
 
     def in_dtype(self, dtype: torch.dtype) -> FlatNetwork:
         """Another private copy, in another type."""

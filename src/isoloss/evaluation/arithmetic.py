@@ -12,6 +12,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from isoloss._kernels.chain import overruns
+
 
 def reproducible(device: torch.device) -> AbstractContextManager[None]:
     """Kernels that give the same bits each time, to the accuracy of their type.
@@ -49,17 +51,9 @@ def one_thread() -> Generator[None]:
 
 
 def channels_last_is_safe(model: object) -> bool:
-    """Whether images may be laid out with their channels last.
-
-    Torch (2.13, CPU) writes past the end of memory in the gradient by the weights of a convolution
-    of 1x1, a stride, and fewer than eight input channels in that layout.
-    """
+    """Whether images may be laid out with their channels last, as far as is known of the model."""
     return not isinstance(model, nn.Module) or not any(
-        isinstance(module, nn.Conv2d)
-        and set(module.kernel_size) == {1}
-        and max(module.stride) > 1
-        and module.in_channels // module.groups < 8
-        for module in model.modules()
+        isinstance(module, nn.Conv2d) and overruns(module) for module in model.modules()
     )
 
 
