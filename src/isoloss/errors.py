@@ -85,7 +85,6 @@ def require_extra(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise InputError(
-            f"{module} cannot be imported ({one_line(error)}); install it by: "
-            f"pip install 'isoloss[{extra}]'"
-        ) from error
+        gone = isinstance(error, ModuleNotFoundError)
+        what = "is not installed" if gone else f"cannot be imported ({one_line(error)})"
+        raise InputError(f"{module} {what}; pip install 'isoloss[{extra}]'") from error

@@ -183,5 +183,5 @@ def test_a_cache_that_cannot_be_written_is_named(toy, cache, refuses):
 def test_a_missing_extra_is_named_with_its_command(toy, module, ask, monkeypatch, refuses):
     toy("good")
     monkeypatch.setitem(sys.modules, module, None)
-    with refuses(f"{module} cannot be imported", "pip install 'isoloss[experiments]'"):
+    with refuses(f"{module} is not installed", "pip install 'isoloss[experiments]'"):
         ask("toy" if ask is fetch else "iris")

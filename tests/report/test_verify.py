@@ -10,17 +10,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from isoloss.runs.settings import walk_settings
 from tests.torture.victim import make
 
 from isoloss import InputError
 from isoloss import Path as Walk
 from isoloss.cli import main
+from isoloss.cli.projects import template
 from isoloss.files import write_table, write_tensors
-from isoloss.projects import Project, template
+from isoloss.projects import Project
 from isoloss.report.chapter import read_runs, report_tables
 from isoloss.report.verify import verify
-from isoloss.runs.walk import WalkRun
+from isoloss.runs.walk import WalkRun, walk_settings
 from isoloss.store import decay, open_results, run, run_folder
 from isoloss.store.folder import seal, whole
 

@@ -27,7 +27,7 @@ def report(name: Reported, out: Out = RESULTS) -> None:
 
 
 def _report(name: str, out: FilePath) -> None:
-    from isoloss.report.report import report as write
+    from isoloss.report import report as write
     from isoloss.store import open_results
 
     written = write(open_results(out), name)
