@@ -64,11 +64,6 @@ def test_a_key_that_is_none_is_answered_with_the_one_meant_or_the_list(refuses) 
         Record(xyz=1)
 
 
-def test_paper_refuses_a_smallest_step_above_the_largest(refuses) -> None:
-    with refuses("smallest_step=1.0", "largest_step=0.1"):
-        Paper(smallest_step=1.0)
-
-
 def test_settings_cannot_be_changed() -> None:
     stop = Stop(steps=5)
     with pytest.raises(pydantic.ValidationError):

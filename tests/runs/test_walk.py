@@ -46,6 +46,7 @@ def test_pairs_reach_the_part_they_belong_to() -> None:
         ("stepz=5", ["stepz", "did you mean steps"]),
         ("steps", ["KEY=VALUE", "got steps"]),
         ("=5", ["KEY=VALUE"]),
+        ("steps=5 steps=6", ["steps", "twice"]),
         ("regularizer=l11", ["'l11'", "did you mean l1"]),
         ("steps=-5", ["steps of Stop must be greater than 0, got -5"]),
         ("steps=many", ["steps of Stop must be a valid integer, got many"]),
@@ -59,14 +60,7 @@ def test_pairs_reach_the_part_they_belong_to() -> None:
 )
 def test_bad_pairs_get_one_sentence(refuses, pair: str, words: list[str]) -> None:
     with refuses(*words):
-        walk_settings(IRIS, "paper", [pair])
-
-
-def test_a_key_given_twice_and_an_unknown_method_are_refused(refuses) -> None:
-    with refuses("steps", "twice"):
-        walk_settings(IRIS, "paper", ["steps=5", "steps=6"])
-    with refuses("papr"):
-        walk_settings(IRIS, "papr")
+        walk_settings(IRIS, "paper", pair.split())
 
 
 def go(out: Path, *pairs: str, cancelled: bool = False) -> Walk:

@@ -153,6 +153,6 @@ def table(*headings: str) -> Table:
 
 
 def say(sentence: str, label: str = "", color: str = "", to: Console = console) -> None:
-    """Print a sentence, however long, on a line of its own."""
+    """Print a sentence: in one line, unless a terminal breaks it between words."""
     text = Text.assemble((label, color), " " if label else "", sentence)
-    to.print(text, soft_wrap=True)
+    to.print(text, soft_wrap=not to.is_terminal)

@@ -93,4 +93,4 @@ def _word(news: News) -> str:
 
 
 def _label(one: Run, word: str) -> str:
-    return f"{one.folder.name} {word:<9}"
+    return f"{one.folder.name} {word:<11}"
