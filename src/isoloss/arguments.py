@@ -13,7 +13,7 @@ from torch import Tensor
 from isoloss.errors import InputError
 from isoloss.path import Record, Stop
 from isoloss.problem import Problem
-from isoloss.snapshot import Checkpoint
+from isoloss.snapshot import Keeper
 
 KINDS: dict[str, tuple[Any, str]] = {
     "problem": (Problem, "an isoloss.Problem, made of a model, a loss and data"),
@@ -21,7 +21,7 @@ KINDS: dict[str, tuple[Any, str]] = {
     "record": (Record, "an object such as isoloss.Record(points_every=10)"),
     "probes": (Mapping, "a dict of problems by name, as probes={'test': test_problem}"),
     "callback": (Callable, "a function of the row just recorded"),
-    "checkpoint": (Checkpoint, "an isoloss.Checkpoint(folder)"),
+    "checkpoint": (Keeper, "an isoloss.Checkpoint(folder)"),
 }
 """What an argument has to be, and how that is said."""
 

@@ -13,7 +13,6 @@ from isoloss.arguments import check_kinds, check_probes, level_of, rtol_of, star
 from isoloss.checking import check_function
 from isoloss.checking.noise import check_tolerance
 from isoloss.errors import InputError
-from isoloss.identity import digest, identity, identity_of_regularizer
 from isoloss.methods import Method, get_method
 from isoloss.methods.method import State
 from isoloss.outcome import Ending, Outcome
@@ -24,7 +23,14 @@ from isoloss.progress import walk_progress
 from isoloss.recorder import Recorder
 from isoloss.regularizers import AnyRegularizer
 from isoloss.settings import Settings
-from isoloss.snapshot import Checkpoint, Snapshot, state_class
+from isoloss.snapshot import (
+    Keeper,
+    Snapshot,
+    digest,
+    identity,
+    identity_of_regularizer,
+    state_class,
+)
 
 
 def traverse(
@@ -39,7 +45,7 @@ def traverse(
     record: Record | None = None,
     probes: Mapping[str, Problem] | None = None,
     callback: Callable[[Row], bool | None] | None = None,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: Keeper | None = None,
     progress: bool = True,
 ) -> Path:
     """Walk a level set of the training loss, making a regularizer as small as it can be there.

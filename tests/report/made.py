@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 
 from isoloss import Outcome, Path
-from isoloss.store import run, run_folder
-from isoloss.store.folder import begin, save_failure
+from isoloss.store import run_folder
+from isoloss.store.folder import begin, save_failure, save_walk
 
 LEVEL = 0.25
 FAILURE = "out of memory in <script>document.title = 'taken over'</script> & more"
@@ -59,7 +59,7 @@ def write_run(out: FilePath, path: Path, index: int, experiment: str = "IRIS_FF"
     folder = run_folder(out, experiment, path.method, index)
     config = {"experiment": experiment, "seed": 7 + index, "method": {"name": path.method}}
     begin(folder, config, {"isoloss": "0.0"})
-    run.save(folder, path)
+    save_walk(folder, path)
 
 
 def made_results(out: FilePath) -> FilePath:

@@ -14,14 +14,15 @@ from tests.torture.victim import make
 from isoloss import InputError
 from isoloss import Path as Walk
 from isoloss.cli import main
-from isoloss.files import write_tensors
+from isoloss.files import read_ending, write_folder
 from isoloss.projects import Project, template
 from isoloss.report.report_tables import report_tables
 from isoloss.report.verify import verify
 from isoloss.runs.settings import walk_settings
 from isoloss.runs.walk import WalkRun
-from isoloss.store import decay, open_results, run, run_folder
-from isoloss.store.folder import seal, whole
+from isoloss.store import open_results, run_folder
+from isoloss.store.folder import save_walk
+from isoloss.store.results import load_decay
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +53,6 @@ def test_what_was_computed_is_right(out: Path) -> None:
         assert what in said
 
 
-def test_runs_of_format_1_are_checked_too(tmp_path: Path) -> None:
-    old = Path(__file__).parents[1] / "store" / "formats" / "version-1"
-    shutil.copytree(old, tmp_path / "run-000")
-    assert not wrong(tmp_path)
-    assert any("no checksums" in check.found for check in verify(tmp_path))
-
-
 def test_weight_decay_of_a_comparison_is_checked_as_weight_decay(out: Path) -> None:
     other = out / "IRIS_FF" / "equivalent" / "sqp" / "run-000"
     shutil.copytree(out / "IRIS_FF" / "decay" / "run-000", other)
@@ -85,9 +79,9 @@ def test_of_a_users_own_project_the_files_are_checked_and_its_code_is_not_run(
 
 def rewrite(folder: Path, change: Callable[[Walk], Walk]) -> None:
     """A changed walk with checksums that are right."""
-    path = run.load(folder)
+    path = Walk.load(folder)
     tensors = dict(path.metadata["tensors"])
-    run.save(folder, change(path), tensors)
+    save_walk(folder, change(path), tensors)
 
 
 def test_a_wrong_point_with_right_checksums_is_found(out: Path) -> None:
@@ -114,15 +108,10 @@ def test_a_wrong_number_with_right_checksums_is_found(out: Path, column: str) ->
 
 def test_wrong_weights_of_weight_decay_are_found(out: Path) -> None:
     folder = out / "IRIS_FF" / "decay" / "run-000"
-    ending, ends = whole(folder), decay.load_ends(folder)
-    stamps = {}
-
-    def write() -> dict[str, object]:
-        tensors = {"ends": ends * 1.1, "start": ends[0], "indices": torch.arange(3)}
-        stamps["points.safetensors"] = write_tensors(folder / "points.safetensors", tensors)
-        return stamps
-
-    seal(folder, {"outcome": ending["outcome"], "message": ending["message"]}, write)
+    kept, ending, ends = load_decay(folder), read_ending(folder), load_decay(folder).ends()
+    tensors = {"ends": ends * 1.1, "start": ends[0], "indices": torch.arange(3)}
+    tables = {"members.parquet": kept.members, "epochs.parquet": kept.epochs}
+    write_folder(folder, ending.content, {**tables, "points.safetensors": tensors})
     assert any("squared_norm is off" in problem for problem in wrong(out))
 
 

@@ -11,7 +11,6 @@ from isoloss import Path as Walk
 from isoloss import experiments, problem
 from isoloss.runs.settings import walk_settings
 from isoloss.runs.walk import WalkRun
-from isoloss.store import run
 
 
 def go(folder: Path, *pairs: str, cancelled: bool = False) -> Walk:
@@ -19,7 +18,7 @@ def go(folder: Path, *pairs: str, cancelled: bool = False) -> Walk:
     begun = folder / "checkpoint" / "start.json"  # the walk has begun once it is there
     one = WalkRun(0, 3, folder, settings)
     one.execute(lambda news: None, lambda: cancelled and begun.exists())
-    return run.load(folder)
+    return Walk.load(folder)
 
 
 def measured(monkeypatch: pytest.MonkeyPatch, size: int | None) -> None:

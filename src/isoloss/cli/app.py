@@ -14,8 +14,8 @@ from isoloss._version import __version__
 from isoloss.cli import compares, data, decays, projects, reports, verify, walks
 from isoloss.cli.output import console
 from isoloss.errors import InputError, IsolossError
+from isoloss.files import sentence_of
 from isoloss.runs import signals
-from isoloss.storage import sentence_of
 
 app = typer.Typer(
     add_completion=False,

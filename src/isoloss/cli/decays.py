@@ -11,7 +11,7 @@ from isoloss.cli import options
 from isoloss.cli.options import CheckpointEvery, Device, Name, Out, Pairs, Restart, Runs, Seed
 from isoloss.cli.running import run_unfinished
 from isoloss.runs.decay import DecayRun, DecaySettings, decay_settings
-from isoloss.store import decay_folder
+from isoloss.store import run_folder
 
 Penalties = Annotated[
     str | None,
@@ -87,7 +87,7 @@ def decay_all(
     """
     name = settings.experiment.name
     planned = [
-        DecayRun(k, seed + k, decay_folder(out, name, k), settings, checkpoint_every)
+        DecayRun(k, seed + k, run_folder(out, name, None, k, "decay"), settings, checkpoint_every)
         for k in range(runs)
     ]
     steps = planned[0].epochs

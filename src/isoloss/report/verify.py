@@ -20,14 +20,15 @@ from torch import Tensor
 from isoloss import experiments
 from isoloss.errors import InputError, IsolossError
 from isoloss.experiments.catalog import Experiment
-from isoloss.files import read_json
+from isoloss.files import read_ending, read_json
 from isoloss.methods import METHODS
 from isoloss.path import Path
 from isoloss.problem import Problem
 from isoloss.regularizers import get_regularizer
 from isoloss.report.report_tables import FILES, report_tables, reported_walks
-from isoloss.store import decay, open_results, run
-from isoloss.store.folder import load_config, problem, whole
+from isoloss.store import open_results
+from isoloss.store.folder import load_config, problem
+from isoloss.store.results import load_decay
 
 AGREEMENT = {"float32": 1e-3, "float64": 1e-9}
 """Largest relative difference of a recorded number from the same in float64. The rounding of a
@@ -148,15 +149,15 @@ def _checks(folder: FilePath, name: str) -> Iterator[Check]:
     if reason is not None:
         yield Check(name, "files", "damaged or failed", "", reason)
         return
-    files = whole(folder).get("files", {})
-    yield Check(name, "files", f"{len(files)} whole" if files else "format 1: no checksums", "")
+    files = read_ending(folder).stamps
+    yield Check(name, "files", f"{len(files)} whole", "")
     try:
         if "project" in load_config(folder):
             yield Check(name, "computed anew", NOT_DONE, "")
         elif (folder / "members.parquet").exists():
             yield from _decay(folder, name)
         else:
-            yield from _walk(run.load(folder), name)
+            yield from _walk(Path.load(folder), name)
     except (IsolossError, KeyError, RuntimeError) as error:
         yield Check(name, "computed anew", "", "", f"{type(error).__name__}: {error}")
 
@@ -188,7 +189,8 @@ def _decay(folder: FilePath, name: str) -> Iterator[Check]:
     config = load_config(folder)
     experiment = experiments.get(config["experiment"])
     training, test = _problems(experiment, config["seed"])
-    members, ends = decay.load_members(folder), decay.load_ends(folder).double()
+    run = load_decay(folder)
+    members, ends = run.members, run.ends().double()
     finite = [k for k, theta in enumerate(ends) if bool(torch.isfinite(theta).all())]
     anew = pd.DataFrame([_measured(ends[k], training, test) for k in finite])
     anew = anew.rename(columns={"loss": "train_loss"})

@@ -8,13 +8,12 @@ from pathlib import Path as FilePath
 from typing import Any, Protocol
 
 from isoloss.errors import IsolossError
+from isoloss.files import StorageError, sentence_of
 from isoloss.outcome import Outcome
 from isoloss.runs.news import News
-from isoloss.storage import StorageError, sentence_of
 from isoloss.store.checkpoint import TrainingCheckpoint
 from isoloss.store.folder import CHECKPOINT, check, save_failure
-from isoloss.store.lock import only_writer
-from isoloss.store.quarantine import move_aside
+from isoloss.store.lock import move_aside, only_writer
 
 
 class Cancelled(Exception):  # noqa: N818

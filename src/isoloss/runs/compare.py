@@ -15,7 +15,7 @@ from isoloss.report.comparison_tables import chosen_per_run, equivalent_penalty
 from isoloss.runs.decay import DecayRun, decay_settings
 from isoloss.runs.settings import WalkSettings
 from isoloss.runs.walk import Origin, WalkRun
-from isoloss.store import Results, after_decay_folder, equivalent_folder
+from isoloss.store import Results, run_folder
 
 
 def equivalent_runs(
@@ -47,7 +47,7 @@ def equivalent_runs(
                 experiment, [penalty], epochs, ["include_biases=true", "held_out=0"], device
             )
             index = int(FilePath(path.metadata["folder"]).name.removeprefix("run-"))
-            folder = equivalent_folder(results.folder, experiment.name, method, index)
+            folder = run_folder(results.folder, experiment.name, method, index, "equivalent")
             runs.append(DecayRun(index, path.metadata["config"]["seed"], folder, settings))
     return runs
 
@@ -73,7 +73,7 @@ def after_decay_runs(results: Results, walk: WalkSettings) -> list[WalkRun]:
     runs: list[WalkRun] = []
     for position, row in chosen_per_run(table).to_dict("index").items():
         index, seed, penalty = int(row["run"]), int(row["seed"]), float(row["penalty"])
-        folder = after_decay_folder(results.folder, name, walk.method.name, index)
+        folder = run_folder(results.folder, name, walk.method.name, index, "after-decay")
         origin = Origin(f"weight decay, penalty {penalty:g}", points[cast(int, position)].clone())
         runs.append(WalkRun(index, seed, folder, walk, origin=origin))
     return runs

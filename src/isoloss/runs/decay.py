@@ -24,9 +24,8 @@ from isoloss.runs.settings import override, parse_pairs
 from isoloss.runs.sweep import Pair, Sweep, SweepState
 from isoloss.runs.walk import made_with
 from isoloss.settings import Settings
-from isoloss.store import decay
 from isoloss.store.checkpoint import TrainingCheckpoint
-from isoloss.store.folder import CHECKPOINT, begin
+from isoloss.store.folder import CHECKPOINT, FINISHED, Stack, begin, save_decay
 from isoloss.training import check_penalties
 
 MEASUREMENTS = {True: 50, False: 10}
@@ -188,7 +187,7 @@ class DecayRun:
     ) -> News:
         config = self.settings.config(self.seed)
         if not begin(self.folder, config, made_with(), notes.append):
-            return News(self.index, "done", self.epochs, ending=decay.FINISHED, notes=tuple(notes))
+            return News(self.index, "done", self.epochs, ending=FINISHED, notes=tuple(notes))
         experiment, options = self.settings.experiment, self.settings.options
         data = experiment.data(self.seed)
         start = flatten(list(experiment.network(self.seed).parameters()))
@@ -200,7 +199,7 @@ class DecayRun:
         news = News(self.index, "training")
         tell(news)
 
-        def follow(name: str, sweep: Sweep) -> decay.Stack:
+        def follow(name: str, sweep: Sweep) -> Stack:
             nonlocal told, done, news
             folder = self.folder / CHECKPOINT / name
             checkpoint = TrainingCheckpoint(folder, self.folder, self.checkpoint_every)
@@ -217,7 +216,7 @@ class DecayRun:
                 if now - told >= SECONDS_BETWEEN_NEWS:
                     told = now
                     tell(News(self.index, "training", done, news.row))
-            return decay.Stack(sweep.history(state), sweep.thetas(state), state.lost)
+            return Stack(sweep.history(state), sweep.thetas(state), state.lost)
 
         whole = follow("whole", self._sweep(train, {"test": test}))
         news = News(self.index, "training", done, _best(whole))
@@ -226,10 +225,8 @@ class DecayRun:
             kept, aside = hold_out(data, options.held_out, self.seed)
             parts = _rows(train, kept), {"validation": _rows(train, aside)}
             chosen = follow("chosen", self._sweep(*parts))
-        decay.save(self.folder, whole, chosen, start=start, indices=data.indices)
-        return News(
-            self.index, "done", done, _best(whole), ending=decay.FINISHED, notes=tuple(notes)
-        )
+        save_decay(self.folder, whole, chosen, start=start, indices=data.indices)
+        return News(self.index, "done", done, _best(whole), ending=FINISHED, notes=tuple(notes))
 
     def _sweep(self, train: Pair, tests: dict[str, Pair]) -> Sweep:
         experiment, options = self.settings.experiment, self.settings.options
@@ -269,7 +266,7 @@ def _rows(pair: Pair, rows: Tensor) -> Pair:
     return pair[0][rows.to(pair[0].device)], pair[1][rows.to(pair[1].device)]
 
 
-def _best(stack: decay.Stack) -> Row:
+def _best(stack: Stack) -> Row:
     """The penalty with the smallest test loss, for the display alone."""
     last = stack.last()
     finite = last.loc[last["test_loss"].notna()]

@@ -20,11 +20,10 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from isoloss.files import ResultsError
+from isoloss.files import ResultsError, StorageError
 from isoloss.runs.claim import said
 from isoloss.runs.news import THREADS, News
 from isoloss.runs.run import Run
-from isoloss.storage import StorageError
 from isoloss.store.folder import problem, save_failure
 from isoloss.store.lock import LockedError, only_writer
 

@@ -19,9 +19,15 @@ from isoloss.progress import describe
 from isoloss.runs.claim import as_only_writer, is_finished, keep_or_stop
 from isoloss.runs.news import SECONDS_BETWEEN_NEWS, THREADS, News
 from isoloss.runs.settings import DTYPES, WalkSettings
-from isoloss.store import run
 from isoloss.store.checkpoint import Checkpoint, TrainingCheckpoint
-from isoloss.store.folder import CHECKPOINT, begin, load_start, save_start, training_folder
+from isoloss.store.folder import (
+    CHECKPOINT,
+    begin,
+    load_start,
+    save_start,
+    save_walk,
+    training_folder,
+)
 from isoloss.subject import Start
 from isoloss.training import TrainingState
 from isoloss.walking import traverse
@@ -114,7 +120,7 @@ class WalkRun:
     ) -> News:
         settings, config = self.settings, self.config()
         if not begin(self.folder, config, made_with(), notes.append):
-            return self._done(run.load(self.folder), notes)
+            return self._done(Path.load(self.folder), notes)
         start = self._start(tell, cancelled, config, notes)
         checkpoint = Checkpoint(self.folder / CHECKPOINT, self.checkpoint_every)
         told = 0.0
@@ -145,7 +151,7 @@ class WalkRun:
         )
         notes += checkpoint.damage
         size = _number(start.problem.chunk_size)
-        run.save(self.folder, path, {**start.extra, "chunk_size": size})
+        save_walk(self.folder, path, {**start.extra, "chunk_size": size})
         return self._done(path, notes)
 
     def _start(
