@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import pickle
 from pathlib import Path as FilePath
 
 import pytest
@@ -115,21 +114,14 @@ def test_a_damaged_file_is_named_and_the_run_is_done_again(tmp_path, name):
         assert (done_again, kept) == (True, RUN_FILES[1:])
 
 
-class Evil:
-    def __reduce__(self):
-        return (FilePath.touch, (FilePath("executed"),))
-
-
-@pytest.mark.parametrize("name", RUN_FILES)
-def test_a_malicious_file_is_a_sentence_and_nothing_is_executed(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    begin(tmp_path / "r", {}, {})
-    save_walk(tmp_path / "r", made_path())
-    for content in (pickle.dumps(Evil()), b"__import__('os').abort()", b"!!python/object:os.abort"):
-        (tmp_path / "r" / name).write_bytes(content)
-        with pytest.raises(ResultsError):
-            Path.load(tmp_path / "r")
-    assert not (tmp_path / "executed").exists()
+def test_settings_that_are_not_those_of_the_files_are_found(tmp_path):
+    for seed in (0, 1):
+        begin(tmp_path / str(seed), {"seed": seed}, {})
+        save_walk(tmp_path / str(seed), made_path())
+    (tmp_path / "0" / "config.json").replace(tmp_path / "1" / "config.json")
+    assert "a run with other settings" in (problem(tmp_path / "1") or "")
+    with pytest.raises(ResultsError, match="a run with other settings"):
+        Path.load(tmp_path / "1")
 
 
 def test_no_file_outside_the_folder_is_named_by_it(tmp_path):

@@ -63,7 +63,7 @@ class _Timed:
         self._classes = named_classes(*classes)
         return self._generations.load()
 
-    def _unpack(self, found: Generation) -> Any:
+    def _unpack(self, found: Generation, kind: type[AnyState]) -> AnyState:
         """The state of a generation; nothing but the classes named is made, and no code is run."""
         before, now = found.about.get("classes", {}), _fields(self._classes)
         changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
@@ -78,18 +78,19 @@ class _Timed:
             with torch.serialization.safe_globals([*self._allowed()]):
                 unknown = torch.serialization.get_unsafe_globals_in_checkpoint(content)
                 content.seek(0)
-                if not unknown:
-                    return torch.load(content, weights_only=True)
+                state = None if unknown else torch.load(content, weights_only=True)
         except Exception as error:
             raise ResultsError(
                 f"{self.folder} holds a checkpoint that cannot be read ({type(error).__name__}); "
                 f"start afresh in another folder or with --restart"
             ) from error
-        raise ResultsError(
-            f"{self.folder} holds a checkpoint that asks for {unknown[0]}, which is no part of the "
-            f"state of this walk; nothing of it was run: start afresh in another folder or with "
-            f"--restart"
-        )
+        if not isinstance(state, kind):
+            what = unknown[0] if unknown else f"a {type(state).__name__}"
+            raise ResultsError(
+                f"{self.folder} holds a checkpoint that asks for {what}, which is no part of this "
+                f"walk; nothing of it was run: start afresh in another folder or with --restart"
+            )
+        return state
 
     def _save(self, begun: float, state: object, about: dict[str, Any], points: Any) -> None:
         content = io.BytesIO()
@@ -129,7 +130,7 @@ class TrainingCheckpoint(_Timed):
     def load(self, state: type[AnyState]) -> AnyState | None:
         """The last state that was kept whole, of its class; None where there is none."""
         found = self._load(state)
-        return None if found is None else self._unpack(found)
+        return None if found is None else self._unpack(found, state)
 
     def save(self, state: object) -> None:
         """Write a state over the older of the two."""
@@ -183,7 +184,7 @@ class Checkpoint(_Timed):
             raise InputError(
                 f"{self.folder} keeps another walk ({'; '.join(different)}); give another folder"
             )
-        snapshot: Snapshot = self._unpack(found)
+        snapshot = self._unpack(found, Snapshot)
         theta = snapshot.state.point.theta
         kept = [
             # clones: memory from torch is aligned, which some products' last bits depend on
