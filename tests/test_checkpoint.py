@@ -38,6 +38,7 @@ from isoloss import (
 from isoloss.methods.paper import PaperState
 from isoloss.point import Objective
 from isoloss.regularizers import Regularizer
+from isoloss.snapshot import Snapshot
 from isoloss.store import generations as generations_module
 from isoloss.store.generations import Generations
 
@@ -428,7 +429,10 @@ class Sly:
         return (getattr, (PaperState, "__doc__"))
 
 
-@pytest.mark.parametrize("evil", [Evil(), {"state": [Evil()]}, Sly(), Quartic(), {}])
+SLY = Snapshot(Sly(), None, 0.0, None, 0, None)  # pyright: ignore
+
+
+@pytest.mark.parametrize("evil", [Evil(), {"state": [Evil()]}, SLY, Quartic(), {}])
 def test_a_checkpoint_that_asks_for_other_classes_is_refused_and_runs_no_code(
     evil: object, tmp_path: FilePath, refuses: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
