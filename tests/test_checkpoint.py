@@ -1,15 +1,22 @@
-"""A walk that was interrupted goes on with the bits of one that never was."""
+"""A walk that was interrupted continues with the bits of one that never was."""
 
 from __future__ import annotations
 
+import enum
+import io
+import json
+import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from tests.problems import vector_problem
 from torch import Tensor
 
@@ -22,12 +29,19 @@ from isoloss import (
     Path,
     Problem,
     Record,
+    ResultsError,
     SquaredNorm,
     Stop,
+    __version__,
     traverse,
     weighted_sum,
 )
+from isoloss.methods.paper import PaperState
+from isoloss.point import Objective
 from isoloss.regularizers import Regularizer
+from isoloss.snapshot import Snapshot
+from isoloss.store import generations as generations_module
+from isoloss.store.generations import Generations
 
 N = 24
 
@@ -47,8 +61,86 @@ class Quartic:
         return theta.pow(4).sum() + theta.square().sum(), 4 * theta.pow(3) + 2 * theta
 
 
+class Mode(enum.Enum):
+    ODD = "odd"
+    EVEN = "even"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a state may be made of, each of which the last bits of the next step depend on."""
+
+    transposed: NDArray[np.float64]  # in Fortran's order
+    base: Tensor
+    view: Tensor  # a transposed part of base
+    factor: np.float32
+    mode: Mode
+    past: list[tuple[float, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnState:
+    inner: PaperState
+    parts: Parts
+    again: Parts  # the same object
+
+    point = property(lambda self: self.inner.point)
+    kind = property(lambda self: self.inner.kind)
+    step_length = property(lambda self: self.inner.step_length)
+    on_level = property(lambda self: self.inner.on_level)
+    ending = property(lambda self: self.inner.ending)
+
+
+class Own:
+    """The paper's method with a predictor step that depends on everything in its state."""
+
+    name, stride, takes_all_steps = "own", 1, True
+
+    def relative_tolerance(self, level: float, rtol: float) -> float:
+        return Paper().relative_tolerance(level, rtol)
+
+    def init(
+        self, objective: Objective, theta: Tensor, level: float | None, rtol: float
+    ) -> OwnState:
+        generator = np.random.default_rng(0)
+        base = torch.from_numpy(generator.normal(size=(40, 30))).to(theta.dtype)
+        parts = Parts(
+            np.asfortranarray(generator.normal(size=(31, 31))),
+            base,
+            base[3:33, 2:29].t(),
+            np.float32(0.3),
+            Mode.ODD,
+            [],
+        )
+        return OwnState(Paper().init(objective, theta, level, rtol), parts, parts)
+
+    def step(self, objective: Objective, state: OwnState) -> OwnState:
+        old = state.parts
+        assert state.again is old
+        assert old.transposed.flags.f_contiguous
+        assert not old.transposed.flags.c_contiguous
+        assert old.view.untyped_storage().data_ptr() == old.base.untyped_storage().data_ptr()
+        assert type(old.factor) is np.float32
+        base = old.base * 1.0
+        base[0, 0] = float((old.view @ old.view.t()).sum())
+        matrix = old.transposed @ old.transposed.T @ old.transposed
+        parts = Parts(
+            np.asfortranarray(matrix / np.abs(matrix).max()),
+            base / base.abs().max(),
+            old.view,
+            np.float32(old.factor * np.float32(0.99)),
+            Mode.EVEN if old.mode is Mode.ODD else Mode.ODD,
+            [*old.past[-2:], (float(matrix.sum()), {"base": base})],
+        )
+        parts = replace(parts, view=parts.base[3:33, 2:29].t())
+        length = 0.01 + 0.001 * math.tanh(float(matrix.sum()) + float(base.sum()))
+        length *= float(parts.factor) * (1.1 if parts.mode is Mode.EVEN else 1.0)
+        return OwnState(Paper(largest_step=length).step(objective, state.inner), parts, parts)
+
+
 METHODS: dict[str, dict[str, Any]] = {
     "paper": {"method": "paper", "stop": Stop(steps=90)},
+    "own": {"method": Own(), "stop": Stop(steps=25)},
     "sqp": {"method": "sqp", "stop": Stop(steps=40, kkt_residual=1e-12)},
     "sqp, learned": {
         "method": "sqp", "stop": Stop(steps=40, kkt_residual=1e-12), "regularizer": Quartic()
@@ -59,8 +151,8 @@ METHODS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def walk(**changes: Any) -> Path:
-    start = torch.linspace(-1, 1.5, N, dtype=torch.float64)
+def walk(dtype: torch.dtype = torch.float64, **changes: Any) -> Path:
+    start = torch.linspace(-1, 1.5, N, dtype=dtype)
     problem = vector_problem(bowl, start)
     record = Record(points_at_most=10, probes_every=3)
     probes = {"test": vector_problem(lambda theta: bowl(theta).square(), start)}
@@ -77,22 +169,40 @@ def same(one: Path, other: Path) -> bool:
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("every", [0.0, 1e9])
-def test_a_walk_stopped_anywhere_ends_as_one_never_stopped(
-    name: str, every: float, tmp_path: FilePath
+def test_a_walk_resumed_at_every_step_ends_as_one_never_stopped(
+    name: str, dtype: torch.dtype, tmp_path: FilePath
 ) -> None:
-    settings = METHODS[name]
+    stop = Stop(steps=40 if "sqp" in name else 90, evaluations=75, kkt_residual=1e-12)
+    settings = {**METHODS[name], "dtype": dtype, "stop": stop}
     whole = walk(**settings)
-    for stop_at in (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, None):
+    for step in range(len(whole.steps)):
         part = walk(
             **settings,
-            checkpoint=Checkpoint(tmp_path / "kept", every),
+            checkpoint=Checkpoint(tmp_path / "kept"),
+            callback=lambda row, step=step: row["step"] >= step,
+        )
+        assert len(part.steps) == step + 1
+    assert same(walk(**settings, checkpoint=Checkpoint(tmp_path / "kept")), whole)
+    assert len(whole.steps) > 15
+
+
+@pytest.mark.parametrize("every", [0.0, 1e9])
+def test_a_walk_kept_at_every_step_or_at_its_end_continues(
+    every: float, tmp_path: FilePath
+) -> None:
+    settings = METHODS["sqp, learned"]
+    stopped, checkpoint = walk(**settings), Checkpoint(tmp_path)
+    for stop_at in (0, 1, 2, 3, 5, 8, 13, 21, None):
+        checkpoint = Checkpoint(tmp_path / "kept", every)
+        stopped = walk(
+            **settings,
+            checkpoint=checkpoint,
             callback=lambda row, at=stop_at: at is not None and row["step"] >= at,
         )
-        if stop_at is not None and stop_at < len(whole.steps) - 1:
-            assert part.outcome is Outcome.INTERRUPTED
-    assert same(part, whole)
+    assert same(stopped, walk(**settings))
+    assert checkpoint.progress == 20  # the last that was kept, before its last step
 
 
 def test_ctrl_c_in_the_middle_of_anything_loses_no_bit(tmp_path: FilePath) -> None:
@@ -262,29 +372,26 @@ def test_what_a_function_gives_is_compared_where_its_name_is_the_same(
     set_out(tmp_path, regularizer=times(1.0))
 
 
-def test_a_checkpoint_of_format_2_that_names_the_regularizer_alone_is_gone_on_from(
-    tmp_path: FilePath, refuses: Any
-) -> None:
-    kept = FilePath(__file__).parent / "results" / "formats" / "version-2" / "checkpoint"
-    shutil.copytree(kept, tmp_path / "kept")
-    checkpoint = Checkpoint(tmp_path / "kept")
-    with refuses("regularizer was 'squared_norm', now 'l1'"):
-        walk(**METHODS["paper"], regularizer="l1", checkpoint=checkpoint)
-    path = walk(**METHODS["paper"], checkpoint=checkpoint)
-    assert checkpoint.progress == 19  # it was interrupted at step 20
-    whole = walk(**METHODS["paper"])
-    assert path.steps["kind"].tolist() == whole.steps["kind"].tolist()
-    assert torch.allclose(path.points, whole.points, rtol=1e-9)
-    with refuses("regularizer.name was 'squared_norm', now 'l1'"):  # it tells more from now on
-        walk(**METHODS["paper"], regularizer="l1", checkpoint=Checkpoint(tmp_path / "kept"))
-
-
-@pytest.mark.parametrize("every", [-1.0, float("nan")])
+@pytest.mark.parametrize("every", [-1.0, float("nan"), None, "30"])
 def test_a_time_between_checkpoints_that_is_none_is_refused(
-    every: float, tmp_path: FilePath, refuses: Any
+    every: Any, tmp_path: FilePath, refuses: Any
 ) -> None:
-    with refuses(f"every={every}"):
+    with refuses("every must be a number of seconds, at least 0", repr(every)):
         Checkpoint(tmp_path, every)
+
+
+def test_a_folder_that_is_none_is_refused_and_home_is_expanded(
+    tmp_path: FilePath, refuses: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (None, 7, ""):
+        with refuses("folder must be a path such as", repr(folder)):
+            Checkpoint(folder)  # pyright: ignore
+    (tmp_path / "file").touch()
+    with refuses("got the file"):
+        Checkpoint(tmp_path / "file")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    walk(checkpoint=Checkpoint("~/kept"), callback=lambda row: row["step"] > 0)
+    assert sorted(file.name for file in (tmp_path / "kept").iterdir()) == ["a", "b", "points.bin"]
 
 
 def test_a_method_that_does_not_say_its_state_is_refused(tmp_path: FilePath, refuses: Any) -> None:
@@ -298,6 +405,205 @@ def test_a_method_that_does_not_say_its_state_is_refused(tmp_path: FilePath, ref
 
     with refuses("mute", "annotate"):
         walk(method=Mute(), checkpoint=Checkpoint(tmp_path))
+
+
+def in_a_checkpoint(folder: FilePath, evil: object) -> None:
+    """Put a payload of somebody else's into a checkpoint, with checksums that are right."""
+    generations = Generations(folder, folder.parent)
+    found = generations.load()
+    assert found is not None
+    content = io.BytesIO()
+    torch.save(evil, content)
+    for _ in range(2):
+        generations.save(found.about, content.getvalue(), {})
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return (FilePath.touch, (FilePath("executed"),))
+
+
+class Sly:
+    """Reaches beyond a class that it may name."""
+
+    def __reduce__(self) -> Any:
+        return (getattr, (PaperState, "__doc__"))
+
+
+SLY = Snapshot(Sly(), None, 0.0, None, 0, None)  # pyright: ignore
+
+
+@pytest.mark.parametrize("evil", [Evil(), {"state": [Evil()]}, SLY, Quartic(), {}])
+def test_a_checkpoint_that_asks_for_other_classes_is_refused_and_runs_no_code(
+    evil: object, tmp_path: FilePath, refuses: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = Checkpoint(tmp_path / "kept", 0.0)
+    walk(method="paper", checkpoint=checkpoint, callback=lambda row: row["step"] > 2)
+    in_a_checkpoint(tmp_path / "kept", evil)
+    with refuses("kept holds a checkpoint that", "--restart", error=ResultsError):
+        walk(method="paper", checkpoint=Checkpoint(tmp_path / "kept"))
+    assert not (tmp_path / "executed").exists()
+    assert not (tmp_path / "quarantine").exists()
+
+
+def test_members_of_enums_are_read_however_python_pickles_them(
+    tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(  # as in 3.11.0 to 3.11.3
+        enum.Enum, "__reduce_ex__", lambda self, _: (getattr, (type(self), self.name))
+    )
+    own = METHODS["own"]
+    walk(**own, checkpoint=Checkpoint(tmp_path), callback=lambda row: row["step"] > 9)
+    assert same(walk(**own, checkpoint=Checkpoint(tmp_path)), walk(**own))
+
+
+def damaged(content: bytes, name: str) -> list[bytes | None]:
+    """A file gone, empty, cut, longer, and with a byte flipped here and there."""
+    places = [*range(0, len(content), max(1, len(content) // 20)), len(content) - 1]
+    flips = [content[:k] + bytes([content[k] ^ 8]) + content[k + 1 :] for k in places]
+    longer = [] if name == "points.bin" else [content + b"x"]  # there it is room to be written to
+    return [None, b"", content[: len(content) // 2], content[:-1], *longer, *flips]
+
+
+@pytest.mark.parametrize("name", ["a", "b", "points.bin"])
+def test_any_damage_is_named_and_kept_and_the_walk_ends_with_the_same_bits(
+    name: str, tmp_path: FilePath
+) -> None:
+    settings = {**METHODS["sqp"], "stop": Stop(steps=6, kkt_residual=1e-12)}
+    whole = walk(**settings)
+    walk(
+        **settings,
+        checkpoint=Checkpoint(tmp_path / "kept", 0.0),
+        callback=lambda row: row["step"] > 4,
+    )
+    for k, content in enumerate(damaged((tmp_path / "kept" / name).read_bytes(), name)):
+        folder = tmp_path / str(k)
+        shutil.copytree(tmp_path / "kept", folder / "kept")
+        if content is None:
+            (folder / "kept" / name).unlink()
+        else:
+            (folder / "kept" / name).write_bytes(content)
+        checkpoint = Checkpoint(folder / "kept", 0.0)
+        path = walk(**settings, checkpoint=checkpoint)
+        assert same(path, whole)
+        assert any(f"kept/{name} " in sentence for sentence in checkpoint.damage), (k, content)
+        if content is not None:
+            assert any(file.name.startswith(name) for file in (folder / "quarantine").iterdir())
+        if name != "points.bin":
+            assert checkpoint.progress >= 3  # from the generation before, at worst
+        again = Checkpoint(folder / "kept")
+        assert same(walk(**settings, checkpoint=again), whole)
+        assert again.damage == []
+
+
+@pytest.mark.parametrize("damage", ["state", "point"])
+def test_without_the_newest_generation_the_one_before_is_whole_at_every_step(
+    damage: str, tmp_path: FilePath
+) -> None:
+    settings = {**METHODS["paper"], "stop": Stop(steps=30), "record": Record(points_at_most=4)}
+    going, whole = tmp_path / "going", walk(**settings)
+
+    def killed(row: dict[str, Any]) -> None:
+        if row["step"] > 0:
+            shutil.copytree(going, tmp_path / str(row["step"]) / "kept")
+
+    walk(**settings, checkpoint=Checkpoint(going, 0.0), callback=killed)
+    for step in range(2, len(whole.steps), 3):
+        folder = tmp_path / str(step) / "kept"
+        newest = folder / "ab"[step % 2]  # the first is in a
+        points = folder / "points.bin"
+        header = json.loads(newest.read_bytes().partition(b"\n")[0])
+        content = bytearray((points if damage == "point" else newest).read_bytes())
+        if damage == "point":  # the one that only the newest knows
+            last = max(header["points"], key=int)
+            before = json.loads((folder / "ba"[step % 2]).read_bytes().partition(b"\n")[0])
+            if last in before["points"]:
+                continue
+            content[header["points"][last]["index"] * header["size"]] ^= 1
+            points.write_bytes(content)
+        else:
+            content[-1] ^= 1
+            newest.write_bytes(content)
+        checkpoint = Checkpoint(folder, 1e9)
+        assert same(walk(**settings, checkpoint=checkpoint), whole)
+        assert len(checkpoint.damage) == 1, checkpoint.damage
+        assert ("points.bin" if damage == "point" else newest.name) in checkpoint.damage[0]
+        kept = sorted(file.name[:6] for file in (folder.parent / "quarantine").iterdir())
+        assert len(kept) == (2 if damage == "point" else 1)
+
+
+def test_points_are_appended_and_never_rewritten(
+    tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    real = generations_module.write_blocks
+
+    def count(file: FilePath, blocks: Mapping[int, bytes]) -> None:
+        written.extend(len(block) for block in blocks.values())
+        real(file, blocks)
+
+    monkeypatch.setattr(generations_module, "write_blocks", count)
+    path = walk(**METHODS["paper"], checkpoint=Checkpoint(tmp_path / "kept", 0.0))
+    assert set(written) == {N * 8}
+    assert len(path.point_steps) <= 10
+    on_level = int((path.steps["level_error"].abs() < 1e-3).sum())
+    assert len(written) <= on_level  # each kept point at most once, though they were thinned often
+    size = (tmp_path / "kept" / "points.bin").stat().st_size
+    assert size <= 13 * N * 8  # the room of points let go is used again
+
+
+def test_a_state_that_cannot_be_kept_is_refused_in_one_sentence(
+    tmp_path: FilePath, refuses: Any
+) -> None:
+    class Holds(Own):
+        def init(self, *arguments: Any) -> OwnState:
+            state = super().init(*arguments)
+            past: Any = [Quartic()]
+            return replace(state, parts=replace(state.parts, past=past))
+
+    with refuses("holds a", "Quartic", "cannot be kept in a checkpoint"):
+        walk(method=Holds(), checkpoint=Checkpoint(tmp_path, 0.0))
+
+    @dataclass(frozen=True)
+    class Local(OwnState):
+        pass
+
+    class Locally(Own):
+        def init(self, *arguments: Any) -> Local:
+            state = super().init(*arguments)
+            return Local(state.inner, state.parts, state.again)
+
+    Locally.init.__annotations__["return"] = Local
+    with refuses("the state of the walk cannot be kept in a checkpoint", "dataclasses of a module"):
+        walk(method=Locally(), checkpoint=Checkpoint(tmp_path / "local", 0.0))
+
+
+def test_a_checkpoint_of_a_version_with_other_states_says_so(
+    tmp_path: FilePath, refuses: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk(**METHODS["own"], checkpoint=Checkpoint(tmp_path), callback=lambda row: True)
+    fields = dict(Parts.__dataclass_fields__)
+    fields.pop("mode")
+    monkeypatch.setattr(Parts, "__dataclass_fields__", fields)
+    with refuses(f"kept by isoloss {__version__}", "Parts had other fields", error=ResultsError):
+        walk(**METHODS["own"], checkpoint=Checkpoint(tmp_path))
+
+
+def test_whatever_loads_and_saves_can_keep_a_walk() -> None:
+    class InMemory:
+        due = True
+        kept: Any = None
+
+        def load(self, state: type, asked: Mapping[str, Any]) -> Any:
+            return self.kept
+
+        def save(self, snapshot: Any) -> None:
+            self.kept = snapshot
+
+    keeper = InMemory()
+    walk(**METHODS["paper"], checkpoint=keeper, callback=lambda row: row["step"] > 40)
+    assert same(walk(**METHODS["paper"], checkpoint=keeper), walk(**METHODS["paper"]))
 
 
 _: Regularizer = Quartic()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import pathlib
+import re
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -14,8 +17,8 @@ from isoloss import Problem, Record, Stop, experiments, open_results, traverse
 from isoloss.experiments.catalog import convolutional
 from isoloss.reference import export_reference, from_keras, import_reference, to_keras
 from isoloss.report import band, walk_table
-from isoloss.store import decay, decay_folder, run, run_folder
-from isoloss.store.folder import begin
+from isoloss.store import run_folder
+from isoloss.store.folder import Stack, begin, save_decay, save_walk
 
 
 def iris(dtype=torch.float32):
@@ -213,6 +216,9 @@ def test_pickled_code_is_not_run(tmp_path, monkeypatch):
         ({"index_epoch_pred": np.zeros(0, int)}, ["0 predictor steps"]),
         ({"weights_phase2": np.zeros((5, 31103), np.float32)}, ["5 points", "every 50th"]),
         ({"weights_phase1": np.zeros(9, np.float32)}, ["exp_1.npz"]),
+        ({"index_epoch_pred": np.full(383, 10**6)}, ["exp_1.npz"]),
+        ({"test_loss": np.array(["x"] * 383)}, ["exp_1.npz"]),
+        ({"train_loss": np.float64(3)}, ["exp_1.npz"]),
     ],
 )
 def test_logs_that_do_not_fit_together_are_skipped_with_a_sentence(tmp_path, changes, words):
@@ -223,11 +229,49 @@ def test_logs_that_do_not_fit_together_are_skipped_with_a_sentence(tmp_path, cha
     assert all(word in sentence for word in words), sentence
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no zip", b"\x93NUMPY"])
-def test_damaged_files_are_skipped_with_a_sentence(tmp_path, content):
-    (tmp_path / "logs_IRIS_FF_exp_1.npz").write_bytes(content)
+def declared(shape: tuple[int, ...]) -> bytes:
+    """An array that says it has a shape, and has nothing of it."""
+    opened = io.BytesIO()
+    header = {"descr": "<f8", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(opened, header)
+    return opened.getvalue()
+
+
+def zipped(content: bytes, compression: int = zipfile.ZIP_STORED) -> bytes:
+    opened = io.BytesIO()
+    with zipfile.ZipFile(opened, "w", compression) as file:
+        file.writestr("SEED.npy", content)
+    return opened.getvalue()
+
+
+deflated = zipped(declared((3,)) + bytes(24), zipfile.ZIP_DEFLATED)
+BAD = {
+    "empty": b"",
+    "no zip": b"PK\x03\x04 no zip",
+    "no array": b"\x93NUMPY",
+    "cut": zipped(declared((3,)) + bytes(24))[:-30],
+    "72 TiB": zipped(declared((9 * 2**40,))),
+    "too many": zipped(declared((2**62, 2**62))),
+    "header": zipped(b"\x93NUMPY\x01\x00\x10\x00{'descr': [[[[[  "),
+    "deflate": deflated.replace(deflated[40:50], b"\xff" * 10, 1),
+    "method": deflated.replace(b"\x08\x00", b"\x63\x00"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_one_bad_file_is_skipped_with_a_sentence_and_the_others_are_read(tmp_path, name):
+    write_log(tmp_path)
+    for file in ("logs_IRIS_FF_exp_2.npz", "logs_regpenidx_1_expidx_1.npz"):
+        folder = tmp_path / ("IRIS_FF" if "FF" in file else "L2_IRIS_FF")
+        folder.mkdir(exist_ok=True)
+        (folder / file).write_bytes(BAD[name])
     found = import_reference(tmp_path)
-    assert "logs_IRIS_FF_exp_1.npz cannot be read" in found.skipped[0]
+    assert len(found.paths["IRIS_FF"]) == 1
+    walk, decay = found.skipped
+    for file, sentence in (("exp_2", walk), ("expidx_1", decay)):
+        assert re.fullmatch(rf"\S*{file}\.npz cannot be read: [^\n]+; leave it out, .*", sentence)
+    if name == "72 TiB":
+        assert "more memory than there is" in walk
 
 
 def test_unknown_folders_and_experiments_are_refused(tmp_path, refuses):
@@ -253,7 +297,7 @@ def test_a_walk_goes_there_and_back(tmp_path):
         progress=False,
     )
     begin(run_folder(tmp_path, "IRIS_FF", "paper", 0), {"seed": 5}, {})
-    run.save(run_folder(tmp_path, "IRIS_FF", "paper", 0), path)
+    save_walk(run_folder(tmp_path, "IRIS_FF", "paper", 0), path)
     written = export_reference(open_results(tmp_path), "IRIS_FF", tmp_path / "theirs")
     assert [file.name for file in written.files] == ["logs_IRIS_FF_exp_1.npz"]
     (back,) = import_reference(tmp_path / "theirs").paths["IRIS_FF"]
@@ -289,15 +333,15 @@ def stack(n, seed):
         for epoch in (1, 2)
         for k, penalty in enumerate((0.0, 1e-3, 0.5))
     ]  # fmt: skip
-    return decay.Stack(pd.DataFrame(rows), ends, torch.tensor([-1, -1, -1])), squares
+    return Stack(pd.DataFrame(rows), ends, torch.tensor([-1, -1, -1])), squares
 
 
 def test_weight_decay_goes_there_and_back_but_for_penalties_the_reference_has_not(tmp_path):
     for index in (0, 1):
-        folder = decay_folder(tmp_path, "IRIS_FF", index)
+        folder = run_folder(tmp_path, "IRIS_FF", None, index, "decay")
         begin(folder, {"seed": 30 + index}, {})
         whole, _ = stack(31_103, index)
-        decay.save(folder, whole, None, start=whole.ends[0].clone(), indices=torch.arange(3))
+        save_decay(folder, whole, None, start=whole.ends[0].clone(), indices=torch.arange(3))
     results = open_results(tmp_path)
     written = export_reference(results, "IRIS_FF", tmp_path / "theirs")
     assert {file.name for file in written.files} == {

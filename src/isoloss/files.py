@@ -1,35 +1,48 @@
-"""Writing a file so that it is there whole or not at all, and reading it back only if it is whole.
+"""Files that are there whole or not at all, and are believed only where they are whole.
 
-Every file names its format and is checksummed: JSON inside itself, the others in the JSON file that
-is written after them.
+Every file names its format, and its SHA-256 is kept: that of JSON in the file itself, that of
+tables and tensors in the `outcome.json` that is written after them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 
-from isoloss.errors import IsolossError
-from isoloss.storage import StorageError, sentence_of, sync, writing
+from isoloss import __version__
+from isoloss.errors import InputError, IsolossError
 
-FORMAT_VERSION = 2
-"""Of everything below a results folder; docs/formats.md tells the versions."""
-_VERSION_KEY = "format_version"
-_TABLE_VERSION_KEY = b"isoloss_format_version"
+FORMAT_VERSION = 3
+"""Of everything that is written; docs/formats.md describes it."""
+OUTCOME = "outcome.json"
+FAILED = "failed"
+_ENVELOPE = ("format_version", "isoloss", "sha256")
+_TABLE_VERSION = b"isoloss_format_version"
+_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of your quota",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "close other programs, since too many files are open",
+    errno.EACCES: "change the permissions",
+    errno.EPERM: "change the permissions",
+    errno.EROFS: "make the folder writable",
+}
 
 
 class ResultsError(IsolossError):
@@ -40,208 +53,94 @@ class DamagedError(ResultsError):
     """A file is missing, torn or changed, so that nothing in it may be believed."""
 
 
+class StorageError(IsolossError):
+    """The disk, or a limit of the system, does not let a file be written or read now."""
+
+
+def another_version(what: Path, version: int, writer: object) -> ResultsError:
+    """The error for files of a format that this isoloss does not read."""
+    by = f"isoloss {writer}" if isinstance(writer, str) else "an earlier isoloss"
+    newer = version > FORMAT_VERSION
+    remedy = "upgrade isoloss" if newer else "read it with that version, or make the results again"
+    return ResultsError(
+        f"{what} has format {version}, written by {by}, and isoloss {__version__} reads format "
+        f"{FORMAT_VERSION}; {remedy}, in another folder or with --restart"
+    )
+
+
 @dataclass(frozen=True)
 class Stamp:
-    """What tells a file's content.
-
-    Attributes:
-        sha256: Hexadecimal digest of all bytes.
-        bytes: Their number.
-    """
+    """What tells a file's content: the hexadecimal SHA-256 of its bytes, and their number."""
 
     sha256: str
     bytes: int
 
     @staticmethod
-    def of(file: Path) -> Stamp:
-        """The stamp of a file as it is now."""
-        with file.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-            return Stamp(digest, content.tell())
+    def of(content: bytes | Path) -> Stamp:
+        """The stamp of bytes, or of a file as it is now."""
+        if isinstance(content, bytes):
+            return Stamp(hashlib.sha256(content).hexdigest(), len(content))
+        with content.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            return Stamp(digest, opened.tell())
 
-    def check(self, file: Path) -> None:
-        """Insist that a file is the one that was stamped.
-
-        Args:
-            file: The file.
-
-        Raises:
-            DamagedError: It is missing or another.
-        """
-        with _reading(file):
-            found = Stamp.of(file)
+    def check(self, file: Path, content: bytes | None = None) -> None:
+        """Insist that a file, of which the content may have been read, is the one stamped."""
+        with reading(file):
+            found = Stamp.of(file if content is None else content)
         if found.bytes != self.bytes:
             raise DamagedError(f"{file} has {found.bytes} bytes instead of {self.bytes}")
         if found != self:
             raise DamagedError(f"{file} was changed after it was written: its checksum differs")
 
 
+# ---------------------------------------------------------------- writing
+
+
 def write_json(file: Path, content: Mapping[str, Any]) -> Stamp:
-    """Write a mapping as indented JSON, atomically, with its format version and checksum.
-
-    Args:
-        file: Where to.
-        content: What; NaN is refused, since JSON has none.
-
-    Returns:
-        The file's stamp.
-    """
-    text = _sealed({_VERSION_KEY: FORMAT_VERSION, **_unsealed(content)})
-    return _atomically(file, lambda part: part.write_text(text, encoding="utf-8"))
+    """Write a mapping as indented JSON with its format, our version and its checksum."""
+    return write_text(file, sealed(content))
 
 
 def write_text(file: Path, text: str) -> Stamp:
-    """Write text as UTF-8, atomically.
-
-    Args:
-        file: Where to.
-        text: What.
-
-    Returns:
-        The file's stamp.
-    """
-    return _atomically(file, lambda part: part.write_text(text, encoding="utf-8"))
+    """Write text as UTF-8, atomically, as all functions here that write."""
+    return atomically(file, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def write_table(file: Path, table: pd.DataFrame) -> Stamp:
-    """Write a table as Parquet, atomically.
-
-    Args:
-        file: Where to.
-        table: What; its index is not kept.
-
-    Returns:
-        The file's stamp.
-    """
+    """Write a table as Parquet; its index is not kept."""
     arrow = pa.Table.from_pandas(table, preserve_index=False)
-    metadata = {**(arrow.schema.metadata or {}), _TABLE_VERSION_KEY: str(FORMAT_VERSION).encode()}
+    metadata = {**(arrow.schema.metadata or {}), _TABLE_VERSION: str(FORMAT_VERSION).encode()}
     arrow = arrow.replace_schema_metadata(metadata)
-    return _atomically(file, lambda part: pq.write_table(arrow, part))
+    return atomically(file, lambda part: pq.write_table(arrow, part))
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> Stamp:
-    """Write tensors as safetensors, atomically.
-
-    Args:
-        file: Where to.
-        tensors: What, by name.
-
-    Returns:
-        The file's stamp.
-    """
+    """Write tensors as safetensors."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return _atomically(
-        file, lambda part: save_file(whole, part, {_VERSION_KEY: str(FORMAT_VERSION)})
-    )
+    about = {"format_version": str(FORMAT_VERSION)}
+    return atomically(file, lambda part: save_file(whole, part, about))
 
 
-def write_arrays(file: Path, arrays: Mapping[str, NDArray[Any]]) -> Stamp:
-    """Write numeric arrays as `.npz`, atomically.
-
-    Args:
-        file: Where to.
-        arrays: What, by name.
-
-    Returns:
-        The file's stamp.
-    """
-
-    def write(part: Path) -> None:
-        with part.open("wb") as opened:
-            np.savez(opened, allow_pickle=False, **arrays)
-
-    return _atomically(file, write)
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read what `write_json` wrote.
-
-    Args:
-        file: Where from.
-
-    Returns:
-        The content, without the checksum.
-
-    Raises:
-        DamagedError: The file is missing, torn or changed.
-        ResultsError: It is of a newer format.
-    """
-    with _reading(file):
-        raw = file.read_bytes()
-    try:
-        text = raw.decode("utf-8")
-        content = json.loads(text, parse_constant=_no_constant)
-        version = content[_VERSION_KEY]
-        if type(version) is not int or version < 1:
-            raise ValueError(f"{version!r} is no format version")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedError(f"{file} is damaged: it is not the JSON that isoloss writes") from error
-    check_version(file, version)
-    if version == 1:  # these had no checksum
-        if "sha256" in content:
-            raise DamagedError(f"{file} is damaged: its format version was changed")
-    elif text != _sealed(_unsealed(content)):
-        raise DamagedError(f"{file} was changed after it was written: its checksum differs")
-    return _unsealed(content)
+def write_folder(
+    folder: Path,
+    content: Mapping[str, Any],
+    files: Mapping[str, pd.DataFrame | Mapping[str, Tensor]],
+) -> None:
+    """Write tables and tensors, by file name, and last the `outcome.json` that vouches for them."""
+    remove(folder / OUTCOME)  # what it says is not of the files that come now
+    stamps = {
+        name: write_table(folder / name, what)
+        if isinstance(what, pd.DataFrame)
+        else write_tensors(folder / name, what)
+        for name, what in files.items()
+    }
+    named = {name: asdict(stamp) for name, stamp in stamps.items()}
+    write_json(folder / OUTCOME, {**content, "files": named})
 
 
-def read_table(file: Path, stamp: Stamp | None) -> pd.DataFrame:
-    """Read what `write_table` wrote.
-
-    Args:
-        file: Where from.
-        stamp: What it must be; None for files of format 1, which had none.
-
-    Returns:
-        The table.
-
-    Raises:
-        DamagedError: The file is missing, torn or changed.
-    """
-    if stamp is not None:
-        stamp.check(file)
-    with _reading(file):
-        return cast("pd.DataFrame", pq.read_table(file, memory_map=False).to_pandas())
-
-
-def read_tensors(file: Path, stamp: Stamp | None) -> dict[str, Tensor]:
-    """Read what `write_tensors` wrote.
-
-    Args:
-        file: Where from.
-        stamp: What it must be; None for files of format 1, which had none.
-
-    Returns:
-        The tensors by name, in memory of their own.
-
-    Raises:
-        DamagedError: The file is missing, torn or changed.
-    """
-    if stamp is not None:
-        stamp.check(file)
-    with _reading(file):
-        # clones: those loaded may lie in the file itself, unaligned
-        return {name: tensor.clone() for name, tensor in load_file(file).items()}
-
-
-def check_version(file: Path, version: int) -> None:
-    """Refuse a newer format.
-
-    Args:
-        file: The file.
-        version: Its format version.
-
-    Raises:
-        ResultsError: It is newer than this isoloss.
-    """
-    if version > FORMAT_VERSION:
-        raise ResultsError(
-            f"{file} has format {version}, newer than the {FORMAT_VERSION} this isoloss reads; "
-            f"upgrade isoloss"
-        )
-
-
-def _atomically(file: Path, write: Callable[[Path], object]) -> Stamp:
+def atomically(file: Path, write: Callable[[Path], object]) -> Stamp:
+    """Write beside the place, flush, rename, flush the folder; the file's stamp."""
     part = file.with_name(f".{file.name}.part")
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -260,15 +159,81 @@ def _atomically(file: Path, write: Callable[[Path], object]) -> Stamp:
     return stamp
 
 
+# ---------------------------------------------------------------- reading
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """What `write_json` was given; DamagedError, or ResultsError where it is of another version."""
+    with reading(file):
+        raw = file.read_bytes()
+    try:
+        return unsealed(file, raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DamagedError(f"{file} is damaged: it is not the JSON that isoloss writes") from error
+
+
+def read_table(file: Path, stamp: Stamp) -> pd.DataFrame:
+    """What `write_table` was given, if the file is the one stamped."""
+    content = pa.BufferReader(_read(file, stamp))
+    with reading(file):
+        return cast("pd.DataFrame", pq.read_table(content).to_pandas())
+
+
+def read_tensors(file: Path, stamp: Stamp) -> dict[str, Tensor]:
+    """What `write_tensors` was given, if the file is the one stamped."""
+    content = _read(file, stamp)
+    with reading(file):
+        loaded = load(content)
+        del content  # clones, since memory from torch is aligned; one at a time
+        return {name: loaded.pop(name).clone() for name in list(loaded)}
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What tells how a folder's run ended, before any of its tables and tensors is read."""
+
+    content: dict[str, Any]  # of `outcome.json`
+    about: dict[str, Any]  # of `config.json`, where there is one
+    stamps: dict[str, Stamp]  # of the files beside, by name
+
+
+def read_ending(folder: Path) -> Ending:
+    """Read what `write_folder` wrote last, and `config.json` where there is one."""
+    file, config = folder / OUTCOME, folder / "config.json"
+    content = read_json(file)
+    if type(content.get("outcome")) is not str or type(content.get("message")) is not str:
+        raise DamagedError(f"{file} is damaged: it names no outcome")
+    about = read_json(config) if "config" in content or config.exists() else {}
+    if "config" in content and digest_of(about.get("config")) != content["config"]:
+        raise DamagedError(f"{file} is of a run with other settings")
+    try:
+        stamps = {name: Stamp(**stamp) for name, stamp in content.get("files", {}).items()}
+    except (TypeError, AttributeError) as error:
+        raise DamagedError(f"{file} is damaged: {error}") from error
+    for name in stamps:
+        if Path(name).name != name:
+            raise DamagedError(f"{file} is damaged: {name!r} is not the name of a file beside it")
+    return Ending(content, about, stamps)
+
+
+def _read(file: Path, stamp: Stamp) -> bytes:
+    with reading(file):
+        content = file.read_bytes()
+    stamp.check(file, content)
+    return content
+
+
 @contextlib.contextmanager
-def _reading(file: Path) -> Generator[None]:
-    """Errors of reading: what is wrong with the file, or what the system does not allow now."""
+def reading(file: Path) -> Generator[None]:
+    """Turn errors of reading into ours: what is wrong with the file, or what the system refuses."""
     try:
         yield
+    except (MemoryError, IsolossError):
+        raise
     except FileNotFoundError as error:
         raise DamagedError(f"{file} is missing") from error
-    except IsADirectoryError as error:
-        raise DamagedError(f"{file} is a folder instead of a file") from error
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise DamagedError(f"{file} is not a file in a folder") from error
     except OSError as error:
         if error.errno is None:  # Parquet's way to say that the content is wrong
             raise DamagedError(f"{file} is damaged: {error}") from error
@@ -277,15 +242,98 @@ def _reading(file: Path) -> Generator[None]:
         raise DamagedError(f"{file} is damaged: {type(error).__name__}: {error}") from error
 
 
-def _sealed(content: Mapping[str, Any]) -> str:
-    body = json.dumps(content, indent=2, allow_nan=False)
+# ---------------------------------------------------------------- JSON that vouches for itself
+
+
+def sealed(content: Mapping[str, Any], indent: int | None = 2) -> str:
+    """JSON text with the format, our version and the SHA-256 of all the rest."""
+    whole = {"format_version": FORMAT_VERSION, "isoloss": __version__, **content}
+    return _sealed(whole, indent)
+
+
+def unsealed(file: Path, text: str, indent: int | None = 2) -> dict[str, Any]:
+    """What `sealed` was given; raises as `read_json`."""
+    try:
+        content = json.loads(text, parse_constant=_no_constant)
+        version = content["format_version"]
+        if type(version) is not int:
+            raise ValueError(version)
+        whole = _sealed({k: v for k, v in content.items() if k != "sha256"}, indent) == text
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedError(f"{file} is damaged: it is not the JSON that isoloss writes") from error
+    if not whole and ("sha256" in content or version == FORMAT_VERSION):
+        raise DamagedError(f"{file} was changed after it was written: its checksum differs")
+    if version != FORMAT_VERSION:
+        raise another_version(file, version, content.get("isoloss"))
+    return {key: value for key, value in content.items() if key not in _ENVELOPE}
+
+
+def digest_of(content: Any) -> str:
+    """The SHA-256 of what JSON can hold, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _sealed(content: Mapping[str, Any], indent: int | None) -> str:
+    body = json.dumps(content, indent=indent, allow_nan=False)
     digest = hashlib.sha256(body.encode()).hexdigest()
-    return json.dumps({**content, "sha256": digest}, indent=2, allow_nan=False) + "\n"
-
-
-def _unsealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in content.items() if key != "sha256"}
+    return json.dumps({**content, "sha256": digest}, indent=indent, allow_nan=False) + "\n"
 
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+# ---------------------------------------------------------------- the disk and the system
+
+
+def sentence_of(error: Exception) -> str | None:
+    """What the system refused and what to do about it; None for errors of other kinds."""
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, SafetensorError):
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        number = int(found[1]) if found else None
+    if number is None:
+        return None
+    remedy = _REMEDIES.get(number, "see to that")
+    return (
+        f"{os.strerror(number)}; {remedy} and call the same command again: all that was written "
+        f"before is still valid"
+    )
+
+
+@contextlib.contextmanager
+def writing(file: Path) -> Generator[None]:
+    """Turn what the system refuses while a file is written into a StorageError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"cannot write {file}: {sentence_of(error) or error}") from error
+
+
+def sync(path: Path) -> None:
+    """Make it last what a file contains, or which files a folder holds."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(*files: Path) -> None:
+    """Delete files that are not needed any more, those that are there, and make that last."""
+    for file in files:
+        with writing(file):
+            file.unlink(missing_ok=True)
+    for folder in {file.parent for file in files}:
+        if folder.exists():
+            sync(folder)
+
+
+def as_folder(folder: object) -> Path:
+    """A user's path of a folder, with `~` expanded; InputError where it is none."""
+    if not isinstance(folder, str | os.PathLike) or not str(folder):
+        raise InputError(f"folder must be a path such as 'results/walk', got {folder!r}")
+    path = Path(cast("str | os.PathLike[str]", folder)).expanduser()
+    if path.exists() and not path.is_dir():
+        raise InputError(f"folder must be the path of a folder, got the file {path}")
+    return path

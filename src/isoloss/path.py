@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral
+from pathlib import Path as FilePath
 from typing import Any
 
 import pandas as pd
@@ -13,6 +15,18 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from isoloss.errors import InputError
+from isoloss.files import (
+    FAILED,
+    OUTCOME,
+    DamagedError,
+    ResultsError,
+    as_folder,
+    read_ending,
+    read_json,
+    read_table,
+    read_tensors,
+    write_folder,
+)
 from isoloss.flat import Layout, digest, load_into
 from isoloss.outcome import Outcome
 from isoloss.settings import Settings
@@ -142,6 +156,46 @@ class Path:
             for name, buffer in buffers.items():
                 buffer.copy_(self.buffers[name])
 
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the path to files, for `Path.load`; its `metadata` is left out.
+
+        Args:
+            folder: Where to: a folder that is new, empty, or holds an earlier path, which is
+                replaced. It holds `steps.parquet`, `points.safetensors` (points, their steps,
+                buffers) and, written last, `outcome.json` with the checksums of both.
+
+        Raises:
+            InputError: The folder holds anything else.
+        """
+        place = as_folder(folder)
+        there = sorted(file.name for file in place.glob("[!.]*"))
+        others = [name for name in there if name not in (STEPS, POINTS, OUTCOME)]
+        if others or (there and OUTCOME not in there):
+            raise InputError(
+                f"folder must be new, empty, or hold an earlier path alone, got {place} with "
+                f"{(others or there)[0]}"
+            )
+        if there:
+            read_json(place / OUTCOME)  # another's file of this name is not replaced
+        write_path(place, self)
+
+    @staticmethod
+    def load(folder: str | os.PathLike[str]) -> Path:
+        """Read what `save` wrote, or the folder of a run that the commands wrote.
+
+        Args:
+            folder: The folder, for example `"results/IRIS_FF/traverse/sqp/run-000"`.
+
+        Returns:
+            The path, bit for bit, on the CPU. Its `metadata` holds `folder`; of a run also
+            `config`, `made_with`, and further `tensors`.
+
+        Raises:
+            InputError: There is no path in the folder.
+            ResultsError: A file is missing, torn, changed or of another format, or the run failed.
+        """
+        return read_path(as_folder(folder))
+
     def state_dict(self, k: int = -1) -> dict[str, Tensor]:
         """A kept point as `model.state_dict()` would give it, buffers included.
 
@@ -176,3 +230,68 @@ class Path:
             f"level {self.level:.6g}, {self.regularizer} {first['regularizer']:.6g} -> "
             f"{last['regularizer']:.6g}, {self.outcome.value})"
         )
+
+
+STEPS, POINTS = "steps.parquet", "points.safetensors"
+_BUFFER = "buffers."  # before the name of each buffer among the tensors
+
+
+def write_path(
+    folder: FilePath,
+    path: Path,
+    extra: Mapping[str, Tensor] | None = None,
+    content: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a path into a folder, with further tensors and further content of `outcome.json`."""
+    tensors = {"points": path.points, "point_steps": torch.tensor(path.point_steps)}
+    tensors.update({f"{_BUFFER}{name}": each.clone() for name, each in path.buffers.items()})
+    tensors.update(extra or {})
+    ending = {
+        "outcome": path.outcome.value,
+        "message": path.message,
+        "level": path.level,
+        "method": path.method,
+        "regularizer": path.regularizer,
+        "shapes": [[name, list(shape)] for name, shape in path.shapes.items()],
+        "frozen": path.frozen,
+        "state_keys": path.state_keys,
+        **(content or {}),
+    }
+    write_folder(folder, ending, {STEPS: path.steps, POINTS: tensors})
+
+
+def read_path(folder: FilePath) -> Path:
+    """Read what `write_path` wrote, each file once."""
+    if not (folder / OUTCOME).exists():
+        what = f"which has no {OUTCOME}" if folder.exists() else "which is not there"
+        raise InputError(
+            f"folder must hold a path that was saved or a run that has ended, got {folder}, {what}"
+        )
+    found = read_ending(folder)
+    ending, stamps = found.content, found.stamps
+    if ending["outcome"] == FAILED:
+        raise ResultsError(f"{folder} holds a run that failed: {ending['message']}")
+    if "level" not in ending or not {STEPS, POINTS} <= stamps.keys():
+        raise InputError(f"folder must hold a path, got {folder}, which holds something else")
+    steps = read_table(folder / STEPS, stamps[STEPS])
+    tensors = read_tensors(folder / POINTS, stamps[POINTS])
+    try:
+        points, point_steps = tensors.pop("points"), tensors.pop("point_steps").tolist()
+        buffers = [name for name in tensors if name.startswith(_BUFFER)]
+        return Path(
+            steps=steps,
+            points=points,
+            point_steps=point_steps,
+            level=ending["level"],
+            outcome=Outcome(ending["outcome"]),
+            message=ending["message"],
+            method=ending["method"],
+            regularizer=ending["regularizer"],
+            shapes={name: tuple(shape) for name, shape in ending["shapes"]},
+            buffers={name.removeprefix(_BUFFER): tensors.pop(name) for name in buffers},
+            frozen=dict(ending["frozen"]),
+            state_keys=dict(ending["state_keys"]),
+            metadata={**found.about, "tensors": tensors, "folder": str(folder)},
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{folder} is damaged: {type(error).__name__}: {error}") from error

@@ -1,53 +1,44 @@
-"""A walk between two steps, and who keeps it so that another process can go on from there."""
+"""A walk between two steps, who keeps it, and what tells one walk from another."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
+
+from torch import Tensor
 
 from isoloss.errors import InputError
+from isoloss.flat import digest
 from isoloss.methods import Method, State
+from isoloss.problem import Problem, inside
 from isoloss.recorder import Recorded
+from isoloss.regularizers import REGULARIZERS
+from isoloss.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that a walk goes on from.
+    """Everything that a walk continues from."""
 
-    Attributes:
-        asked: What determines the walk, as far as it can be compared.
-        chunk_size: `Problem.chunk_size`, which the last bits depend on.
-        level: The loss held.
-        state: Of the method; its step is not recorded yet.
-        evaluations: Evaluations so far.
-        recorded: What was recorded up to the step before.
-    """
-
-    asked: dict[str, Any]
-    chunk_size: int | None
+    asked: dict[str, Any]  # what determines the walk, as far as it can be compared
+    chunk_size: int | None  # `Problem.chunk_size`, which the last bits depend on
     level: float
-    state: State
+    state: State  # its step is not recorded yet
     evaluations: int
-    recorded: Recorded
+    recorded: Recorded  # up to the step before
 
 
 @runtime_checkable
-class Checkpoint(Protocol):
+class Keeper(Protocol):
     """Keeps snapshots of one walk; `isoloss.Checkpoint` does so in a folder."""
 
     def load(self, state: type, asked: Mapping[str, Any]) -> Snapshot | None:
-        """The last snapshot that was kept whole.
-
-        Args:
-            state: Class of the method's state.
-            asked: What determines the walk; a snapshot of another one is refused.
-
-        Returns:
-            The snapshot; None where there is none.
-        """
+        """The last snapshot, its method's state of this class; one of another walk is refused."""
         ...
 
     @property
@@ -56,33 +47,66 @@ class Checkpoint(Protocol):
         ...
 
     def save(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot.
-
-        Args:
-            snapshot: The walk as it is now.
-        """
+        """Keep a snapshot."""
         ...
 
 
 def state_class(method: Method) -> type:
-    """The class of a method's states, from what its `init` says that it returns.
-
-    Args:
-        method: The method.
-
-    Returns:
-        The class.
-
-    Raises:
-        InputError: It does not say.
-    """
+    """The class of a method's states, from what its `init` says that it returns."""
     found = typing.get_type_hints(type(method).init).get("return")
     if not isinstance(found, type) or not dataclasses.is_dataclass(found):
         raise InputError(
-            f"a walk by {method.name} cannot be checkpointed, since its states' class is not "
+            f"a walk by {method.name} cannot be checkpointed, since the class of its states is not "
             f"known; annotate {type(method).__name__}.init with the dataclass it returns"
         )
     return found
+
+
+def identity_of_regularizer(given: Any, name: str) -> dict[str, Any]:
+    """The name of a regularizer as given to `traverse`, and its settings, down to its parts'."""
+    known = REGULARIZERS[given]() if isinstance(given, str) else given
+    return {"name": name, **identity(known)}
+
+
+def identity(value: Any) -> Any:
+    """What JSON can tell of a value: two that differ in it are not the same.
+
+    Numbers and strings as they are; of tensors a digest; of settings and dataclasses the class and
+    the fields, of problems the losses and the number of examples; of functions and other objects
+    the qualified name of the function or class.
+    """
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case Tensor():
+            return f"tensor of {tuple(value.shape)}, {digest(value)}"
+        case Mapping():  # in order, since it may matter
+            pairs = cast("Mapping[object, object]", value).items()
+            return [[identity(key), identity(one)] for key, one in pairs]
+        case list() | tuple():
+            return [identity(one) for one in cast("list[object]", value)]
+        case Problem():
+            return {
+                "loss": identity(inside(value).loss),
+                "metric": identity(inside(value).metric),
+                "examples": value.examples,
+            }
+        case functools.partial():
+            return {
+                "function": identity(value.func),
+                "given": identity([value.args, value.keywords]),
+            }
+        case Settings():
+            fields = {name: getattr(value, name) for name in type(value).model_fields}
+            return _object(value, fields)
+        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+            return _object(value, fields)
+        case _:
+            name = getattr(value, "__qualname__", None)
+            return {"function": name} if isinstance(name, str) else _object(value, {})
 
 
 def differences(before: Any, now: Any, name: str = "") -> list[str]:
@@ -103,6 +127,11 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
             for text in differences(*pair, f"{name}.{k}".lstrip("."))
         ]
     return [] if before == now else [f"{name} was {before!r}, now {now!r}"]
+
+
+def _object(value: object, fields: Mapping[str, object]) -> dict[str, Any]:
+    known = {name: identity(one) for name, one in fields.items()}
+    return {"class": type(value).__qualname__, **known}
 
 
 def _nested(before: list[Any], now: list[Any]) -> bool:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from isoloss.checking import check_function, check_tolerance
 from isoloss.errors import InputError, kind
 from isoloss.flat import digest, fixed, state_keys
-from isoloss.identity import identity, identity_of_regularizer
 from isoloss.methods import Method, State, get_method
 from isoloss.outcome import Ending, Outcome
 from isoloss.path import Path, Record, Row, Stop
@@ -23,7 +22,13 @@ from isoloss.progress import walk_progress
 from isoloss.recorder import Recorder
 from isoloss.regularizers import AnyRegularizer
 from isoloss.settings import Settings
-from isoloss.snapshot import Checkpoint, Snapshot, state_class
+from isoloss.snapshot import (
+    Keeper,
+    Snapshot,
+    identity,
+    identity_of_regularizer,
+    state_class,
+)
 
 Callback = Callable[[Row], bool | None]
 
@@ -33,7 +38,7 @@ KINDS: dict[str, tuple[Any, str]] = {
     "record": (Record, "an object such as isoloss.Record(points_every=10)"),
     "probes": (Mapping, "a dict of problems by name, as probes={'test': test_problem}"),
     "callback": (Callable, "a function of the row just recorded"),
-    "checkpoint": (Checkpoint, "an isoloss.Checkpoint(folder)"),
+    "checkpoint": (Keeper, "an isoloss.Checkpoint(folder)"),
 }
 """What an argument has to be, and how that is said."""
 
@@ -52,7 +57,7 @@ def walk(
     stop: Stop | None = None,
     record: Record | None = None,
     probes: Mapping[str, Problem] | None = None,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: Keeper | None = None,
 ) -> Walk:
     """The same walk as `traverse` takes, a step at a time: `for row in isoloss.walk(problem): ...`.
 
@@ -102,7 +107,7 @@ def traverse(
     record: Record | None = None,
     probes: Mapping[str, Problem] | None = None,
     callback: Callback | None = None,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: Keeper | None = None,
     progress: bool = True,
 ) -> Path:
     """Walk a level set of the training loss, making a regularizer as small as it can be there.
@@ -168,7 +173,7 @@ class Walk(Iterator[Row]):
         stop: Stop,
         record: Record,
         probes: Mapping[str, Problem],
-        checkpoint: Checkpoint | None,
+        checkpoint: Keeper | None,
     ) -> None:
         self.stop = stop
         self._method, self._checkpoint = method, checkpoint
@@ -198,6 +203,7 @@ class Walk(Iterator[Row]):
         self._ending: Ending | None = None
         self._chunk_size = problem.chunk_size if checkpoint is not None else None
         self._between = self._now()
+        self._saved: Snapshot | None = None
 
     def __next__(self) -> Row:
         """Take a step and record it; the start is the first row."""
@@ -211,7 +217,7 @@ class Walk(Iterator[Row]):
         if self._checkpoint is not None:
             self._between = self._now()
             if self._checkpoint.due:
-                self._checkpoint.save(self._between)
+                self._keep(self._checkpoint)
         row = self._recorder.add(self._state, self._objective.evaluations)
         self._recorded = True
         self._ending = _stops(self.stop, self._state, row, self.progress)
@@ -233,8 +239,8 @@ class Walk(Iterator[Row]):
     @property
     def path(self) -> Path:
         """The walk so far; `Outcome.INTERRUPTED` where it has not ended by itself."""
-        if self._checkpoint is not None:
-            self._checkpoint.save(self._between)
+        if self._checkpoint is not None and self._saved is not self._between:
+            self._keep(self._checkpoint)
         ending = self._ending or Ending(Outcome.INTERRUPTED, "the iteration was left")
         steps, points, point_steps = self._recorder.finish()
         model = inside(self._problem).network.model
@@ -254,6 +260,10 @@ class Walk(Iterator[Row]):
             frozen={name: digest(t) for name, t in beside.items() if name not in buffers},
             state_keys=state_keys(model, self._problem.shapes),
         )
+
+    def _keep(self, keeper: Keeper) -> None:
+        keeper.save(self._between)
+        self._saved = self._between
 
     def _now(self) -> Snapshot:
         return Snapshot(

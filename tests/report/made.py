@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 
 from isoloss import Outcome, Path
-from isoloss.store import decay, decay_folder, run, run_folder
-from isoloss.store.folder import begin, save_failure
+from isoloss.store import run_folder
+from isoloss.store.folder import Stack, begin, save_decay, save_failure, save_walk
 
 LEVEL = 0.25
 FAILURE = "out of memory in <script>document.title = 'taken over'</script> & more"
@@ -59,7 +59,7 @@ def write_run(out: FilePath, path: Path, index: int, experiment: str = "IRIS_FF"
     folder = run_folder(out, experiment, path.method, index)
     config = {"experiment": experiment, "seed": 7 + index, "method": {"name": path.method}}
     begin(folder, config, {"isoloss": "0.0"})
-    run.save(folder, path)
+    save_walk(folder, path)
 
 
 def decay_ends(index: int, n: int = 60) -> torch.Tensor:
@@ -78,10 +78,10 @@ def write_decay(out: FilePath, index: int, lost: int = -1) -> None:
         for epoch in (2, 4)
         for penalty in (0.0, 1e-3)
     ]  # fmt: skip
-    folder, ends = decay_folder(out, "IRIS_FF", index), decay_ends(index)
+    folder, ends = run_folder(out, "IRIS_FF", None, index, "decay"), decay_ends(index)
     begin(folder, {"experiment": "IRIS_FF", "seed": 7 + index}, {})
-    stack = decay.Stack(pd.DataFrame(rows), ends, torch.tensor([-1, lost]))
-    decay.save(folder, stack, None, start=ends[0].clone(), indices=torch.arange(3))
+    stack = Stack(pd.DataFrame(rows), ends, torch.tensor([-1, lost]))
+    save_decay(folder, stack, None, start=ends[0].clone(), indices=torch.arange(3))
 
 
 def made_results(out: FilePath) -> FilePath:

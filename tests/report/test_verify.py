@@ -16,13 +16,15 @@ from isoloss import InputError
 from isoloss import Path as Walk
 from isoloss.cli import main
 from isoloss.cli.projects import template
-from isoloss.files import write_table, write_tensors
+from isoloss.files import read_ending, write_folder
+from isoloss.path import POINTS
 from isoloss.projects import Project
 from isoloss.report.chapter import read_runs, report_tables
 from isoloss.report.verify import verify
 from isoloss.runs.walk import WalkRun, walk_settings
-from isoloss.store import decay, open_results, run, run_folder
-from isoloss.store.folder import seal, whole
+from isoloss.store import open_results, run_folder
+from isoloss.store.folder import EPOCHS, MEMBERS, Stack, save_decay, save_walk
+from isoloss.store.results import load_decay
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +81,9 @@ def test_of_a_users_own_project_the_files_are_checked_and_its_code_is_not_run(
 
 def rewrite(folder: Path, change: Callable[[Walk], Walk]) -> None:
     """A changed walk with checksums that are right."""
-    path = run.load(folder)
+    path = Walk.load(folder)
     tensors = dict(path.metadata["tensors"])
-    run.save(folder, change(path), tensors)
+    save_walk(folder, change(path), tensors)
 
 
 def test_a_wrong_point_with_right_checksums_is_found(out: Path) -> None:
@@ -161,7 +163,8 @@ def test_an_error_in_a_check_is_of_that_run_alone(out: Path, monkeypatch) -> Non
     def torn(folder: Path) -> Walk:
         raise TypeError("no such thing\nat all")
 
-    monkeypatch.setattr(run, "load", torn)
+    monkeypatch.setattr(Walk, "load", torn)
+    monkeypatch.setattr("isoloss.store.results.read_path", torn)
     report = out / "report" / "IRIS_FF"
     report.mkdir(parents=True)
     (report / "walk.csv").write_text("")
@@ -188,17 +191,11 @@ def nan(ends: torch.Tensor, members: pd.DataFrame) -> tuple[torch.Tensor, pd.Dat
 )
 def test_what_is_wrong_with_weight_decay_is_found(out: Path, change, words: str) -> None:
     folder = out / "IRIS_FF" / "decay" / "run-000"
-    ending = whole(folder)
-    ends, members = change(decay.load_ends(folder), decay.load_members(folder))
-
-    def write() -> dict[str, object]:
-        tensors = {"ends": ends, "start": ends[0].clone(), "indices": torch.arange(3)}
-        return {
-            "points.safetensors": write_tensors(folder / "points.safetensors", tensors),
-            "members.parquet": write_table(folder / "members.parquet", members),
-        }
-
-    seal(folder, {"outcome": ending["outcome"], "message": ending["message"]}, write)
+    run, ending = load_decay(folder), read_ending(folder)
+    ends, members = change(run.ends(), run.members)
+    tensors = {"ends": ends, "start": ends[0].clone(), "indices": torch.arange(3)}
+    tables = {MEMBERS: members, EPOCHS: run.epochs}
+    write_folder(folder, ending.content, {**tables, POINTS: tensors})
     found = [check for check in verify(out) if check.problem]
     assert {check.run for check in found} == {"IRIS_FF/decay/run-000"}
     assert any(words in check.problem for check in found), found
@@ -206,9 +203,10 @@ def test_what_is_wrong_with_weight_decay_is_found(out: Path, change, words: str)
 
 def test_networks_that_were_lost_are_not_needed(out: Path) -> None:
     folder = out / "IRIS_FF" / "decay" / "run-000"
-    ends, _ = nan(decay.load_ends(folder), decay.load_members(folder))
-    stack = decay.Stack(decay.load_epochs(folder), ends, torch.tensor([-1, 1]))
-    decay.save(folder, stack, None, start=ends[0].clone(), indices=torch.arange(3))
+    run = load_decay(folder)
+    ends, _ = nan(run.ends(), run.members)
+    stack = Stack(run.epochs, ends, torch.tensor([-1, 1]))
+    save_decay(folder, stack, None, start=ends[0].clone(), indices=torch.arange(3))
     assert not wrong(out)
 
 

@@ -16,7 +16,7 @@ from isoloss.report.verify import check_reports
 from isoloss.runs.compare import after_decay_runs, equivalent_runs
 from isoloss.runs.decay import DecayRun, decay_settings
 from isoloss.runs.walk import WalkRun, walk_settings
-from isoloss.store import decay_folder, run_folder
+from isoloss.store import run_folder
 
 IRIS = experiments.get("IRIS_FF")
 WALK = walk_settings(IRIS, "sqp", ["steps=25"])
@@ -34,7 +34,7 @@ def results(tmp_path_factory):
     out = tmp_path_factory.mktemp("results")
     execute(WalkRun(0, 4, run_folder(out, "IRIS_FF", "sqp", 0), WALK))
     settings = decay_settings(IRIS, [0.0, 1e-3], 20)
-    execute(DecayRun(0, 4, decay_folder(out, "IRIS_FF", 0), settings))
+    execute(DecayRun(0, 4, run_folder(out, "IRIS_FF", None, 0, "decay"), settings))
     results = open_results(out)
     for run in [*equivalent_runs(results, IRIS, "sqp", epochs=3), *after_decay_runs(results, WALK)]:
         execute(run)
@@ -145,7 +145,7 @@ def test_without_walks_there_is_nothing_to_compare(tmp_path, capsys):
 
 def test_without_held_out_examples_there_is_no_best_network(tmp_path):
     settings = decay_settings(IRIS, [0.0], 1, ["held_out=0"])
-    execute(DecayRun(0, 4, decay_folder(tmp_path, "IRIS_FF", 0), settings))
+    execute(DecayRun(0, 4, run_folder(tmp_path, "IRIS_FF", None, 0, "decay"), settings))
     assert after_decay_runs(open_results(tmp_path), WALK) == []
 
 

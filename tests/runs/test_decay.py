@@ -11,7 +11,7 @@ from isoloss import InputError, Problem, experiments, open_results
 from isoloss.report import report
 from isoloss.report.verify import check_reports
 from isoloss.runs.decay import DecayRun, decay_settings, hold_out
-from isoloss.store import decay_folder
+from isoloss.store import run_folder
 
 IRIS = experiments.get("IRIS_FF")
 PENALTIES = (0.0, 1e-3, 1.0, 1e6)
@@ -19,7 +19,7 @@ PENALTIES = (0.0, 1e-3, 1.0, 1e6)
 
 def run(out, index=0, seed=3, penalties=PENALTIES, pairs=("record_every=2",), cancelled=bool):
     settings = decay_settings(IRIS, penalties, 5, pairs)
-    one = DecayRun(index, seed, decay_folder(out, "IRIS_FF", index), settings)
+    one = DecayRun(index, seed, run_folder(out, "IRIS_FF", None, index, "decay"), settings)
     assert not one.finished()
     return one.execute(lambda news: None, cancelled)
 
@@ -95,7 +95,7 @@ def test_validation_is_of_another_network_on_examples_it_has_not_seen(results):
 
 @pytest.mark.parametrize(("pairs", "epochs"), [((), 10), (("held_out=0",), 5)])
 def test_progress_counts_the_epochs_of_both_trainings(tmp_path, pairs, epochs):
-    folder = decay_folder(tmp_path, "IRIS_FF", 0)
+    folder = run_folder(tmp_path, "IRIS_FF", None, 0, "decay")
     one = DecayRun(0, 3, folder, decay_settings(IRIS, PENALTIES, 5, pairs))
     told = one.execute(lambda news: None, bool)
     assert told.done == one.total == epochs
@@ -153,7 +153,7 @@ def test_other_settings_in_the_folder_are_refused(tmp_path):
 @pytest.mark.parametrize("name", ["members.parquet", "epochs.parquet", "points.safetensors"])
 def test_damaged_files_are_named(tmp_path, name):
     run(tmp_path)
-    (decay_folder(tmp_path, "IRIS_FF", 0) / name).write_bytes(b"{")
+    (run_folder(tmp_path, "IRIS_FF", None, 0, "decay") / name).write_bytes(b"{")
     results = open_results(tmp_path)
     assert len(results.decay("IRIS_FF")) == 0
     assert name in results.decay_unfinished("IRIS_FF")["run-000"]
@@ -161,7 +161,9 @@ def test_damaged_files_are_named(tmp_path, name):
 
 def test_config_says_everything(tmp_path):
     run(tmp_path)
-    config = json.loads((decay_folder(tmp_path, "IRIS_FF", 0) / "config.json").read_text())
+    config = json.loads(
+        (run_folder(tmp_path, "IRIS_FF", None, 0, "decay") / "config.json").read_text()
+    )
     assert config["config"] == {
         "experiment": "IRIS_FF",
         "seed": 3,

@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ import pandas as pd
 from isoloss import experiments, files
 from isoloss.runs.decay import DecayRun, decay_settings
 from isoloss.runs.walk import WalkRun, walk_settings
-from isoloss.store import decay_folder, run_folder
+from isoloss.store import generations, run_folder
 
 IRIS = replace(experiments.get("IRIS_FF"), epochs=1)
 KINDS = ("paper", "sqp", "decay")
@@ -32,7 +32,7 @@ def make(out: Path, kind: str, every: float = 0.0) -> WalkRun | DecayRun:
     """A run of some steps; `every` seconds it is kept, by default at every step."""
     if kind == "decay":
         settings = decay_settings(IRIS, (0.0, 1e-3), 2, ["record_every=1"])
-        return DecayRun(0, 3, decay_folder(out, "IRIS_FF", 0), settings, every)
+        return DecayRun(0, 3, run_folder(out, "IRIS_FF", None, 0, "decay"), settings, every)
     pairs = ["steps=2", "points_every=1", "points_at_most=2", "probes_every=2"]
     settings = walk_settings(IRIS, kind, pairs)
     return WalkRun(0, 3, run_folder(out, "IRIS_FF", kind, 0), settings, every)
@@ -102,7 +102,7 @@ class Moments:
 
         for name in ("fsync", "replace", "unlink", "mkdir", "rmdir"):
             wrap(os, name)
-        atomically = files._atomically
+        atomically, write_blocks = files.atomically, generations.write_blocks
 
         def torn(file: Path, write: Callable[[Path], object]) -> Any:
             def writing(part: Path) -> None:
@@ -113,8 +113,22 @@ class Moments:
 
             return atomically(file, writing)
 
-        wrapped.append((files, "_atomically", atomically))
-        files._atomically = torn
+        def torn_blocks(file: Path, blocks: Mapping[int, bytes]) -> None:
+            self.pass_by("before write")
+            if self.count + 1 == self._die_at:
+                halves = {k: each[: len(each) // 2] for k, each in blocks.items()}
+                write_blocks(file, {k: half.ljust(len(blocks[k])) for k, half in halves.items()})
+            self.pass_by("torn write")
+            write_blocks(file, blocks)
+            self.pass_by("after write")
+
+        for module, name, new in (
+            (files, "atomically", torn),
+            (generations, "atomically", torn),
+            (generations, "write_blocks", torn_blocks),
+        ):
+            wrapped.append((module, name, getattr(module, name)))
+            setattr(module, name, new)
         try:
             yield
         finally:

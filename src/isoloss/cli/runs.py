@@ -65,13 +65,19 @@ def decay(
 ) -> None:
     """Train with weight decay, to compare walks with."""
     from isoloss.runs.decay import DecayRun, decay_settings
-    from isoloss.store import decay_folder
+    from isoloss.store import run_folder
 
     experiment = options.experiment(name)
     weights = None if penalties is None else options.numbers("--penalties", penalties)
     chosen = decay_settings(experiment, weights, epochs, settings or [], options.device(device))
     planned = [
-        DecayRun(k, seed + k, decay_folder(out, experiment.name, k), chosen, checkpoint_every)
+        DecayRun(
+            k,
+            seed + k,
+            run_folder(out, experiment.name, None, k, "decay"),
+            chosen,
+            checkpoint_every,
+        )
         for k in range(runs or experiment.decay_runs)
     ]
     _run(f"{experiment.name} decay", experiment, planned, out, restart=restart)

@@ -148,7 +148,6 @@ def load_chapter(folder: FilePath) -> Chapter:
     file = folder / CHAPTER
     try:
         content = read_json(file)
-        del content["format_version"]
         return Chapter.model_validate(content)
     except (ResultsError, ValidationError) as error:
         raise ResultsError(

@@ -20,14 +20,16 @@ from torch import Tensor
 from isoloss import experiments
 from isoloss.errors import InputError, one_line
 from isoloss.experiments.catalog import Experiment
+from isoloss.files import read_ending
 from isoloss.methods import METHODS
 from isoloss.path import Path
 from isoloss.problem import Problem
 from isoloss.regularizers import get_regularizer
 from isoloss.report.chapter import FILES, read_runs, report_tables
 from isoloss.report.page import CHAPTER, load_chapter, load_image
-from isoloss.store import decay, open_results, run
-from isoloss.store.folder import load_config, problem, whole
+from isoloss.store import open_results
+from isoloss.store.folder import FINISHED, load_config, problem
+from isoloss.store.results import load_decay
 
 AGREEMENT = {"float32": 1e-3, "float64": 1e-9}
 """Largest relative difference of a recorded number from the same in float64. The rounding of a
@@ -123,8 +125,8 @@ def _checks(folder: FilePath, name: str) -> Iterator[Check]:
         if reason is not None:
             yield Check(name, what, "damaged or failed", "", reason)
             return
-        files = whole(folder).get("files", {})
-        yield Check(name, what, f"{len(files)} whole" if files else "no checksums", "")
+        files = read_ending(folder).stamps
+        yield Check(name, what, f"{len(files)} whole", "")
         what, config = AGAIN, load_config(folder)
         if "project" in config:  # only the user's code can build its problem: it is not run here
             yield Check(name, what, "not done: your own project", "")
@@ -133,7 +135,7 @@ def _checks(folder: FilePath, name: str) -> Iterator[Check]:
         elif (folder / "members.parquet").exists():
             yield from _decay(folder, name)
         else:
-            yield from _walk(run.load(folder), name)
+            yield from _walk(Path.load(folder), name)
     except Exception as error:
         yield Check(name, what, "", "", f"cannot be checked: {_said(error)}")
 
@@ -167,14 +169,14 @@ def _walk(path: Path, name: str) -> Iterator[Check]:
 
 
 def _decay(folder: FilePath, name: str) -> Iterator[Check]:
-    config, members = load_config(folder), decay.load_members(folder)
-    ends = decay.load_ends(folder).double()
+    config, run = load_config(folder), load_decay(folder)
+    members, ends = run.members, run.ends().double()
     if len(ends) != len(members):
         wrong = f"{len(ends)} networks are kept, but {len(members)} were trained"
         yield Check(name, "networks", str(len(ends)), str(len(members)), wrong)
         return
     finite = torch.isfinite(ends).all(dim=1).numpy()
-    finished = (members["status"] == decay.FINISHED).to_numpy()
+    finished = (members["status"] == FINISHED).to_numpy()
     if (finished & ~finite).any():
         wrong = "a network that is said to have finished is infinite or not a number"
         yield Check(name, "networks", f"{(finished & ~finite).sum()} not finite", "0", wrong)

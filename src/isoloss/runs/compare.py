@@ -14,7 +14,7 @@ from isoloss.experiments.catalog import Experiment
 from isoloss.report.comparison import chosen_per_run, equivalent_penalty
 from isoloss.runs.decay import DecayRun, decay_settings
 from isoloss.runs.walk import Origin, WalkRun, WalkSettings
-from isoloss.store import Results, after_decay_folder, equivalent_folder
+from isoloss.store import Results, run_folder
 
 
 def equivalent_runs(
@@ -36,7 +36,7 @@ def equivalent_runs(
                 experiment, [penalty], epochs, ["include_biases=true", "held_out=0"], device
             )
             index = int(FilePath(path.metadata["folder"]).name.removeprefix("run-"))
-            folder = equivalent_folder(results.folder, experiment.name, method, index)
+            folder = run_folder(results.folder, experiment.name, method, index, "equivalent")
             runs.append(DecayRun(index, path.metadata["config"]["seed"], folder, settings))
     return runs
 
@@ -55,7 +55,7 @@ def after_decay_runs(results: Results, walk: WalkSettings) -> list[WalkRun]:
     runs: list[WalkRun] = []
     for position, row in chosen_per_run(table).to_dict("index").items():
         index, seed, penalty = int(row["run"]), int(row["seed"]), float(row["penalty"])
-        folder = after_decay_folder(results.folder, name, walk.method.name, index)
+        folder = run_folder(results.folder, name, walk.method.name, index, "after-decay")
         origin = Origin(f"weight decay, penalty {penalty:g}", points[cast(int, position)].clone())
         runs.append(WalkRun(index, seed, folder, walk, origin=origin))
     return runs

@@ -20,9 +20,8 @@ from isoloss.losses import METRICS
 from isoloss.path import Row
 from isoloss.runs.run import Contact, News, Run
 from isoloss.settings import Settings, override, parse_pairs
-from isoloss.store import decay
 from isoloss.store.checkpoint import TrainingCheckpoint
-from isoloss.store.folder import CHECKPOINT
+from isoloss.store.folder import CHECKPOINT, FINISHED, Stack, save_decay
 from isoloss.training import Training, TrainingState, check_penalties
 
 MEASUREMENTS = {True: 50, False: 10}
@@ -130,11 +129,11 @@ class Sweep:
         if epoch % self._settings.options.record_every == 0 or self.finished(state):
             self._measure(state)
 
-    def stack(self, state: SweepState) -> decay.Stack:
+    def stack(self, state: SweepState) -> Stack:
         """The networks and what was measured of them."""
         history = [pd.DataFrame(columns) for columns in state.history]
         ends = self._training.thetas(state.training)
-        return decay.Stack(pd.concat(history, ignore_index=True), ends, state.lost)
+        return Stack(pd.concat(history, ignore_index=True), ends, state.lost)
 
     def _measure(self, state: SweepState) -> None:
         settings, norms = self._settings, self._training.norms(state.training)
@@ -198,7 +197,7 @@ class DecayRun(Run):
         done, best = 0, None
         contact.tell("training")
 
-        def follow(name: str, sweep: Sweep) -> decay.Stack:
+        def follow(name: str, sweep: Sweep) -> Stack:
             nonlocal done
             folder = self.folder / CHECKPOINT / name
             checkpoint = TrainingCheckpoint(folder, self.folder, self.checkpoint_every)
@@ -221,11 +220,11 @@ class DecayRun(Run):
             kept, aside = hold_out(data, settings.options.held_out, self.seed)
             parts = _rows(train, kept), {"validation": _rows(train, aside)}
             chosen = follow("chosen", Sweep(settings, self.seed, *parts))
-        decay.save(self.folder, whole, chosen, start=start, indices=data.indices)
-        return News(self.index, "done", done, best, ending=decay.FINISHED)
+        save_decay(self.folder, whole, chosen, start=start, indices=data.indices)
+        return News(self.index, "done", done, best, ending=FINISHED)
 
     def _finished_before(self) -> News:
-        return News(self.index, "done", self.total, ending=decay.FINISHED)
+        return News(self.index, "done", self.total, ending=FINISHED)
 
 
 def hold_out(data: Data, part: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -242,7 +241,7 @@ def _rows(pair: Pair, rows: Tensor) -> Pair:
     return pair[0][rows.to(pair[0].device)], pair[1][rows.to(pair[1].device)]
 
 
-def _best(stack: decay.Stack) -> Row:
+def _best(stack: Stack) -> Row:
     """The penalty with the smallest test loss, for the display alone."""
     last = stack.last()
     finite = last.loc[last["test_loss"].notna()]

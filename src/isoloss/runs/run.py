@@ -15,14 +15,12 @@ import torch
 
 from isoloss import __version__
 from isoloss.errors import IsolossError
-from isoloss.files import ResultsError
+from isoloss.files import ResultsError, StorageError, sentence_of
 from isoloss.outcome import Outcome
 from isoloss.path import Row
-from isoloss.storage import StorageError, sentence_of
 from isoloss.store.checkpoint import TrainingCheckpoint
 from isoloss.store.folder import CHECKPOINT, begin, check, problem, save_failure
-from isoloss.store.lock import LockedError, only_writer
-from isoloss.store.quarantine import move_aside
+from isoloss.store.lock import LockedError, move_aside, only_writer
 
 SECONDS_BETWEEN_NEWS = 0.1
 

@@ -18,9 +18,14 @@ from isoloss.progress import describe
 from isoloss.regularizers import REGULARIZERS
 from isoloss.runs.run import Contact, News, Run
 from isoloss.settings import ONLY_IN_PYTHON, Settings, override, parse_pairs
-from isoloss.store import run
 from isoloss.store.checkpoint import Checkpoint, TrainingCheckpoint
-from isoloss.store.folder import CHECKPOINT, load_start, save_start, training_folder
+from isoloss.store.folder import (
+    CHECKPOINT,
+    load_start,
+    save_start,
+    save_walk,
+    training_folder,
+)
 from isoloss.subject import Start, Subject, Trained
 from isoloss.training import TrainingState
 from isoloss.walking import traverse
@@ -155,11 +160,11 @@ class WalkRun(Run):
             progress=False,
         )
         contact.notes += checkpoint.damage
-        run.save(self.folder, path, {**start.extra, "chunk_size": _size(start)})
+        save_walk(self.folder, path, {**start.extra, "chunk_size": _size(start)})
         return self._done(path)
 
     def _finished_before(self) -> News:
-        return self._done(run.load(self.folder))
+        return self._done(Path.load(self.folder))
 
     def _start(self, contact: Contact) -> Start:
         """Phase 1, or what it ended with before."""

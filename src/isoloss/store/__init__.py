@@ -1,26 +1,15 @@
-"""Run folders on disk: layout, atomic writes, reading back."""
+"""Run folders on disk: how a run begins, goes on and ends there, and reading back."""
 
 from isoloss.files import ResultsError
-from isoloss.storage import check_out_folder
 from isoloss.store.checkpoint import Checkpoint
-from isoloss.store.results import (
-    Results,
-    after_decay_folder,
-    decay_folder,
-    equivalent_folder,
-    open_results,
-    report_folder,
-    run_folder,
-)
+from isoloss.store.folder import check_out_folder, report_folder, run_folder
+from isoloss.store.results import Results, open_results
 
 __all__ = [
     "Checkpoint",
     "Results",
     "ResultsError",
-    "after_decay_folder",
     "check_out_folder",
-    "decay_folder",
-    "equivalent_folder",
     "open_results",
     "report_folder",
     "run_folder",

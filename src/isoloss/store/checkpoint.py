@@ -1,20 +1,33 @@
-"""A walk kept in a folder while it goes on."""
+"""A walk, or a training, kept in a folder while it goes on.
+
+States are written by `torch.save`, which keeps strides and what memory tensors share, and read by
+`torch.load(weights_only=True)`, which makes no object but of the classes that are named to it.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import enum
+import io
+import os
 import time
+import typing
 from collections.abc import Mapping
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeVar
 
-from isoloss.errors import InputError
-from isoloss.files import ResultsError
+import numpy as np
+import torch
+
+from isoloss import __version__
+from isoloss.errors import InputError, one_line
+from isoloss.files import ResultsError, as_folder
 from isoloss.outcome import Ending
 from isoloss.recorder import Kept
 from isoloss.snapshot import Snapshot, differences
-from isoloss.store.pack import pack, unpack
-from isoloss.store.slots import Content, Slots
+from isoloss.store.generations import Generation, Generations
 
 AnyState = TypeVar("AnyState")
 
@@ -23,90 +36,117 @@ MOST_OF_THE_TIME = 0.05
 
 
 class _Timed:
-    """Slots that are written to from time to time."""
+    """Generations that are written from time to time, of states of a class."""
 
     def __init__(self, folder: Path, rescue: Path, every: float) -> None:
-        if not every >= 0:
-            raise InputError(f"every={every} is not possible; give seconds from 0")
+        if not isinstance(every, Real) or not every >= 0:
+            raise InputError(f"every must be a number of seconds, at least 0, got {every!r}")
         self.folder = folder
-        self._slots = Slots(folder, rescue)
-        self._every = every
-        self._wait = every
+        self._generations = Generations(folder, rescue)
+        self._every = float(every)
+        self._wait = self._every
         self._last = time.monotonic()
+        self._classes: dict[str, type] = {}
 
     @property
     def damage(self) -> list[str]:
         """What was found damaged when loading, a sentence each."""
-        return self._slots.damage
+        return self._generations.damage
 
     @property
     def due(self) -> bool:
         """Whether it is time for the next one."""
         return time.monotonic() - self._last >= self._wait
 
-    def _load(self) -> Content | None:
+    def _load(self, *classes: type) -> Generation | None:
         self._last = time.monotonic()
-        return self._slots.load()
+        self._classes = named_classes(*classes)
+        return self._generations.load()
 
-    def _save(self, content: Content, begun: float) -> None:
-        self._slots.save(content)
+    def _unpack(self, found: Generation, kind: type[AnyState]) -> AnyState:
+        """The state of a generation; nothing but the classes named is made, and no code is run."""
+        before, now = found.about.get("classes", {}), _fields(self._classes)
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        if changed:
+            raise ResultsError(
+                f"{self.folder} was kept by isoloss {found.about.get('isoloss')} when "
+                f"{changed[0]} had other fields; finish with that version, or start afresh in "
+                f"another folder or with --restart"
+            )
+        content = io.BytesIO(found.payload)
+        try:
+            with torch.serialization.safe_globals([*self._allowed()]):
+                unknown = torch.serialization.get_unsafe_globals_in_checkpoint(content)
+                content.seek(0)
+                state = None if unknown else torch.load(content, weights_only=True)
+        except Exception as error:
+            raise ResultsError(
+                f"{self.folder} holds a checkpoint that cannot be read ({type(error).__name__}); "
+                f"start afresh in another folder or with --restart"
+            ) from error
+        if not isinstance(state, kind):
+            what = unknown[0] if unknown else f"a {type(state).__name__}"
+            raise ResultsError(
+                f"{self.folder} holds a checkpoint that asks for {what}, which is no part of this "
+                f"walk; nothing of it was run: start afresh in another folder or with --restart"
+            )
+        return state
+
+    def _save(self, begun: float, state: object, about: dict[str, Any], points: Any) -> None:
+        content = io.BytesIO()
+        try:
+            torch.save(state, content)
+            content.seek(0)
+            with torch.serialization.safe_globals([*self._allowed()]):
+                unknown = torch.serialization.get_unsafe_globals_in_checkpoint(content)
+        except Exception as error:
+            raise InputError(
+                f"the state of the walk cannot be kept in a checkpoint ({one_line(error)}); make "
+                f"it of dataclasses of a module, enums, tensors, arrays, numbers, strings, lists, "
+                f"tuples and dicts"
+            ) from error
+        if unknown:
+            raise InputError(
+                f"the state of the walk holds a {unknown[0]}, which cannot be kept in a "
+                f"checkpoint; name dataclasses and enums in the types of its fields, and make it "
+                f"of these, tensors, arrays, numbers, strings, lists, tuples and dicts"
+            )
+        about = {**about, "isoloss": __version__, "classes": _fields(self._classes)}
+        self._generations.save(about, content.getvalue(), points)
         self._last = time.monotonic()
         cost = self._last - begun
         self._wait = max(self._every, cost / MOST_OF_THE_TIME) if self._every else 0.0
 
-    def _of_another_version(self, error: Exception) -> ResultsError:
-        return ResultsError(
-            f"{self.folder} was kept by another version of isoloss and cannot be gone on from "
-            f"({error}); finish with that version, or begin anew with --restart"
-        )
+    def _allowed(self) -> list[Any]:
+        return [*self._classes.values(), *_NUMPY, (_member, "builtins.getattr")]
 
 
 class TrainingCheckpoint(_Timed):
-    """Keeps the state of a training in a folder, as `Checkpoint` does a walk's.
+    """Keeps the state of a training in a folder of its own, as `Checkpoint` does a walk's.
 
-    Args:
-        folder: A folder of its own.
-        rescue: In whose `quarantine` goes what is damaged.
-        every: Seconds between two.
+    What is damaged goes into the `quarantine` of the folder `rescue`.
     """
 
     def load(self, state: type[AnyState]) -> AnyState | None:
-        """The last state that was kept whole.
-
-        Args:
-            state: Its class.
-
-        Returns:
-            The state; None where there is none.
-
-        Raises:
-            ResultsError: It is of another version of isoloss.
-        """
-        content = self._load()
-        if content is None:
-            return None
-        try:
-            found = unpack(content.tree, content.storages, (state,))
-            if not isinstance(found, state):
-                raise ValueError(f"it is not of a {state.__name__}")
-        except ValueError as error:
-            raise self._of_another_version(error) from error
-        return found
+        """The last state that was kept whole, of its class; None where there is none."""
+        found = self._load(state)
+        return None if found is None else self._unpack(found, state)
 
     def save(self, state: object) -> None:
         """Write a state over the older of the two."""
         begun = time.monotonic()
-        self._save(Content(*pack(state)), begun)
+        self._classes = self._classes or named_classes(type(state))
+        self._save(begun, state, {}, {})
 
 
 class Checkpoint(_Timed):
-    """Keeps a walk in a folder, so that it can go on from there after the process has ended.
+    """Keeps a walk in a folder, so that another process can continue it.
 
-    The last two are kept, each complete in itself and checksummed; what is damaged is moved into
+    The last two are kept, each complete and checksummed; what is damaged is moved into
     `quarantine` beside the folder, and the one before is used.
 
     Args:
-        folder: A folder of its own.
+        folder: A folder of its own; made where missing.
         every: Seconds between two; 0 keeps every step.
 
     Attributes:
@@ -114,11 +154,12 @@ class Checkpoint(_Timed):
         progress: Steps that the walk found there had taken, corrections not counted.
 
     Raises:
-        InputError: `every` is negative.
+        InputError: `folder` is no path of a folder, or `every` is negative.
     """
 
-    def __init__(self, folder: str | Path, every: float = 30.0) -> None:
-        super().__init__(Path(folder), Path(folder).parent, every)
+    def __init__(self, folder: str | os.PathLike[str], every: float = 30.0) -> None:
+        place = as_folder(folder)
+        super().__init__(place, place.parent, every)
         self.progress = 0
 
     def load(self, state: type, asked: Mapping[str, Any]) -> Snapshot | None:
@@ -133,34 +174,25 @@ class Checkpoint(_Timed):
 
         Raises:
             InputError: It is of another walk; the difference is shown.
-            ResultsError: It is of another version of isoloss.
+            ResultsError: It was kept by another version of isoloss, or holds anything but a walk.
         """
-        content = self._load()
-        if content is None:
+        found = self._load(Snapshot, state, Ending)
+        if found is None:
             return None
-        before = content.tree["asked"]
-        different = differences(before, _comparable(asked, before))
+        different = differences(found.about["asked"], asked)
         if different:
             raise InputError(
                 f"{self.folder} keeps another walk ({'; '.join(different)}); give another folder"
             )
-        try:
-            snapshot: Snapshot = unpack(
-                content.tree["snapshot"], content.storages, (Snapshot, state, Ending)
-            )
-            kept = {
-                step: Kept(count, step, content.points[step])
-                for count, step in content.tree["kept"]
-            }
-        except (KeyError, ValueError, TypeError) as error:
-            raise self._of_another_version(error) from error
-        recorded = snapshot.recorded
-        last = recorded.last
-        if last is not None:
-            last = kept.get(last.step, last)
-        rows: list[dict[str, Any]] = [dict(row) for row in content.rows]
-        self.progress = recorded.progress
-        recorded = replace(recorded, rows=rows, kept=tuple(kept.values()), last=last)
+        snapshot = self._unpack(found, Snapshot)
+        theta = snapshot.state.point.theta
+        kept = [
+            # clones: memory from torch is aligned, which some products' last bits depend on
+            Kept(count, step, _tensor(found.points[step], theta.dtype).to(theta.device))
+            for count, step in found.about["kept"]
+        ]
+        self.progress = snapshot.recorded.progress
+        recorded = replace(snapshot.recorded, kept=tuple(kept))
         return replace(snapshot, asked=dict(asked), recorded=recorded)
 
     def save(self, snapshot: Snapshot) -> None:
@@ -170,36 +202,63 @@ class Checkpoint(_Timed):
             snapshot: The walk as it is now.
 
         Raises:
+            InputError: The state of the walk holds something that cannot be kept.
             StorageError: It cannot be written; those before are still valid.
         """
         begun = time.monotonic()
         recorded = snapshot.recorded
-        bare = replace(snapshot, asked={}, recorded=replace(recorded, rows=[], kept=()))
-        tree, storages = pack(bare)
+        rows = recorded.rows[: recorded.length]
+        bare = replace(snapshot, asked={}, recorded=replace(recorded, rows=rows, kept=()))
         kept = [[kept.count, kept.step] for kept in recorded.kept]
-        content = Content(
-            tree={"asked": snapshot.asked, "snapshot": tree, "kept": kept},
-            storages=storages,
-            rows=recorded.rows[: recorded.length],
-            points={kept.step: kept.theta for kept in recorded.kept},
-        )
-        self._save(content, begun)
+        about = {"asked": snapshot.asked, "kept": kept}
+        self._save(begun, bare, about, {kept.step: kept.theta for kept in recorded.kept})
 
 
-def _comparable(asked: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """What determines a walk, as told by checkpoints of the time when `before` was kept.
+def named_classes(*classes: type) -> dict[str, type]:
+    """Dataclasses and enums by name: those given, and those that their fields' types name."""
+    found: dict[str, type] = {}
+    waiting: list[Any] = list(classes)
+    while waiting:
+        kind = waiting.pop()
+        waiting.extend(typing.get_args(kind))
+        if not isinstance(kind, type) or kind in found.values():
+            continue
+        if issubclass(kind, enum.Enum) or dataclasses.is_dataclass(kind):
+            found[f"{kind.__module__}.{kind.__qualname__}"] = kind
+        if dataclasses.is_dataclass(kind):
+            try:
+                waiting.extend(typing.get_type_hints(kind).values())
+            except NameError as error:
+                raise InputError(
+                    f"the types of the fields of {kind.__name__} cannot be found ({error}); import "
+                    f"them where the class is defined"
+                ) from error
+    return found
 
-    At first they told of a regularizer and of probes the names alone, nothing of the losses, and of
-    methods without settings not the class.
-    """
-    if not isinstance(before.get("regularizer"), str):
-        return dict(asked)
-    method = {key: value for key, value in asked["method"].items() if key in before["method"]}
-    older = {
-        **asked,
-        "regularizer": asked["regularizer"]["name"],
-        "probes": sorted(asked["probes"]),
-        "method": method,
+
+def _fields(classes: Mapping[str, type]) -> dict[str, list[str]]:
+    return {
+        name: [field.name for field in dataclasses.fields(kind)]
+        for name, kind in sorted(classes.items())
+        if dataclasses.is_dataclass(kind)
     }
-    del older["problem"]
-    return older
+
+
+def _tensor(content: bytes, dtype: torch.dtype) -> torch.Tensor:
+    return torch.frombuffer(bytearray(content), dtype=dtype).clone()
+
+
+def _member(kind: Any, name: str) -> enum.Enum:
+    """What some versions of Python ask of `getattr` when they make a member of an enum."""
+    if not (isinstance(kind, type) and issubclass(kind, enum.Enum)):
+        raise TypeError(f"{kind} is no enum")
+    return kind[name]
+
+
+_NUMPY: list[Any] = [
+    np.ndarray,
+    np.dtype,
+    np.empty(0).__reduce__()[0],  # reconstructs arrays
+    np.float64(0).__reduce__()[0],  # and numbers
+    *{type(np.dtype(code)) for code in np.typecodes["All"] if code not in "OV"},
+]

@@ -1,4 +1,4 @@
-"""One writer to a run folder at a time."""
+"""One writer to a run folder at a time, and where it moves what is in its way."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import os
 import socket
 import time
 from collections.abc import Generator
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from isoloss.errors import IsolossError
-from isoloss.files import ResultsError, read_json, write_json
-from isoloss.storage import StorageError, writing
+from isoloss.files import ResultsError, StorageError, read_json, sync, write_json, writing
 
 SECONDS_TO_SAY_WHO = 5.0
 """How long to wait for the holder of a lock to have written who it is."""
@@ -25,40 +23,12 @@ class LockedError(IsolossError):
     """Another process writes to the folder; the text says which."""
 
 
-@dataclass(frozen=True)
-class Holder:
-    """Who writes to a folder.
-
-    Attributes:
-        pid: The process.
-        host: On which machine.
-        since: Since when, ISO 8601, UTC.
-    """
-
-    pid: int
-    host: str
-    since: str
-
-    def __str__(self) -> str:
-        """Process, machine and time."""
-        return f"process {self.pid} on {self.host} since {self.since}"
-
-
 @contextlib.contextmanager
-def only_writer(folder: Path) -> Generator[Holder | None]:
-    """Be the only process that writes to a run folder.
+def only_writer(folder: Path) -> Generator[str | None]:
+    """Be the only process that writes to a run folder; who held it and died without letting go.
 
     The system lets go of the lock when its owner dies, however it dies. The files lie beside the
     run folder, so that it can be moved: `.NAME.lock`, never deleted, and `.NAME.holder.json`.
-
-    Args:
-        folder: The run folder.
-
-    Yields:
-        Who held the lock and died with it; None where it was let go of properly.
-
-    Raises:
-        LockedError: Another process holds it.
     """
     note = folder.with_name(f".{folder.name}.holder.json")
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
@@ -66,9 +36,9 @@ def only_writer(folder: Path) -> Generator[Holder | None]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _acquire(lock, folder, note)
     try:
-        died = _read(note)
+        died, _ = _holder(note)
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(note, asdict(Holder(os.getpid(), socket.gethostname(), since)))
+        write_json(note, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
         try:
             yield died
         finally:
@@ -85,31 +55,48 @@ def _acquire(lock: FileLock, folder: Path, note: Path) -> None:
             lock.acquire(timeout=0)
             return
         except Timeout:
-            holder = _read(note)  # of a dead one, until the living one has written its own
-            known = holder is not None and _lives(holder)
-            if known or time.monotonic() > give_up:
+            holder, alive = _holder(note)  # a dead one, until the living one has said who it is
+            if alive or time.monotonic() > give_up:
                 raise LockedError(
-                    f"{folder} is being written to by {holder if known else 'another process'}; "
+                    f"{folder} is being written to by {holder if alive else 'another process'}; "
                     f"wait until it is done, or stop it and call the same command again"
                 ) from None
             time.sleep(0.02)
 
 
-def _lives(holder: Holder) -> bool:
-    if holder.host != socket.gethostname():
-        return True  # which cannot be seen from here
-    try:
-        os.kill(holder.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _read(note: Path) -> Holder | None:
+def _holder(note: Path) -> tuple[str | None, bool]:
+    """Who holds a lock, and whether it is alive, as far as can be seen from here."""
     try:
         content = read_json(note)
-        return Holder(content["pid"], content["host"], content["since"])
+        pid, host, since = content["pid"], content["host"], content["since"]
     except (ResultsError, StorageError, KeyError):
-        return None  # not written yet, or torn: whoever it is, the lock tells that somebody is
+        return None, False  # not written yet, or torn: the lock tells that there is somebody
+    alive = True
+    with contextlib.suppress(PermissionError):
+        try:
+            if host == socket.gethostname():
+                os.kill(pid, 0)
+        except ProcessLookupError:
+            alive = False
+    return f"process {pid} on {host} since {since}", alive
+
+
+def move_aside(what: Path, folder: Path) -> Path:
+    """Move a file or folder into another, under a name with the time that is not taken."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        target, count = folder / f"{what.name}-{stamp}", 1
+        while target.exists():
+            count += 1
+            target = folder / f"{what.name}-{stamp}-{count}"
+        os.replace(what, target)  # noqa: PTH105
+        sync(folder)
+        sync(what.parent)
+    return target
+
+
+def quarantine(damaged: Path, folder: Path) -> None:
+    """Move what is damaged, if it is there, into the `quarantine` of a run folder."""
+    if damaged.exists():
+        move_aside(damaged, folder / "quarantine")

@@ -1,47 +1,77 @@
-"""What the commands wrote, read back."""
+"""What the commands wrote, read back: every run once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path as FilePath
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from isoloss.errors import InputError
-from isoloss.path import Path
-from isoloss.store import decay, run
-from isoloss.store.folder import load_config, problem
+from isoloss.files import (
+    FAILED,
+    OUTCOME,
+    DamagedError,
+    ResultsError,
+    Stamp,
+    as_folder,
+    read_ending,
+    read_json,
+    read_table,
+    read_tensors,
+)
+from isoloss.path import POINTS, Path, read_path
+from isoloss.store.folder import EPOCHS, MEMBERS, NOT_FINISHED, Kind, run_folder
 
 
-def run_folder(out: FilePath, experiment: str, method: str, index: int) -> FilePath:
-    """Where a run of a walk is: `OUT/EXPERIMENT/traverse/METHOD/run-000`."""
-    return out / experiment / "traverse" / method / f"run-{index:03d}"
+@dataclass(frozen=True)
+class Decay:
+    """One run of weight decay; its networks are read when they are asked for."""
+
+    file: FilePath  # with the networks
+    stamp: Stamp  # of it
+    seed: int
+    members: pd.DataFrame  # a row for each penalty
+    epochs: pd.DataFrame  # a row for each epoch measured and penalty
+
+    def ends(self) -> Tensor:
+        """The networks at the end, shape (penalties, parameters)."""
+        tensors = read_tensors(self.file, self.stamp)
+        if "ends" not in tensors:
+            raise DamagedError(f"{self.file} is damaged: it holds no networks")
+        return torch.atleast_2d(tensors["ends"])
 
 
-def decay_folder(out: FilePath, experiment: str, index: int) -> FilePath:
-    """Where a run of weight decay is: `OUT/EXPERIMENT/decay/run-000`."""
-    return out / experiment / "decay" / f"run-{index:03d}"
-
-
-def equivalent_folder(out: FilePath, experiment: str, method: str, index: int) -> FilePath:
-    """Where weight decay with a walk's penalty is: `OUT/NAME/equivalent/METHOD/run-000`."""
-    return out / experiment / "equivalent" / method / f"run-{index:03d}"
-
-
-def after_decay_folder(out: FilePath, experiment: str, method: str, index: int) -> FilePath:
-    """Where a walk from weight decay's best network is: `OUT/NAME/after-decay/METHOD/run-000`."""
-    return out / experiment / "after-decay" / method / f"run-{index:03d}"
-
-
-def report_folder(out: FilePath, experiment: str) -> FilePath:
-    """Where an experiment's figures and tables are: `OUT/report/EXPERIMENT`."""
-    return out / "report" / experiment
+def load_decay(folder: FilePath) -> Decay:
+    """Read a run of weight decay; ResultsError where it failed or a file is not whole."""
+    ending = read_ending(folder)
+    if ending.content["outcome"] == FAILED:
+        raise ResultsError(f"{folder} holds a run that failed: {ending.content['message']}")
+    try:
+        members, epochs, points = (ending.stamps[name] for name in (MEMBERS, EPOCHS, POINTS))
+        seed = ending.about["config"]["seed"]
+    except KeyError as error:
+        raise DamagedError(f"{folder} holds no run of weight decay: it has no {error}") from error
+    points.check(folder / POINTS)
+    return Decay(
+        folder / POINTS,
+        points,
+        seed,
+        read_table(folder / MEMBERS, members),
+        read_table(folder / EPOCHS, epochs),
+    )
 
 
 class Results:
     """A results folder.
+
+    What is read of an experiment is kept, so that no file is read twice, until another experiment
+    is asked for or the run is done again.
 
     Args:
         folder: What was given to `--out`.
@@ -49,6 +79,8 @@ class Results:
 
     def __init__(self, folder: FilePath) -> None:
         self.folder = folder
+        self._experiment = ""
+        self._kept: dict[FilePath, tuple[dict[str, Any], Path | Decay]] = {}
 
     def experiments(self) -> list[str]:
         """Names of the experiments of which there are walks or runs of weight decay."""
@@ -72,8 +104,7 @@ class Results:
             Every run that has ended, interrupted ones included; those that failed, and those of
             which a file is damaged, are left out, and `unfinished` says why.
         """
-        folders = self._runs(experiment, method)
-        return [run.load(folder) for folder in folders if problem(folder) is None]
+        return self._walks(experiment, "traverse", method)
 
     def walks(self, experiment: str) -> dict[str, list[Path]]:
         """The walks of an experiment by each method that has any.
@@ -98,7 +129,7 @@ class Results:
 
     def unfinished(self, experiment: str, method: str) -> dict[str, str]:
         """Why runs are not among `paths`, by the name of their folder."""
-        return _problems(self._runs(experiment, method))
+        return _reasons(self._read(experiment, "traverse", method))
 
     def decay(self, experiment: str) -> pd.DataFrame:
         """The networks that weight decay gave: a row for each run and penalty.
@@ -115,7 +146,7 @@ class Results:
             trained with the same penalty on the others. Runs in their order, penalties ascending;
             empty where no run is finished.
         """
-        return _tables(self._decay_runs(experiment), decay.load_members)
+        return _joined(self._decays(experiment), lambda run: run.members)
 
     def decay_epochs(self, experiment: str) -> pd.DataFrame:
         """How these networks came about: a row for each run, epoch measured and penalty.
@@ -126,7 +157,7 @@ class Results:
         Returns:
             The columns of `decay` but `lost_epoch`, `status` and those of validation.
         """
-        return _tables(self._decay_runs(experiment), decay.load_epochs)
+        return _joined(self._decays(experiment), lambda run: run.epochs)
 
     def decay_points(self, experiment: str) -> Tensor:
         """The networks themselves.
@@ -138,50 +169,76 @@ class Results:
             Shape (networks, parameters): a row for each of `decay`, in its order; parameters in the
             order of `model.named_parameters()`.
         """
-        folders = self._decay_runs(experiment)
-        return torch.cat([decay.load_ends(f) for f in folders]) if folders else torch.empty(0, 0)
+        runs = self._decays(experiment).values()
+        return torch.cat([run.ends() for run in runs]) if runs else torch.empty(0, 0)
 
     def decay_unfinished(self, experiment: str) -> dict[str, str]:
         """Why runs of weight decay are not among `decay`, by the name of their folder."""
-        return _problems(sorted((self.folder / experiment / "decay").glob("run-*")))
+        return _reasons(self._read(experiment, "decay", None))
 
     def equivalent(self, experiment: str, method: str) -> pd.DataFrame:
         """Weight decay with the penalty at which each walk ended: the columns of `decay`."""
-        folder = self.folder / experiment / "equivalent" / method
-        return _tables(_whole(folder.glob("run-*")), decay.load_members)
+        return _joined(self._decays(experiment, "equivalent", method), lambda run: run.members)
 
     def after_decay(self, experiment: str, method: str) -> list[Path]:
         """The walks from the best networks of weight decay, in the order of the runs."""
-        folder = self.folder / experiment / "after-decay" / method
-        return [run.load(one) for one in _whole(folder.glob("run-*"))]
+        return self._walks(experiment, "after-decay", method)
 
-    def _decay_runs(self, experiment: str) -> list[FilePath]:
-        return _whole((self.folder / experiment / "decay").glob("run-*"))
+    def _walks(self, experiment: str, kind: Kind, method: str) -> list[Path]:
+        found = self._read(experiment, kind, method).values()
+        return [run for run in found if isinstance(run, Path)]
 
-    def _runs(self, experiment: str, method: str) -> list[FilePath]:
-        return sorted((self.folder / experiment / "traverse" / method).glob("run-*"))
+    def _decays(
+        self, experiment: str, kind: Kind = "decay", method: str | None = None
+    ) -> dict[str, Decay]:
+        found = self._read(experiment, kind, method)
+        return {name: run for name, run in found.items() if isinstance(run, Decay)}
+
+    def _read(
+        self, experiment: str, kind: Kind, method: str | None
+    ) -> dict[str, Path | Decay | str]:
+        """The runs of a kind by the names of their folders; of those not whole the reason."""
+        if experiment != self._experiment:
+            self._experiment, self._kept = experiment, {}
+        load = load_decay if kind in ("decay", "equivalent") else read_path
+        place = run_folder(self.folder, experiment, method, 0, kind).parent
+        found: dict[str, Path | Decay | str] = {}
+        for folder in sorted(place.glob("run-*")):
+            try:
+                found[folder.name] = self._one(folder, load)
+            except ResultsError as error:
+                found[folder.name] = str(error)
+        return found
+
+    def _one(
+        self, folder: FilePath, load: Callable[[FilePath], Path | Decay]
+    ) -> Path | Decay | str:
+        if not (folder / OUTCOME).exists():
+            return NOT_FINISHED
+        ending = read_json(folder / OUTCOME)
+        if ending.get("outcome") == FAILED:
+            return str(ending.get("message"))
+        if folder not in self._kept or self._kept[folder][0] != ending:
+            self._kept[folder] = ending, load(folder)
+        return self._kept[folder][1]
 
 
-def _whole(folders: Iterable[FilePath]) -> list[FilePath]:
-    return [folder for folder in sorted(folders) if problem(folder) is None]
+def _reasons(found: Mapping[str, Path | Decay | str]) -> dict[str, str]:
+    return {name: run for name, run in found.items() if isinstance(run, str)}
 
 
-def _tables(folders: Sequence[FilePath], load: Callable[[FilePath], pd.DataFrame]) -> pd.DataFrame:
+def _joined(runs: Mapping[str, Decay], table: Callable[[Decay], pd.DataFrame]) -> pd.DataFrame:
+    """The tables of runs below one another, with the run and its seed before their columns."""
     tables: list[pd.DataFrame] = []
-    for folder in folders:
-        table = load(folder)
-        table.insert(0, "run", int(folder.name.removeprefix("run-")))
-        table.insert(1, "seed", load_config(folder)["seed"])
-        tables.append(table)
+    for name, run in runs.items():
+        whole = table(run).copy()
+        whole.insert(0, "run", int(name.removeprefix("run-")))
+        whole.insert(1, "seed", run.seed)
+        tables.append(whole)
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def _problems(folders: Sequence[FilePath]) -> dict[str, str]:
-    found = {folder.name: problem(folder) for folder in folders}
-    return {name: reason for name, reason in found.items() if reason is not None}
-
-
-def open_results(folder: str | FilePath = "results") -> Results:
+def open_results(folder: str | os.PathLike[str] = "results") -> Results:
     """Open what the commands wrote.
 
     Args:
@@ -193,7 +250,7 @@ def open_results(folder: str | FilePath = "results") -> Results:
     Raises:
         InputError: There is no such folder.
     """
-    folder = FilePath(folder)
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}; make results with 'isoloss reproduce NAME'")
-    return Results(folder)
+    place = as_folder(folder)
+    if not place.is_dir():
+        raise InputError(f"there is no folder {place}; make results with 'isoloss reproduce NAME'")
+    return Results(place)

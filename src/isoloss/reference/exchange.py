@@ -1,4 +1,4 @@
-"""The reference's logs as paths and tables."""
+"""The reference's logs as paths and tables, and ours in the layout of its logs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from isoloss import __version__, experiments
-from isoloss.experiments.catalog import Experiment
+from isoloss.errors import InputError
+from isoloss.experiments.catalog import PENALTIES, Experiment
 from isoloss.files import ResultsError
 from isoloss.outcome import Outcome
 from isoloss.path import COLUMNS, Path
-from isoloss.reference import layout
-from isoloss.reference.keras import from_keras, weights_only
-from isoloss.reference.layout import Arrays
-from isoloss.store import run
-from isoloss.store.folder import begin
-from isoloss.store.results import run_folder
+from isoloss.reference import logs
+from isoloss.reference.logs import Arrays, from_keras, to_keras, unreadable, weights_only
+from isoloss.store import Results, run_folder
+from isoloss.store.folder import begin, save_walk
 
 WALK_ARRAYS = (
     "index_epoch", "index_epoch_pred", "index_epoch_corr", "angle_bw_gradients", "param_norms",
@@ -79,10 +78,11 @@ def import_reference(folder: str | FilePath, out: str | FilePath | None = None) 
     folder = FilePath(folder)
     skipped: list[str] = []
     paths: dict[str, list[Path]] = {}
-    for file, match in layout.find(folder, layout.WALK_NAME):
+    for file, match in logs.find(folder, logs.WALK_NAME):
         experiment = experiments.get(match["experiment"])
         try:
-            path = _path(file, layout.read(file, WALK_ARRAYS), experiment)
+            with logs.parsing(file):
+                path = _path(file, logs.read(file, WALK_ARRAYS), experiment)
         except ResultsError as error:
             skipped.append(str(error))
             continue
@@ -91,10 +91,11 @@ def import_reference(folder: str | FilePath, out: str | FilePath | None = None) 
             _write(FilePath(out), path, experiment.name, int(match["run"]) - 1)
     rows: dict[str, list[dict[str, Any]]] = {}
     ends: dict[str, list[Tensor]] = {}
-    for file, match in layout.find(folder, layout.DECAY_NAME):
-        experiment = experiments.get(file.parent.name.removeprefix(layout.DECAY_FOLDER))
+    for file, match in logs.find(folder, logs.DECAY_NAME):
+        experiment = experiments.get(file.parent.name.removeprefix(logs.DECAY_FOLDER))
         try:
-            row, end = _network(file, int(match["penalty"]), experiment)
+            with logs.parsing(file):
+                row, end = _network(file, int(match["penalty"]), experiment)
         except ResultsError as error:
             skipped.append(str(error))
             continue
@@ -119,9 +120,8 @@ def _path(file: FilePath, arrays: Arrays, experiment: Experiment) -> Path:
     if count + len(corrected) != steps or len(arrays["lr_corr"]) != len(corrected):
         wrong.append("index_epoch")
     if wrong or not count:
-        raise ResultsError(
-            f"{file} cannot be read: the lengths of {', '.join(wrong)} do not fit its {count} "
-            f"predictor steps; leave it out"
+        raise unreadable(
+            file, f"the lengths of {', '.join(wrong)} do not fit its {count} predictor steps"
         )
     before = predicted.astype(int) - 1  # what is recorded at a step was measured before it
     table = pd.DataFrame(index=range(steps + 1), columns=[*COLUMNS], dtype=float)
@@ -175,36 +175,28 @@ def _points(file: FilePath, arrays: Arrays, network: nn.Module) -> tuple[Tensor,
         # one of the reference's scripts keeps the others of every fifty
         chosen = [rule for rule in (whole | (number == 1), ~whole) if rule.sum() == len(kept)]
         if not chosen:
-            raise ResultsError(
-                f"{file} cannot be read: {len(kept)} points are neither every {KEPT_EVERY}th of "
-                f"its {len(predicted)} predictor steps nor all others; leave it out"
+            raise unreadable(
+                file,
+                f"{len(kept)} points are neither every {KEPT_EVERY}th of its {len(predicted)} "
+                f"predictor steps nor all others",
             )
         after = predicted[chosen[0]]
         if len(kept) > len(predicted) // 2 + 1:
             kept, after = kept[::KEPT_EVERY], after[::KEPT_EVERY]
-    try:
-        whole_path = np.concatenate([arrays["weights_phase1"][None], kept.reshape(len(kept), -1)])
-        points = from_keras(torch.from_numpy(np.ascontiguousarray(whole_path)), network)
-    except ValueError as error:
-        raise ResultsError(f"{file} cannot be read: {error}; leave it out") from error
+    whole_path = np.concatenate([arrays["weights_phase1"][None], kept.reshape(len(kept), -1)])
+    points = from_keras(torch.from_numpy(np.ascontiguousarray(whole_path)), network)
     return points, [0, *after.tolist()]
 
 
 def _network(file: FilePath, index: int, experiment: Experiment) -> tuple[dict[str, Any], Tensor]:
-    metric = layout.METRICS.get(experiment.metric, experiment.metric)
+    metric = logs.METRICS.get(experiment.metric, experiment.metric)
     needed = ("weights", "loss", "val_loss", metric, f"val_{metric}")
-    arrays = layout.read(file, needed)
-    if not 1 <= index <= len(layout.PENALTIES):
-        raise ResultsError(
-            f"{file} has no place among the reference's {len(layout.PENALTIES)} penalties; leave "
-            f"it out"
-        )
-    penalty, network = layout.PENALTIES[index - 1], experiment.network(0)
-    try:
-        end = from_keras(torch.from_numpy(arrays["weights"]), network)
-        last = {name: float(arrays[name][-1]) for name in needed[1:]}
-    except (ValueError, IndexError) as error:
-        raise ResultsError(f"{file} cannot be read: {error}; leave it out") from error
+    arrays = logs.read(file, needed)
+    if not 1 <= index <= len(PENALTIES):
+        raise unreadable(file, f"it has no place among the reference's {len(PENALTIES)} penalties")
+    penalty, network = PENALTIES[index - 1], experiment.network(0)
+    end = from_keras(torch.from_numpy(arrays["weights"]), network)
+    last = {name: float(arrays[name][-1]) for name in needed[1:]}
     squares = end.double().square()
     weights = squares[weights_only(network)].sum().item()
     finite = math.isfinite(last["loss"]) and bool(squares.isfinite().all())
@@ -234,4 +226,123 @@ def _write(out: FilePath, path: Path, experiment: str, index: int) -> None:
     folder = run_folder(out, experiment, path.method, index)
     config = {**path.metadata["config"], "method": {"name": path.method}, "imported": path.message}
     begin(folder, config, {"isoloss": __version__})
-    run.save(folder, path)
+    save_walk(folder, path)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export_reference` wrote.
+
+    Attributes:
+        files: The files.
+        skipped: What has no place in the reference's layout, a sentence each.
+    """
+
+    files: list[FilePath]
+    skipped: list[str]
+
+
+def export_reference(
+    results: Results, experiment: str, folder: str | FilePath, *, method: str = "paper"
+) -> Exported:
+    """Write walks and weight decay as the code of Tahir and Katz would have logged them.
+
+    Its layout holds what was measured before each predictor step, so the last point's values are
+    not in it; its weights are. An array `index_weights_phase2`, which the reference has not, says
+    after which step each point was. The training metric, which walks do not measure, is NaN.
+
+    Args:
+        results: What the commands wrote.
+        experiment: For example `"IRIS_FF"`.
+        folder: Where to write `NAME/logs_NAME_exp_K.npz` and
+            `L2_NAME/logs_regpenidx_R_expidx_E.npz`.
+        method: Whose walks.
+
+    Returns:
+        The files, and what was left out.
+
+    Raises:
+        InputError: There is no walk by the method and no weight decay of the experiment.
+    """
+    folder, known = FilePath(folder), experiments.get(experiment)
+    files: list[FilePath] = []
+    for k, path in enumerate(results.paths(experiment, method)):
+        file = logs.walk_file(folder, experiment, k)
+        logs.write(file, _logged(path, known))
+        files.append(file)
+    networks, skipped = _logged_decay(results, known, folder)
+    if not files and not networks and not skipped:
+        raise InputError(
+            f"{results.folder} holds no walk of {experiment} by {method} and no weight decay; make "
+            f"them with 'isoloss traverse' and 'isoloss decay'"
+        )
+    return Exported([*files, *networks], skipped)
+
+
+def _logged(path: Path, experiment: Experiment) -> Arrays:
+    steps = path.steps
+    predicted = (~steps["kind"].isin(["start", "correct"])).to_numpy()
+    before = np.roll(predicted, -1)  # rows from which a predictor step started
+    before[-1] = False
+    measured = steps.loc[before]
+    nothing = np.full(len(measured), np.nan)
+    loss = measured["loss"].to_numpy()
+    weights = to_keras(path.points, experiment.network(0)).numpy()
+    seed = path.metadata.get("config", {}).get("seed")
+    arrays: Arrays = {
+        "index_epoch": np.arange(1, len(steps)),
+        "index_epoch_pred": np.flatnonzero(predicted),
+        "index_epoch_corr": np.flatnonzero((steps["kind"] == "correct").to_numpy()),
+        "angle_bw_gradients": measured["angle_degrees"].to_numpy(),
+        "param_norms": measured["regularizer"].to_numpy(),
+        "train_loss": np.stack([loss, loss], axis=1).ravel(),
+        "train_accuracy": nothing,
+        "test_loss": measured.get("test_loss", nothing),
+        "test_accuracy": measured.get("test_metric", nothing),
+        "loss_change": np.square(steps["loss"].to_numpy()[:-1] - path.level),
+        "lr_pred": steps["step_length"].to_numpy()[predicted],
+        "lr_corr": steps.loc[steps["kind"] == "correct", "step_length"].to_numpy(),
+        "weights_phase1": weights[0],
+        "weights_phase2": weights[1:],
+        "index_weights_phase2": np.asarray(path.point_steps[1:], dtype=np.int64),
+    }
+    if seed is not None:
+        arrays["SEED"] = np.array([seed])
+    return {name: np.asarray(values) for name, values in arrays.items()}
+
+
+def _logged_decay(
+    results: Results, experiment: Experiment, folder: FilePath
+) -> tuple[list[FilePath], list[str]]:
+    table = results.decay(experiment.name)
+    if not len(table):
+        return [], []
+    points = results.decay_points(experiment.name)
+    epochs = results.decay_epochs(experiment.name)
+    metric = logs.METRICS.get(experiment.metric, experiment.metric)
+    files: list[FilePath] = []
+    skipped: list[str] = []
+    for row, point in zip(table.to_dict("records"), points, strict=True):
+        near = np.isclose(PENALTIES, row["penalty"], rtol=1e-9, atol=0)
+        if not near.any():
+            skipped.append(
+                f"run {row['run']}, penalty {row['penalty']:g}: not among the reference's penalties"
+            )
+            continue
+        mine: pd.DataFrame = epochs.loc[
+            (epochs["run"] == row["run"]) & (epochs["penalty"] == row["penalty"])
+        ]
+        file = logs.decay_file(folder, experiment.name, int(near.argmax()), int(row["run"]))
+        logs.write(
+            file,
+            {
+                "SEED": np.array([row["seed"]]),
+                "weights": to_keras(point, experiment.network(0)).numpy(),
+                "loss": mine["penalized_train_loss"].to_numpy(),
+                "val_loss": mine["penalized_test_loss"].to_numpy(),
+                metric: mine["train_metric"].to_numpy(),
+                f"val_{metric}": mine["test_metric"].to_numpy(),
+            },
+        )
+        files.append(file)
+    return files, skipped

@@ -1,0 +1,168 @@
+"""The reference's files: their names, reading without running what is in them, Keras' order.
+
+Keras' flat vectors and ours both go layer by layer, weights before bias. A dense kernel is (inputs,
+outputs) in Keras and (outputs, inputs) in torch; a convolution's is (rows, columns, inputs,
+outputs) and (outputs, inputs, rows, columns). Keras flattens images with channels last, torch with
+channels first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from isoloss.errors import InputError, one_line
+from isoloss.files import ResultsError, atomically
+
+Arrays = dict[str, NDArray[Any]]
+
+WALK_NAME = re.compile(r"logs_(?P<experiment>\w+)_exp_(?P<run>\d+)\.npz")
+DECAY_NAME = re.compile(r"logs_regpenidx_(?P<penalty>\d+)_expidx_(?P<run>\d+)\.npz")
+DECAY_FOLDER = "L2_"
+
+METRICS = {"accuracy": "categorical_accuracy", "mse": "mean_squared_error"}
+"""Keras' names of the metrics."""
+
+
+def walk_file(folder: FilePath, experiment: str, run: int) -> FilePath:
+    """Where the reference's code keeps a walk; its runs count from 1, ours from 0."""
+    return folder / experiment / f"logs_{experiment}_exp_{run + 1}.npz"
+
+
+def decay_file(folder: FilePath, experiment: str, penalty: int, run: int) -> FilePath:
+    """Where it keeps a network of weight decay; penalty and run from 0, its files count from 1."""
+    name = f"logs_regpenidx_{penalty + 1}_expidx_{run + 1}.npz"
+    return folder / f"{DECAY_FOLDER}{experiment}" / name
+
+
+def read(file: FilePath, needed: Sequence[str]) -> Arrays:
+    """The numeric arrays of an `.npz` file, by name; ResultsError where needed ones are not there.
+
+    Arrays of Python objects, as the reference writes where it has a None, would run code to be
+    read: they are left out.
+    """
+    arrays: Arrays = {}
+    with parsing(file), file.open("rb") as opened, np.load(opened, allow_pickle=False) as content:
+        for name in content.files:
+            try:
+                arrays[name] = content[name]
+            except ValueError as error:
+                if "allow_pickle" not in str(error):
+                    raise
+    missing = [name for name in needed if name not in arrays]
+    if missing:
+        raise unreadable(file, f"it has no numbers called {', '.join(missing)}")
+    return arrays
+
+
+@contextlib.contextmanager
+def parsing(file: FilePath) -> Generator[None]:
+    """One bad file is one sentence, whatever is wrong: zip, compression, headers, sizes, memory."""
+    try:
+        yield
+    except ResultsError:
+        raise
+    except MemoryError as error:
+        raise unreadable(file, "it asks for more memory than there is") from error
+    except Exception as error:
+        raise unreadable(file, one_line(error)) from error
+
+
+def unreadable(file: FilePath, why: object) -> ResultsError:
+    """The error for a file that is no log of the reference, or a damaged one."""
+    return ResultsError(f"{file} cannot be read: {why}; leave it out, or copy it again")
+
+
+def write(file: FilePath, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write numeric arrays as `.npz`."""
+
+    def save(part: FilePath) -> None:
+        with part.open("wb") as opened:
+            np.savez(opened, allow_pickle=False, **arrays)
+
+    atomically(file, save)
+
+
+def find(folder: FilePath, name: re.Pattern[str]) -> list[tuple[FilePath, re.Match[str]]]:
+    """The files of a pattern in a folder and in those in it, by the numbers in their names."""
+    if not folder.is_dir():
+        raise InputError(
+            f"there is no folder {folder}; name the one that holds the reference's logs"
+        )
+    found = [
+        (file, match)
+        for file in [*folder.glob("*.npz"), *folder.glob("*/*.npz")]
+        if (match := name.fullmatch(file.name))
+    ]
+    return sorted(
+        found, key=lambda pair: (pair[0].parent, [int(n) for n in re.findall(r"\d+", pair[0].stem)])
+    )
+
+
+def to_keras(points: Tensor, network: nn.Module) -> Tensor:
+    """Points in Keras' order.
+
+    Args:
+        points: Flat parameters in the order of `network.named_parameters()`, shape
+            (..., parameters).
+        network: A chain of dense and convolutional layers.
+
+    Returns:
+        The same numbers in the order of the `trainable_variables` of the network's Keras twin.
+
+    Raises:
+        InputError: The network has other layers with parameters, or another number of them.
+    """
+    return points[..., _order(network, points)]
+
+
+def from_keras(points: Tensor, network: nn.Module) -> Tensor:
+    """Points in torch's order, from Keras'; the inverse of `to_keras`, with the same arguments."""
+    return points[..., torch.argsort(_order(network, points))]
+
+
+def weights_only(network: nn.Module) -> Tensor:
+    """Which parameters, in torch's order, are weights and no biases, shape (parameters,)."""
+    return torch.cat([torch.full((p.numel(),), p.ndim > 1) for p in network.parameters()])
+
+
+def _order(network: nn.Module, points: Tensor) -> Tensor:
+    """Where each of Keras' parameters stands in torch's order."""
+    pieces: list[Tensor] = []
+    start, channels, flattened = 0, 0, False
+    for layer in network.modules():
+        if isinstance(layer, nn.Flatten):
+            flattened = channels > 0
+        own = list(layer.parameters(recurse=False))
+        if not own:
+            continue
+        if not isinstance(layer, (nn.Linear, nn.Conv2d)):
+            raise InputError(
+                f"a layer {type(layer).__name__} has no place in the reference's files; they hold "
+                f"dense and convolutional layers"
+            )
+        for parameter in own:
+            index = torch.arange(start, start + parameter.numel()).view(parameter.shape)
+            start += parameter.numel()
+            if parameter.ndim == 4:
+                index = index.permute(2, 3, 1, 0)
+                channels = parameter.shape[0]
+            elif parameter.ndim == 2 and flattened:
+                index = index.view(len(index), channels, -1).permute(2, 1, 0)
+                flattened = False
+            elif parameter.ndim == 2:
+                index = index.T
+            pieces.append(index.reshape(-1))
+    if points.shape[-1] != start:
+        raise InputError(
+            f"points of {points.shape[-1]} parameters are not of this network, which has {start}"
+        )
+    return torch.cat(pieces)

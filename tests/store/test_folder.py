@@ -1,0 +1,208 @@
+"""Run folders: begun, ended, damaged, and done again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path as FilePath
+
+import pytest
+import torch
+from tests.store.made import made_path
+
+from isoloss import Outcome, Path, files
+from isoloss.files import write_json
+from isoloss.store import ResultsError, check_out_folder, run_folder
+from isoloss.store import folder as folder_module
+from isoloss.store.folder import (
+    begin,
+    check,
+    failure,
+    load_start,
+    problem,
+    save_failure,
+    save_start,
+    save_walk,
+)
+from isoloss.store.lock import LockedError, only_writer
+
+RUN_FILES = ["config.json", "outcome.json", "points.safetensors", "steps.parquet"]
+
+
+def names(folder: FilePath) -> list[str]:
+    """Files in a folder, without the times of those in quarantine."""
+    return sorted(file.name.split("-2")[0] for file in folder.iterdir())
+
+
+def test_a_run_folder_is_a_path_and_the_runs_settings(tmp_path):
+    assert begin(tmp_path / "r", {"seed": 3}, {"torch": "x"})
+    save_walk(tmp_path / "r", made_path(), {"indices": torch.tensor([4, 2])})
+    path = Path.load(tmp_path / "r")
+    assert torch.equal(path.points, made_path().points)
+    assert path.metadata["config"] == {"seed": 3}
+    assert path.metadata["made_with"] == {"torch": "x"}
+    assert path.metadata["tensors"]["indices"].tolist() == [4, 2]
+    assert names(tmp_path / "r") == RUN_FILES
+
+
+def test_where_runs_are():
+    found = [
+        run_folder(FilePath("out"), "IRIS_FF", "sqp", 7),
+        run_folder(FilePath("out"), "IRIS_FF", None, 0, "decay"),
+        run_folder(FilePath("out"), "IRIS_FF", "sqp", 12, "equivalent"),
+        run_folder(FilePath("out"), "IRIS_FF", "sqp", 0, "after-decay"),
+    ]
+    assert [folder.as_posix() for folder in found] == [
+        "out/IRIS_FF/traverse/sqp/run-007",
+        "out/IRIS_FF/decay/run-000",
+        "out/IRIS_FF/equivalent/sqp/run-012",
+        "out/IRIS_FF/after-decay/sqp/run-000",
+    ]
+
+
+def test_a_finished_run_is_not_done_again_and_an_interrupted_one_is(tmp_path):
+    assert not check(tmp_path, {"seed": 3})
+    begin(tmp_path, {"seed": 3}, {})
+    (tmp_path / "checkpoint").mkdir()
+    save_walk(tmp_path, made_path(outcome=Outcome.INTERRUPTED))
+    assert (tmp_path / "checkpoint").exists()
+    assert begin(tmp_path, {"seed": 3}, {"torch": "other"})
+    save_walk(tmp_path, made_path(outcome=Outcome.CONVERGED))
+    assert not (tmp_path / "checkpoint").exists()
+    assert check(tmp_path, {"seed": 3})
+    assert not begin(tmp_path, {"seed": 3}, {"torch": "other"})
+
+
+def test_other_settings_are_refused_and_the_difference_shown(tmp_path, refuses):
+    begin(tmp_path, {"seed": 3, "stop": {"steps": 5, "seconds": None}}, {})
+    with refuses("(stop.steps was 5, now 6)", "--restart"):
+        begin(tmp_path, {"seed": 3, "stop": {"steps": 6, "seconds": None}}, {})
+
+
+def test_a_failure_is_kept_and_the_run_is_done_again(tmp_path):
+    begin(tmp_path, {}, {})
+    save_failure(tmp_path, "no memory")
+    assert failure(tmp_path) == problem(tmp_path) == "no memory"
+    assert begin(tmp_path, {}, {})
+    with pytest.raises(ResultsError, match="no memory"):
+        Path.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", RUN_FILES)
+def test_a_damaged_file_is_named_and_the_run_is_done_again(tmp_path, name):
+    begin(tmp_path, {"seed": 0}, {})
+    save_walk(tmp_path, made_path())
+    whole = (tmp_path / name).read_bytes()
+    for damage in (b"", b"{", b"\x00" * 50, whole[:-1], whole + b" ", None):
+        if damage is None:
+            (tmp_path / name).unlink()
+        else:
+            (tmp_path / name).write_bytes(damage)
+        with pytest.raises((ResultsError, ValueError), match=str(tmp_path)):
+            Path.load(tmp_path)
+        assert problem(tmp_path) is not None
+        assert not check(tmp_path, {"seed": 0})
+    (tmp_path / name).write_bytes(b"{")
+    said: list[str] = []
+    done_again = begin(tmp_path, {"seed": 0}, {}, said.append)
+    assert f"{name} " in said[0]
+    kept = names(tmp_path / "quarantine")
+    if name == "config.json":  # what the others are results of is told by outcome.json
+        assert (done_again, kept) == (False, ["config.json"])
+        assert Path.load(tmp_path).metadata["config"] == {"seed": 0}
+    else:
+        assert (done_again, kept) == (True, RUN_FILES[1:])
+
+
+def test_settings_that_are_not_those_of_the_files_are_found(tmp_path):
+    for seed in (0, 1):
+        begin(tmp_path / str(seed), {"seed": seed}, {})
+        save_walk(tmp_path / str(seed), made_path())
+    (tmp_path / "0" / "config.json").replace(tmp_path / "1" / "config.json")
+    assert "a run with other settings" in (problem(tmp_path / "1") or "")
+    with pytest.raises(ResultsError, match="a run with other settings"):
+        Path.load(tmp_path / "1")
+
+
+def test_no_file_outside_the_folder_is_named_by_it(tmp_path):
+    begin(tmp_path / "r", {}, {})
+    save_walk(tmp_path / "r", made_path())
+    (tmp_path / "secret").touch()
+    ending = json.loads((tmp_path / "r" / "outcome.json").read_text())
+    ending["files"]["../secret"] = ending["files"]["steps.parquet"]
+    for key in ("format_version", "isoloss", "sha256"):
+        del ending[key]
+    write_json(tmp_path / "r" / "outcome.json", ending)
+    assert "'../secret' is not the name of a file beside it" in (problem(tmp_path / "r") or "")
+
+
+def test_a_run_of_another_format_is_refused_and_left_alone(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "FORMAT_VERSION", 2)
+        begin(tmp_path, {"seed": 0}, {})
+        save_walk(tmp_path, made_path())
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    for refused in (lambda: begin(tmp_path, {"seed": 0}, {}), lambda: Path.load(tmp_path)):
+        with pytest.raises(
+            ResultsError, match=r"format 2, written by .*reads format 3; .*--restart"
+        ):
+            refused()
+    assert before == {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+
+def test_a_start_half_kept_is_no_damage_and_one_half_lost_is(tmp_path, monkeypatch):
+    config, tensors, said = {"seed": 0}, {"weights": torch.ones(3)}, []
+    with monkeypatch.context() as patched:
+        patched.setattr(folder_module, "write_json", lambda *_: 1 / 0)  # killed in between
+        with contextlib.suppress(ZeroDivisionError):
+            save_start(tmp_path, config, tensors)
+    assert load_start(tmp_path, said.append) is None
+    assert said == []
+    save_start(tmp_path, config, tensors)
+    kept = load_start(tmp_path, said.append)
+    assert kept is not None
+    assert torch.equal(kept["weights"], tensors["weights"])
+    (tmp_path / "checkpoint" / "start.json").unlink()
+    assert load_start(tmp_path, said.append) is None
+    assert "start.json is missing" in said[0]
+    assert names(tmp_path / "quarantine") == ["start.safetensors"]
+
+
+def test_a_run_that_failed_before_it_had_begun_is_no_damage(tmp_path):
+    said: list[str] = []
+    save_failure(tmp_path, "its process was killed")
+    assert begin(tmp_path, {"seed": 0}, {}, said.append)
+    assert said == []
+    assert names(tmp_path) == ["config.json", "outcome.json"]
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "steps.parquet").touch()  # but this was there, so that it has been lost
+    assert begin(tmp_path, {"seed": 0}, {}, said.append)
+    assert "config.json is missing" in said[0]
+    assert names(tmp_path / "quarantine") == ["steps.parquet"]
+
+
+def test_a_folder_has_one_writer_and_tells_who(tmp_path):
+    with only_writer(tmp_path / "r") as died:
+        assert died is None
+        with pytest.raises(LockedError, match=r"r is being written to by process \d+ on .* since "):
+            only_writer(tmp_path / "r").__enter__()
+    note = {"pid": 2**22 + 1, "host": __import__("socket").gethostname(), "since": "yesterday"}
+    write_json(tmp_path / ".r.holder.json", note)
+    with only_writer(tmp_path / "r") as died:
+        assert died is not None
+        assert died.startswith(f"process {2**22 + 1} on ")
+
+
+def test_an_out_folder_below_a_file_is_refused(tmp_path, refuses):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with refuses("--out must name a folder", "is a file"):
+            check_out_folder(folder)
+    check_out_folder(tmp_path / "new" / "folder")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused(tmp_path, monkeypatch, refuses):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    with refuses("may not be written to"):
+        check_out_folder(tmp_path / "new")
