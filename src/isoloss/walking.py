@@ -46,55 +46,6 @@ TAKEN = {"level", "step", "arc", "kkt", "angle"}
 """No names of probes: their columns would be the walk's own."""
 
 
-def walk(
-    problem: Problem,
-    *,
-    start: Tensor | None = None,
-    level: float | None = None,
-    regularizer: AnyRegularizer = "squared_norm",
-    method: str | Method = "sqp",
-    rtol: float = 1e-3,
-    stop: Stop | None = None,
-    record: Record | None = None,
-    probes: Mapping[str, Problem] | None = None,
-    checkpoint: Keeper | None = None,
-) -> Walk:
-    """The same walk as `traverse` takes, a step at a time: `for row in isoloss.walk(problem): ...`.
-
-    Args:
-        problem: As for `traverse`.
-        start: As for `traverse`.
-        level: As for `traverse`.
-        regularizer: As for `traverse`.
-        method: As for `traverse`.
-        rtol: As for `traverse`.
-        stop: As for `traverse`.
-        record: As for `traverse`.
-        probes: As for `traverse`.
-        checkpoint: As for `traverse`; written to as the iteration advances, and by `Walk.path`.
-
-    Returns:
-        An iterator of the rows of `Path.steps` (dicts of the columns), the start's first; its
-        `path` is the walk so far, whenever you stop.
-
-    Raises:
-        InputError: A value cannot be used; the text says why and what to do.
-    """
-    _check_kinds(problem=problem, stop=stop, record=record, probes=probes, checkpoint=checkpoint)
-    return Walk(
-        problem,
-        _start_of(problem, start),
-        _level_of(level),
-        regularizer,
-        get_method(method),
-        _rtol_of(rtol),
-        stop or Stop(),
-        record or Record(),
-        _checked_probes(probes or {}, problem),
-        checkpoint,
-    )
-
-
 def traverse(
     problem: Problem,
     *,
@@ -155,27 +106,45 @@ def traverse(
     return steps.path
 
 
-class Walk(Iterator[Row]):
-    """A walk under way, made by `isoloss.walk`: an iterator of the rows of `Path.steps`.
+class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stands for
+    """The same walk as `traverse` takes, a step at a time: `for row in isoloss.walk(problem): ...`.
+
+    An iterator of the rows of `Path.steps`, dicts of the columns, the start's first. The checkpoint
+    is written to as the iteration advances, and when `path` is asked for.
+
+    Args:
+        problem: The training loss.
+        **settings: `start`, `level`, `regularizer`, `method`, `rtol`, `stop`, `record`, `probes`
+            and `checkpoint`, as for `traverse`.
 
     Attributes:
-        stop: When it ends.
+        stop: When the walk ends.
+
+    Raises:
+        InputError: A value cannot be used; the text says why and what to do.
     """
 
     def __init__(
         self,
         problem: Problem,
-        theta: Tensor,
-        level: float | None,
-        regularizer: AnyRegularizer,
-        method: Method,
-        rtol: float,
-        stop: Stop,
-        record: Record,
-        probes: Mapping[str, Problem],
-        checkpoint: Keeper | None,
+        *,
+        start: Tensor | None = None,
+        level: float | None = None,
+        regularizer: AnyRegularizer = "squared_norm",
+        method: str | Method = "sqp",
+        rtol: float = 1e-3,
+        stop: Stop | None = None,
+        record: Record | None = None,
+        probes: Mapping[str, Problem] | None = None,
+        checkpoint: Keeper | None = None,
     ) -> None:
-        self.stop = stop
+        _check_kinds(
+            problem=problem, stop=stop, record=record, probes=probes, checkpoint=checkpoint
+        )
+        theta, level, rtol = _start_of(problem, start), _level_of(level), _rtol_of(rtol)
+        method, record = get_method(method), record or Record()
+        probes = _checked_probes(probes or {}, problem)
+        self.stop = stop or Stop()
         self._method, self._checkpoint = method, checkpoint
         objective = Objective(problem, regularizer)
         of_regularizer = identity_of_regularizer(regularizer, objective.regularizer.name)
