@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isoloss.checking import check_function, check_tolerance
+from isoloss.checking import check_function, check_gradient, check_tolerance
 from isoloss.errors import InputError, kind
 from isoloss.flat import digest, fixed, state_keys
 from isoloss.methods import Method, State, get_method
@@ -59,6 +59,7 @@ def traverse(
     probes: Mapping[str, Problem] | None = None,
     callback: Callback | None = None,
     checkpoint: Keeper | None = None,
+    check: bool = True,
     progress: bool = True,
 ) -> Path:
     """Walk a level set of the training loss, making a regularizer as small as it can be there.
@@ -82,6 +83,8 @@ def traverse(
             there continues from where it was, with the same bits as one never interrupted; one that
             has ended continues if `stop` now asks for more. One with other settings is refused;
             a function is told by its name and by what it gives. None keeps nothing.
+        check: Compare the gradient with differences of the loss on a few examples first, and refuse
+            one that is not that of the values.
         progress: Show a progress line on a terminal.
 
     Returns:
@@ -93,7 +96,7 @@ def traverse(
     _check_kinds(callback=callback)
     steps = walk(
         problem, start=start, level=level, regularizer=regularizer, method=method, rtol=rtol,
-        stop=stop, record=record, probes=probes, checkpoint=checkpoint,
+        stop=stop, record=record, probes=probes, checkpoint=checkpoint, check=check,
     )  # fmt: skip
     with walk_progress(enabled=progress, steps=steps.stop.steps) as show:
         try:
@@ -114,8 +117,8 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
 
     Args:
         problem: The training loss.
-        **settings: `start`, `level`, `regularizer`, `method`, `rtol`, `stop`, `record`, `probes`
-            and `checkpoint`, as for `traverse`.
+        **settings: `start`, `level`, `regularizer`, `method`, `rtol`, `stop`, `record`, `probes`,
+            `checkpoint` and `check`, as for `traverse`.
 
     Attributes:
         stop: When the walk ends.
@@ -137,6 +140,7 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         record: Record | None = None,
         probes: Mapping[str, Problem] | None = None,
         checkpoint: Keeper | None = None,
+        check: bool = True,
     ) -> None:
         _check_kinds(
             problem=problem, stop=stop, record=record, probes=probes, checkpoint=checkpoint
@@ -153,11 +157,14 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         if checkpoint is not None:
             saved = checkpoint.load(state_class(method), self._asked)
         if saved is None:
-            check_function(problem, theta)
             state = method.init(objective, theta, level, rtol)
             held = state.point.loss if level is None else level
             _check_begin(problem, state)
-            check_tolerance(problem, theta, method.relative_tolerance(held, rtol))
+            tolerance = method.relative_tolerance(held, rtol)
+            check_function(problem, theta, tolerance)
+            check_tolerance(problem, theta, tolerance)
+            if check:
+                check_gradient(problem, theta)
             recorder = Recorder(record, probes, held)
         else:
             problem = problem.with_chunk_size(saved.chunk_size)

@@ -56,6 +56,12 @@ def read(data: Any) -> list[Pair] | Stream:
         pair = cast("Pair", data)
         if isinstance(pair[1], (Tensor, Mapping)):
             return [as_pair(pair)]
+        if all(isinstance(part, (tuple, list)) and len(part) == 2 for part in pair):
+            raise InputError(
+                "data of two pairs may be one pair of structures or two batches; write "
+                "[((x, mask), (y, mask))] for one pair of inputs and targets, or "
+                "[(x, y), (x2, y2)], a list, for two batches"
+            )
     if isinstance(data, Dataset):
         raise InputError(
             f"data is {kind(cast(Any, data))} of single examples; it must be a pair of "
