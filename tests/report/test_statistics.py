@@ -1,5 +1,6 @@
-"""The PCA against scikit-learn's, which holds everything in memory and uses an SVD."""
+"""Intervals and paired tests by hand; the PCA against scikit-learn's, an SVD in memory."""
 
+import itertools
 import tracemalloc
 
 import numpy as np
@@ -7,10 +8,78 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn import decomposition
 from sklearn.preprocessing import StandardScaler
 
-from isoloss.report import components, pca
+from isoloss.report import pca, statistics
+from isoloss.report.statistics import paired_change, summarize
+
+
+def test_mean_spread_and_number_of_finite_runs():
+    summary = summarize([1.0, 2.0, np.nan, 6.0, np.inf])
+    assert (summary.mean, summary.runs, summary.interval) == (3.0, 3, "BCa")
+    assert summary.std == pytest.approx(np.std([1, 2, 6], ddof=1))
+    assert 1 <= summary.low < 3 < summary.high <= 6
+    assert summary == summarize([1.0, 2.0, 6.0])  # the same resamples every time
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says():
+    generator = np.random.default_rng(1)
+    samples = generator.normal(5, 2, size=(200, 30))
+    found = [summarize(sample) for sample in samples]
+    covered = np.mean([s.low <= 5 <= s.high for s in found])
+    assert 0.90 <= covered <= 0.985
+    widths = np.array([s.high - s.low for s in found])
+    by_student = 2 * stats.t.ppf(0.975, 29) * samples.std(axis=1, ddof=1) / np.sqrt(30)
+    assert np.median(widths / by_student) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("values", "runs", "interval"),
+    [([np.nan], 0, "none"), ([3.0], 1, "none"), ([3.0, 3.0], 2, "percentile")],
+)
+def test_few_and_equal_runs(values, runs, interval):
+    found = summarize(values)
+    assert (found.runs, found.interval) == (runs, interval)
+    if interval == "percentile":
+        assert (found.low, found.high, found.std) == (3, 3, 0)
+
+
+def test_paired_tests_by_enumeration():
+    before = np.array([5.0, 3.0, 8.0, 1.0, 9.0, 4.0, 7.0])
+    after = before - np.array([1.0, -0.5, 2.0, 0.25, 1.5, 3.0, 0.75])
+    change = paired_change(before, after)
+    difference = after - before
+    assert change.mean == pytest.approx(difference.mean())
+    t = difference.mean() / (difference.std(ddof=1) / np.sqrt(7))
+    assert change.t_p == pytest.approx(2 * stats.t.sf(abs(t), 6))
+    ranks = stats.rankdata(abs(difference))
+    observed = ranks[difference > 0].sum()
+    sums = [ranks[np.array(signs)].sum() for signs in itertools.product([False, True], repeat=7)]
+    one_sided = np.mean([s <= observed for s in sums])
+    assert change.wilcoxon_p == pytest.approx(2 * one_sided)
+    assert change.note == ""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "runs", "mean", "t_p", "wilcoxon_p", "note"),
+    [
+        ([1, 2, 3, 4, 5], [0, 0.5, 0.75, 1.5, 2], 5, -2.05, ..., 0.0625, "5 runs: Wilcoxon's p "),
+        ([1, 2], [1, 2], 2, 0, 1, 1, "alike"),
+        ([1, 2, 3], [2, 3, 4], 3, 1, np.nan, ..., "alike"),
+        ([1.0, 2.0, 3.0], [1.1, 2.1, 3.1], 3, 0.1, np.nan, ..., "alike"),  # but for rounding
+        ([1], [2], 1, 1, np.nan, np.nan, "one run: no test"),
+        ([1, np.nan, 3, 4], [2, 5, np.inf, 6], 2, 1.5, ..., ..., "2 runs"),
+    ],
+)
+def test_few_equal_and_missing_changes(before, after, runs, mean, t_p, wilcoxon_p, note):
+    change = paired_change(before, after)
+    assert (change.runs, change.mean) == (runs, pytest.approx(mean))
+    assert note in change.note
+    for found, expected in ((change.t_p, t_p), (change.wilcoxon_p, wilcoxon_p)):
+        if expected is not ...:
+            assert found == pytest.approx(expected, nan_ok=True)
 
 
 def runs(*lengths, n=40, seed=0, dtype=torch.float32):
@@ -31,9 +100,7 @@ def sklearn_of(points, scaled, components):
 @pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_it_is_scikit_learns(scaled, dtype, monkeypatch):
-    monkeypatch.setattr(
-        components, "BLOCK_BYTES", 8 * 30 * 7
-    )  # blocks of 7 coordinates, a last of 5
+    monkeypatch.setattr(statistics, "BLOCK_BYTES", 8 * 30 * 7)  # blocks of 7 coordinates, one of 5
     points = runs(12, 18, dtype=dtype)
     ours = pca(points, scaled=scaled, components=6)
     scaler, theirs, scores = sklearn_of(points, scaled, 6)
@@ -120,7 +187,7 @@ def test_the_largest_score_of_each_component_is_positive():
 
 
 def test_memory_does_not_hold_the_points_in_double_precision(monkeypatch):
-    monkeypatch.setattr(components, "BLOCK_BYTES", 2**20)
+    monkeypatch.setattr(statistics, "BLOCK_BYTES", 2**20)
     points = runs(40, 40, n=100_000)  # 64 MB in double precision
     tracemalloc.start()
     pca(points, components=2)  # NumPy's arrays are traced; the components take 1.6 MB
