@@ -90,52 +90,47 @@ def runs(*lengths, n=40, seed=0, dtype=torch.float32):
     return [((3 + step.cumsum(0)) * sizes).to(dtype) for step in steps]
 
 
-def sklearn_of(points, scaled, components):
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize(
+    ("lengths", "n", "components", "dtype"),
+    [
+        ((12, 18), 40, 6, torch.float32),
+        ((12, 18), 40, 6, torch.float64),
+        ((30, 30), 4, 4, torch.float32),  # more points than parameters
+        ((300, 320), 30, 4, torch.float32),  # so many that only the largest are computed
+    ],
+)
+def test_it_is_scikit_learns(lengths, n, components, dtype, scaled, monkeypatch):
+    monkeypatch.setattr(statistics, "BLOCK_BYTES", 8 * 30 * 7)  # blocks of 7 coordinates, one of 5
+    points = runs(*lengths, n=n, dtype=dtype)
+    ours = pca(points, scaled=scaled, components=components)
     whole = torch.cat(points).double().numpy()
     scaler = StandardScaler(with_std=scaled).fit(whole)
-    fitted = decomposition.PCA(components, svd_solver="full").fit(scaler.transform(whole))
-    return scaler, fitted, fitted.transform(scaler.transform(whole))
-
-
-@pytest.mark.parametrize("scaled", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_it_is_scikit_learns(scaled, dtype, monkeypatch):
-    monkeypatch.setattr(statistics, "BLOCK_BYTES", 8 * 30 * 7)  # blocks of 7 coordinates, one of 5
-    points = runs(12, 18, dtype=dtype)
-    ours = pca(points, scaled=scaled, components=6)
-    scaler, theirs, scores = sklearn_of(points, scaled, 6)
-    np.testing.assert_allclose(ours.explained_variance, theirs.explained_variance_, rtol=1e-9)
-    np.testing.assert_allclose(
-        ours.explained_variance_ratio, theirs.explained_variance_ratio_, rtol=1e-9
-    )
+    theirs = decomposition.PCA(components, svd_solver="full").fit(scaler.transform(whole))
+    scores = theirs.transform(scaler.transform(whole))
+    variances = theirs.explained_variance_, theirs.explained_variance_ratio_
+    for found, expected in zip(
+        (ours.explained_variance, ours.explained_variance_ratio), variances, strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-15 * expected[0])
     signs = np.sign((ours.components * theirs.components_).sum(axis=1))
     np.testing.assert_allclose(ours.components, theirs.components_ * signs[:, None], atol=1e-7)
     np.testing.assert_allclose(ours.scores, scores * signs, atol=1e-7 * np.abs(scores).max())
     np.testing.assert_allclose(ours.mean, scaler.mean_, rtol=1e-12)
-    others = runs(3, seed=9)[0]
+    others = runs(3, n=n, seed=9)[0]
     expected = theirs.transform(scaler.transform(others.double().numpy())) * signs
     np.testing.assert_allclose(ours.transform(others), expected, atol=1e-6 * np.abs(expected).max())
-    assert [len(run) for run in ours.runs] == [12, 18]
+    assert [len(run) for run in ours.runs] == list(lengths)
+    largest = np.abs(ours.scores).argmax(axis=0)
+    assert (ours.scores[largest, range(components)] > 0).all()
+    again = pca(points, scaled=scaled, components=components)
+    np.testing.assert_array_equal(ours.scores, again.scores)
 
 
-def test_many_points_have_the_same_components_as_few_would():
-    points = runs(300, 320, n=30)
-    ours, (_, theirs, scores) = pca(points, components=4), sklearn_of(points, True, 4)
-    np.testing.assert_allclose(ours.explained_variance, theirs.explained_variance_, rtol=1e-9)
-    signs = np.sign((ours.components * theirs.components_).sum(axis=1))
-    np.testing.assert_allclose(ours.scores, scores * signs, atol=1e-7 * np.abs(scores).max())
-    np.testing.assert_array_equal(ours.scores, pca(points, components=4).scores)
+def test_there_are_no_more_components_than_the_points_span():
+    assert pca(runs(30, 30, n=4), components=10).scores.shape == (60, 4)
     line = torch.arange(700.0)[:, None] * torch.tensor([3.0, 0.0, 4.0])
     assert pca([line]).scores.shape == (700, 1)
-
-
-def test_more_points_than_parameters_and_components_than_there_are():
-    points = runs(30, 30, n=4)
-    ours = pca(points, components=10)
-    assert ours.scores.shape == (60, 4)
-    assert ours.explained_variance_ratio.sum() == pytest.approx(1)
-    _, theirs, _ = sklearn_of(points, True, 4)
-    np.testing.assert_allclose(ours.explained_variance, theirs.explained_variance_, rtol=1e-9)
 
 
 def test_coordinates_that_never_change_stay_zero():
@@ -181,11 +176,6 @@ def test_turning_and_moving_unscaled_points_changes_nothing(seed, flip):
     np.testing.assert_allclose(a.lengths, b.lengths, rtol=1e-9)
 
 
-def test_the_largest_score_of_each_component_is_positive():
-    scores = pca(runs(12, 18)).scores
-    assert (scores[np.abs(scores).argmax(axis=0), range(scores.shape[1])] > 0).all()
-
-
 def test_memory_does_not_hold_the_points_in_double_precision(monkeypatch):
     monkeypatch.setattr(statistics, "BLOCK_BYTES", 2**20)
     points = runs(40, 40, n=100_000)  # 64 MB in double precision
@@ -212,8 +202,5 @@ def test_memory_does_not_hold_the_points_in_double_precision(monkeypatch):
 def test_bad_points_are_refused(points, words, refuses):
     with refuses(*words):
         pca(points)
-
-
-def test_other_points_of_another_size_are_refused(refuses):
     with refuses("40 parameters", "(2, 3)"):
         pca(runs(5)).transform(torch.zeros(2, 3))

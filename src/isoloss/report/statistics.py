@@ -27,7 +27,7 @@ BLOCK_BYTES = 2**26
 """Of coordinates taken into double precision at a time."""
 
 DENSE = 500
-"""Points from which on the few largest eigenvalues are found by Lanczos' method, to all digits."""
+"""Above as many points the few largest eigenvalues are found by Lanczos' method, to all digits."""
 NOISE = 1e-12
 """Components with less than this share of the first one's variance are rounding of the products."""
 
@@ -143,7 +143,7 @@ class PCA:
         return np.split(self.scores, np.cumsum(self.counts)[:-1])
 
     def length_share(self, first: int, last: int) -> Array:
-        """How much of each run's length is left in the picture of some components.
+        """How much of each run's length is left in a view of some components.
 
         Args:
             first: Number of the first component shown, from 1.
@@ -153,7 +153,8 @@ class PCA:
             Length of the projected polygon over that of the polygon itself, 0 to 1, shape (runs,);
             NaN for a run that does not move.
         """
-        shown = np.array([_length(run[:, first - 1 : last]) for run in self.runs])
+        moves = [np.diff(run[:, first - 1 : last], axis=0) for run in self.runs]
+        shown = np.array([np.linalg.norm(move, axis=1).sum() for move in moves])
         still = self.lengths == 0
         return np.where(still, np.nan, shown / np.where(still, 1.0, self.lengths))
 
@@ -186,14 +187,14 @@ def pca(points: Sequence[Tensor], *, scaled: bool = True, components: int = 10) 
 
     There are far fewer points than parameters, so the components are found from the Gram matrix of
     the centered points (the "snapshot method", Sirovich 1987), summed in double precision over
-    blocks of coordinates: beside the points as they are, some 64 MB, the Gram matrix and the
-    components themselves are all that is held.
+    blocks of coordinates: besides the points as they are, only some 64 MB, the Gram matrix and the
+    components themselves are held.
 
     Args:
         points: The points of each run, shape (points, parameters) each.
         scaled: Divide every coordinate by its standard deviation (of the population, as the
             reference does). Coordinates that never change stay zero.
-        components: Most components to find; fewer where the points span fewer.
+        components: Components to find at most; fewer where the points span fewer.
 
     Returns:
         The components. Their signs are such that each one's largest score is positive.
@@ -280,7 +281,3 @@ def _blocks(points: Sequence[Tensor], n: int) -> Iterator[tuple[slice, Array]]:
 def _spans(count: int, n: int) -> Iterator[slice]:
     width = max(1, BLOCK_BYTES // (8 * max(1, count)))
     return (slice(start, min(start + width, n)) for start in range(0, n, width))
-
-
-def _length(polygon: Array) -> float:
-    return float(np.linalg.norm(np.diff(polygon, axis=0), axis=1).sum())

@@ -84,6 +84,10 @@ def pca_views(pca: PCA, *, ends: Ends | None = None, title: str = "") -> Figure:
     marks = {"mean end of the walks": mean_end(pca), **(ends or {})}
     positions = np.concatenate([np.linspace(0.0, 1.0, kept) for kept in pca.counts])
     with page.drawing(4.4 * len(views) + 0.2, 5.4, title) as figure:
+        import matplotlib as mpl
+        from matplotlib.colors import ListedColormap
+
+        dark_to_light = mpl.colormaps["viridis"](np.linspace(0, 0.74, 256))  # none lost on white
         axes_3d: list[Any] = list(  # Axes3D has methods that Axes has not
             figure.subplots(1, len(views), squeeze=False, subplot_kw={"projection": "3d"})[0]
         )
@@ -94,7 +98,7 @@ def pca_views(pca: PCA, *, ends: Ends | None = None, title: str = "") -> Figure:
             points = axes.scatter(
                 *_three(pca.scores, first).T,
                 c=positions,
-                cmap=_position_colors(),
+                cmap=ListedColormap(dark_to_light),
                 vmin=0,
                 vmax=1,
                 s=7,
@@ -164,14 +168,6 @@ def _name_axes(axes: Any, first: int) -> None:
         axis.set_tick_params(labelsize=7, pad=0)
         axis.labelpad = 0
     axes.set_box_aspect(None, zoom=0.9)
-
-
-def _position_colors() -> Any:
-    """Colors from the start to the end of a walk: dark to light, but none lost on white."""
-    import matplotlib as mpl
-    from matplotlib.colors import ListedColormap
-
-    return ListedColormap(mpl.colormaps["viridis"](np.linspace(0, 0.74, 256)))
 
 
 def _three(scores: Array, first: int) -> Array:

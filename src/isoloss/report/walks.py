@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 Walks = Path | Iterable[Path] | Mapping[str, Path | Iterable[Path]]
 
-MOST_VERTICES = 1500
-"""Of a curve: more than there are pixels only make the file large."""
+MOST_VERTICES = 1500  # of a curve: more than there are pixels only make the file large
 X_LABELS = {
     "step": "step",
     "evaluations": "evaluations of loss and gradient",
@@ -76,8 +75,7 @@ def plot(walks: Walks, against: str = "step") -> Figure:
     named: dict[str, list[Path]] = {}
     labeled: Any = walks.items() if isinstance(walks, Mapping) else [("", walks)]
     for label, given in labeled:
-        several = isinstance(given, Iterable)  # a Path is not
-        for path in given if several else [given]:
+        for path in given if isinstance(given, Iterable) else [given]:  # a Path is not
             if not isinstance(path, Path):
                 kind = type(path).__name__
                 raise InputError(f"walks must be a Path, a list or a dict of them, got {kind}")
@@ -188,9 +186,7 @@ def close_up(
                 _draw(axes, mean, k, f"{method}, {count(len(paths))}", beyond=False)
         values = np.concatenate(seen)
         if not len(values):
-            raise InputError(
-                f"interval must hold a measured point of a walk, got ({first:g}, {last:g})"
-            )
+            raise InputError(f"interval must hold a measured point, got ({first:g}, {last:g})")
         margin = 0.08 * np.ptp(values) or 0.01 * abs(values[0]) or 1.0
         axes.set(
             ylabel=label or column.replace("_", " "),
@@ -212,7 +208,7 @@ class Band:
     because it is over fewer runs.
     """
 
-    x: Array  # ascending
+    x: Array
     mean: Array
     std: Array  # NaN of one run
     beyond: list[tuple[Array, Array]]  # (x, values) of each part of a run that not all share
@@ -394,13 +390,11 @@ def walks_section(runs: Runs, folder: FilePath) -> Section:
 
 def _told(table: pd.DataFrame) -> str:
     """What the curves say, in numbers: where R and the test loss begin and end."""
-    sentences: list[str] = []
     means = table.set_index(["method", "quantity", "place"])["mean"]
-    for method in dict.fromkeys(table["method"]):
-        for quantity in ("R", "test loss"):
-            if (method, quantity, "end") in means.index:
-                start, end = (means[method, quantity, place] for place in ("start", "end"))
-                sentences.append(
-                    f"By {method}, mean {quantity} goes from {number(start)} to {number(end)}."
-                )
-    return " ".join(sentences)
+    return " ".join(
+        f"By {method}, mean {quantity} goes from {number(means[method, quantity, 'start'])} to "
+        f"{number(means[method, quantity, 'end'])}."
+        for method in dict.fromkeys(table["method"])
+        for quantity in ("R", "test loss")
+        if (method, quantity, "end") in means.index
+    )
