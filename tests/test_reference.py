@@ -16,7 +16,8 @@ from tests.methods.test_golden import GOLDEN, keras_to_torch
 from isoloss import Problem, Record, Stop, experiments, open_results, traverse
 from isoloss.experiments.catalog import convolutional
 from isoloss.reference import export_reference, from_keras, import_reference, to_keras
-from isoloss.report import band, walk_table
+from isoloss.report import walk_table
+from isoloss.report.walks import band
 from isoloss.store import run_folder
 from isoloss.store.folder import Stack, begin, save_decay, save_walk
 

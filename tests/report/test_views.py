@@ -2,11 +2,13 @@
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 from tests.report.made import made_path
 
 from isoloss.report import explained_variance, pca, pca_views
-from isoloss.report.views import caption, mean_end, pca_section, percent
+from isoloss.report.tables import Runs
+from isoloss.report.views import pca_section
 
 
 @pytest.fixture(scope="module")
@@ -31,23 +33,19 @@ def test_views_show_six_components_with_ends_and_means_marked(found):
     assert labels == ["mean of a run", "mean end of the walks", "weight decay"]
     marks = {m.get_label(): np.array(m._offsets3d).T for m in second.collections}
     np.testing.assert_allclose(marks["weight decay"], [other[3:6]])
-    np.testing.assert_allclose(marks["mean end of the walks"], [mean_end(found)[3:6]])
+    ends = [made_path(20, k).points[-1].double() for k in (0, 1)]
+    mean_end = found.transform(sum(ends)[None] / 2)[:, 3:6]
+    np.testing.assert_allclose(marks["mean end of the walks"], mean_end, atol=1e-6)
     expected = [run[:, 3:6].mean(axis=0) for run in found.runs]
     np.testing.assert_allclose(marks["mean of a run"], expected)
 
 
-def test_the_mean_end_is_the_mean_of_the_last_points(found):
-    ends = [made_path(20, k).points[-1].double() for k in (0, 1)]
-    expected = found.transform(sum(ends)[None] / 2)[0]
-    np.testing.assert_allclose(mean_end(found), expected, atol=1e-6)
-
-
 def test_the_caption_says_what_is_lost(found):
-    shares = found.length_share(1, 3)
-    text = caption(found)
-    assert f"{percent(shares.min())} to {percent(shares.max())} (components 1 to 3)" in text
-    assert "40 kept points of 2 runs" in text
-    assert "divided by its standard deviation" in text
+    caption = " ".join(pca_views(found).get_supxlabel().split())
+    low, high = (f"{100 * share:.0f} %" for share in sorted(found.length_share(1, 3)))
+    assert f"the views hold {low} to {high} (components 1 to 3)" in caption
+    assert "40 kept points of 2 runs" in caption
+    assert "divided by its standard deviation" in caption
 
 
 def test_two_components_have_one_view():
@@ -57,14 +55,10 @@ def test_two_components_have_one_view():
     assert not np.array(views[0].lines[0].get_data_3d())[2].any()
 
 
-@pytest.mark.parametrize(("share", "text"), [(0.9417, "94 %"), (1.0, "100 %"), (0.00456, "0.46 %")])
-def test_percent(share, text):
-    assert percent(share) == text
-
-
 def test_of_many_points_evenly_chosen_ones_are_shown(tmp_path):
     paths = [made_path(90, 0), made_path(31, 1), made_path(8, 2)]
-    section, missing = pca_section({"sqp": paths}, tmp_path, title="X", at_most=60)
+    runs = Runs("X", "metric", "", {"sqp": paths}, pd.DataFrame(), {}, {})
+    (section,), missing = pca_section(runs, tmp_path, {}, at_most=60)
     assert missing == []
     steps = [run.step for run in section.scenes[0].runs]
     assert [len(run) for run in steps] == [20, 20, 8]

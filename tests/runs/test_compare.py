@@ -11,7 +11,7 @@ from isoloss.cli import main
 from isoloss.errors import InputError
 from isoloss.report import report
 from isoloss.report.chapter import FILES, read_runs, report_tables
-from isoloss.report.comparison import chosen_per_run, equivalent_penalty, equivalent_table
+from isoloss.report.tables import chosen_per_run, equivalent_penalty, equivalent_table
 from isoloss.report.verify import check_reports
 from isoloss.runs.compare import after_decay_runs, equivalent_runs
 from isoloss.runs.decay import DecayRun, decay_settings

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,33 +15,47 @@ from isoloss import experiments
 from isoloss.errors import unknown
 from isoloss.files import write_text
 from isoloss.path import Path
-from isoloss.report.comparison import (
-    changed,
+from isoloss.report.comparison import changed, compared, comparison_section, equalized
+from isoloss.report.page import NONE, Chapter, Section, Table, number, write_page
+from isoloss.report.tables import (
+    Methods,
+    Runs,
     changes_table,
-    compared,
     comparison_table,
-    equalized,
+    ends_table,
     equivalent_table,
-    latex,
+    on_level,
+    run_name,
+    walk_table,
 )
-from isoloss.report.comparison_figures import comparison_section
-from isoloss.report.page import Chapter, Table, write_page
-from isoloss.report.runs import markdown, readable, runs_section, walk_table
 from isoloss.report.views import pca_section
 from isoloss.report.walks import walks_section
 from isoloss.store import Results, report_folder
+from isoloss.store.folder import NOT_FINISHED
 
 FILES = (
     *("walk.csv", "walk.md", "comparison.csv", "comparison.md", "comparison.tex"),
     *("changes.csv", "changes.md", "equivalent.csv", "equivalent.md"),
     *("after-decay.csv", "after-decay.md"),
 )
-"""Names of all files of tables that a report may have."""
+"""All files of tables that a report may have."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What begins a text that a spreadsheet takes for a formula."""
+"""What a text begins with that a spreadsheet takes for a formula."""
 MARKED_PENALTY = 1e-3
-"""Of weight decay, marked among the components of the walks as in the paper's Fig. 7."""
+"""Of weight decay, marked among the principal components of the walks as in the paper's Fig. 7."""
 UNITS = {"cross_entropy": "nats", "mse": "squared error"}
+VALUES = {
+    "steps": ("progress", -1),
+    "evaluations": ("evaluations", -1),
+    "R_start": ("regularizer", 0),
+    "R_end": ("regularizer", -1),
+    "angle_degrees": ("angle_degrees", -1),
+    "loss": ("loss", -1),
+    "test_loss_start": ("test_loss", 0),
+    "test_loss_end": ("test_loss", -1),
+    "test_metric_end": ("test_metric", -1),
+}
+"""Which column of the steps each number comes from, and which of the values measured it is."""
 
 
 @dataclass(frozen=True)
@@ -62,23 +78,10 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Runs:
-    """What is in the results of an experiment, read once."""
-
-    experiment: str
-    metric: str  # name of what is measured beside the loss
-    methods: dict[str, list[Path]]  # those with walks
-    decay: pd.DataFrame
-    equivalent: dict[str, pd.DataFrame]  # by the method
-    after: dict[str, list[Path]]  # walks from weight decay's best networks, likewise
-
-
-@dataclass(frozen=True)
 class Tables:
     """The tables of a report: those for the page, and the texts of the files by name."""
 
-    walk: pd.DataFrame
-    compared: list[Table]
+    shown: list[Table]
     files: dict[str, str]
 
 
@@ -90,7 +93,7 @@ def report(results: Results, experiment: str) -> Report:
         experiment: For example `"IRIS_FF"`.
 
     Returns:
-        What was written: below `OUT/report/EXPERIMENT` the figures as PNG and PDF, the tables
+        What was written: in `OUT/report/EXPERIMENT` the figures as PNG and PDF, the tables
         (`walk`, `comparison`, `changes`, and after `isoloss compare` `equivalent` and
         `after-decay`), and `chapter.json`; and `OUT/report/index.html`.
 
@@ -103,7 +106,6 @@ def report(results: Results, experiment: str) -> Report:
     if experiment not in known:
         raise unknown("experiment", experiment, known)
     runs = read_runs(results, experiment)
-    methods, decay = runs.methods, runs.decay
     unfinished = {
         name: results.unfinished(experiment, name) for name in results.methods(experiment)
     }
@@ -111,29 +113,18 @@ def report(results: Results, experiment: str) -> Report:
     tables = report_tables(runs)
     for name, text in tables.files.items():
         write_text(folder / name, text)
-    title, metric = experiment, runs.metric
-    loss = experiments.get(experiment).loss if experiment in experiments.names() else ""
-    sections = [runs_section(methods, unfinished, metric)] if methods else []
-    if methods:
-        unit = UNITS.get(loss, "")
-        drawn = walks_section(methods, tables.walk, folder, title=title, metric=metric, unit=unit)
-        sections.append(drawn)
-    epochs = results.decay_epochs(experiment) if len(decay) else decay
-    sections.append(
-        comparison_section(
-            tables.compared, methods, decay, epochs, folder, title=title, metric=metric
-        )
-    )
-    others = _mean_of_decay(results, experiment, decay) if methods else {}
-    components, reasons = pca_section(methods, folder, title=title, others=others)
-    sections += [components] if components else []
+    sections: list[Section] = []
+    if runs.methods:
+        sections += [_runs_section(runs, unfinished), walks_section(runs, folder)]
+    epochs = results.decay_epochs(experiment) if len(runs.decay) else runs.decay
+    sections.append(comparison_section(runs, tables.shown, epochs, folder))
+    others = _mean_of_decay(results, runs) if runs.methods else {}
+    components, reasons = pca_section(runs, folder, others)
+    sections += components
     chapter = Chapter(
         experiment=experiment,
         lead=_lead(runs),
-        missing=[
-            *_missing(runs, unfinished, results.decay_unfinished(experiment)),
-            *(f"{experiment}, {reason}" for reason in reasons),
-        ],
+        missing=[*_missing(results, runs, unfinished), *reasons],
         sections=sections,
     )
     chapter.save(folder)
@@ -149,16 +140,17 @@ def report(results: Results, experiment: str) -> Report:
 
 def read_runs(results: Results, experiment: str) -> Runs:
     """Read what the tables are made of; an InputError where there is nothing."""
-    decay = results.decay(experiment)
     found = {name: results.paths(experiment, name) for name in results.methods(experiment)}
     methods = {name: paths for name, paths in found.items() if paths}
+    decay = results.decay(experiment)
     if not methods and not len(decay):
         results.walks(experiment)  # says what to run
-    known = experiment in experiments.names()
+    known = experiments.get(experiment) if experiment in experiments.names() else None
     after = {name: results.after_decay(experiment, name) for name in methods}
     return Runs(
         experiment=experiment,
-        metric=experiments.get(experiment).metric if known else "metric",
+        metric=known.metric if known else "metric",
+        unit=UNITS.get(known.loss, "") if known else "",
         methods=methods,
         decay=decay,
         equivalent={name: results.equivalent(experiment, name) for name in methods},
@@ -168,19 +160,19 @@ def read_runs(results: Results, experiment: str) -> Runs:
 
 def report_tables(runs: Runs) -> Tables:
     """Make the tables of a report, to write them or to verify those that were written."""
-    files: dict[str, str] = {}
     comparison = comparison_table(runs.methods, runs.decay)
-    networks = compared(comparison).model_copy(update={"folded": len(runs.decay) > 0})
-    files["comparison.csv"] = _csv(comparison)
-    files["comparison.md"] = f"{networks.markdown()}\n{networks.caption}\n"
-    files["comparison.tex"] = latex(networks)
-    shown, walk = [networks], pd.DataFrame()
+    networks = compared(comparison, folded=len(runs.decay) > 0)
+    shown = [networks]
+    files = {
+        "comparison.csv": _csv(comparison),
+        "comparison.md": f"{networks.markdown()}\n{networks.caption}\n",
+        "comparison.tex": networks.latex(),
+    }
     if runs.methods:
         walk = walk_table(runs.methods)
-        files["walk.csv"], files["walk.md"] = _csv(walk), markdown(walk)
         changes = changes_table(runs.methods, runs.decay, runs.metric)
-        files["changes.csv"] = _csv(changes)
-        files["changes.md"] = changed(changes).markdown()
+        files["walk.csv"], files["walk.md"] = _csv(walk), ends_table(walk).markdown()
+        files["changes.csv"], files["changes.md"] = _csv(changes), changed(changes).markdown()
         if len(changes):
             shown.insert(0, changed(changes))
     equal = equivalent_table(runs.methods, runs.equivalent)
@@ -190,12 +182,118 @@ def report_tables(runs: Runs) -> Tables:
     if runs.after:
         after = {f"{name}, from weight decay's best": paths for name, paths in runs.after.items()}
         ends, gained = walk_table(after), changes_table(after, pd.DataFrame(), runs.metric)
-        columns, rows = readable(ends)
-        title = "What walks from weight decay's best gain"
-        shown.append(Table(title=title, columns=columns, rows=rows))
+        shown.append(ends_table(ends, "What walks from weight decay's best gain"))
         files["after-decay.csv"] = _csv(pd.concat([ends, gained], ignore_index=True))
-        files["after-decay.md"] = f"{markdown(ends)}\n{changed(gained).markdown()}"
-    return Tables(walk, shown, files)
+        files["after-decay.md"] = f"{shown[-1].markdown()}\n{changed(gained).markdown()}"
+    return Tables(shown, files)
+
+
+def outcome_table(
+    methods: Methods, unfinished: Mapping[str, Mapping[str, str]] | None = None
+) -> pd.DataFrame:
+    """A row per run: where it started and ended, and why it ended.
+
+    Args:
+        methods: The walks of each method, by its name.
+        unfinished: Of each method, why runs have no walk, by the name of their folder.
+
+    Returns:
+        Columns `run`, `method`, `seed`, `steps`, `evaluations`, `R_start`, `R_end`,
+        `angle_degrees`, `loss`, `test_loss_start`, `test_loss_end`, `test_metric_end`, `outcome`,
+        `message`; numbers are missing where there is no walk or they were not measured.
+    """
+    unfinished = unfinished or {}
+    rows: list[dict[str, Any]] = []
+    for method in dict.fromkeys([*methods, *unfinished]):
+        for k, path in enumerate(methods.get(method, ())):
+            rows.append({"run": run_name(path, k), "method": method, **_walked(path)})
+        for run, reason in unfinished.get(method, {}).items():
+            outcome, message = (reason, "") if reason == NOT_FINISHED else ("failed", reason)
+            rows.append({"run": run, "method": method, "outcome": outcome, "message": message})
+    columns = ["run", "method", "seed", *VALUES, "outcome", "message"]
+    return pd.DataFrame(rows, columns=columns).sort_values(["method", "run"], ignore_index=True)
+
+
+def settings_table(methods: Methods) -> pd.DataFrame:
+    """How the walks were made: a row per setting, a column per method with every value in use."""
+    columns = {name: pd.Series(_settings(paths), dtype=str) for name, paths in methods.items()}
+    order = dict.fromkeys(key for column in columns.values() for key in column.index)
+    return pd.DataFrame(columns, index=pd.Index(order, name="setting")).fillna("")
+
+
+def _runs_section(runs: Runs, unfinished: Mapping[str, Mapping[str, str]]) -> Section:
+    """Outcomes, reasons and settings."""
+    outcomes = outcome_table(runs.methods, unfinished).to_dict("records")
+    numbers = ["R", "angle (degrees)", "training loss", "test loss", f"test {runs.metric}"]
+    shown = Table(
+        title="Every run and its outcome",
+        columns=["run", "outcome", "seed", "steps", "evaluations", *numbers],
+        rows=[
+            [
+                f"{row['method']} {row['run']}",
+                str(row["outcome"]).replace("_", " "),
+                NONE if pd.isna(row["seed"]) else str(int(row["seed"])),
+                *(number(row[name]) for name in ("steps", "evaluations")),
+                _from_to(row["R_start"], row["R_end"]),
+                *(number(row[name]) for name in ("angle_degrees", "loss")),
+                _from_to(row["test_loss_start"], row["test_loss_end"]),
+                number(row["test_metric_end"]),
+            ]
+            for row in outcomes
+        ],
+        caption="Angle, losses and metric at the end of the walk; arrows from start to end.",
+    )
+    reasons = Table(
+        title="Why each run ended",
+        columns=["run", "reason"],
+        words=True,
+        rows=[
+            [f"{row['method']} {row['run']}", str(row["message"]) or str(row["outcome"])]
+            for row in outcomes
+        ],
+    )
+    settings = settings_table(runs.methods).reset_index()
+    made = Table(
+        title="Settings, seeds and versions",
+        columns=settings.columns.to_list(),
+        rows=settings.to_numpy().tolist(),
+        caption="rtol and the like hold for the methods that use them.",
+        words=True,
+        folded=True,
+    )
+    return Section(title="What was run", tables=[shown, reasons, made])
+
+
+def _walked(path: Path) -> dict[str, Any]:
+    rows = on_level(path)
+    found: dict[str, Any] = {"seed": path.metadata.get("config", {}).get("seed")}
+    for name, (column, at) in VALUES.items():
+        measured = rows[column].dropna().tolist() if column in rows else []
+        found[name] = measured[at] if measured else None
+    return found | {"outcome": path.outcome.value, "message": path.message}
+
+
+def _settings(paths: Sequence[Path]) -> dict[str, str]:
+    columns: dict[str, list[str]] = {}
+    for path in paths:
+        config = {k: v for k, v in path.metadata.get("config", {}).items() if k != "experiment"}
+        for key, value in {**_flat(config), **_flat(path.metadata.get("made_with", {}))}.items():
+            columns.setdefault(key, []).append("none" if value is None else str(value))
+    if not columns:
+        return {"seed": "not recorded"}
+    return {key: ", ".join(dict.fromkeys(values)) for key, values in columns.items()}
+
+
+def _flat(content: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        name = f"{above} {key}".strip()
+        flat |= _flat(value, name) if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def _from_to(start: Any, end: Any) -> str:
+    return NONE if pd.isna(end) else f"{number(start)} → {number(end)}"
 
 
 def _csv(table: pd.DataFrame) -> str:
@@ -207,37 +305,35 @@ def _csv(table: pd.DataFrame) -> str:
 
 
 def _missing(
-    runs: Runs, unfinished: dict[str, dict[str, str]], decay_unfinished: dict[str, str]
+    results: Results, runs: Runs, unfinished: Mapping[str, Mapping[str, str]]
 ) -> list[str]:
-    """What could not be reported of an experiment."""
-    name, known = runs.experiment, runs.experiment in experiments.names()
-    waiting = {f"{name}, {method}": reasons for method, reasons in unfinished.items()}
-    sentences = [
-        f"{where}, {run}: {reason}" for where, of in waiting.items() for run, reason in of.items()
-    ]
-    sentences += [f"{name}, {one}: no walk yet" for one in unfinished if one not in runs.methods]
+    """What could not be reported of an experiment, a sentence each."""
+    name = runs.experiment
+    waiting = {**unfinished, "decay": results.decay_unfinished(name)}
+    said = [f"{one}, {run}: {why}" for one, of in waiting.items() for run, why in of.items()]
+    said += [f"{one}: no walk yet" for one in unfinished if one not in runs.methods]
+    sentences = [f"{name}, {sentence}" for sentence in said]
     if not unfinished:
         sentences.append(f"{name}: no walk yet, make one with 'isoloss traverse {name}'")
-    sentences += [f"{name}, decay, {run}: {reason}" for run, reason in decay_unfinished.items()]
-    if known and not len(runs.decay):
+    if name in experiments.names() and not len(runs.decay):
         sentences.append(f"{name}: no weight decay yet, make it with 'isoloss decay'")
     return sentences
 
 
-def _mean_of_decay(results: Results, experiment: str, decay: pd.DataFrame) -> dict[str, Tensor]:
+def _mean_of_decay(results: Results, runs: Runs) -> dict[str, Tensor]:
     """The mean end point of weight decay with the paper's penalty for its Fig. 7, by its label."""
-    if not len(decay):
+    if not len(runs.decay):
         return {}
-    of_penalty = np.isclose(decay["penalty"], MARKED_PENALTY, rtol=1e-9)
-    chosen = np.flatnonzero(of_penalty & (decay["status"] == "finished")).tolist()
+    of_penalty = np.isclose(runs.decay["penalty"], MARKED_PENALTY, rtol=1e-9)
+    chosen = np.flatnonzero(of_penalty & (runs.decay["status"] == "finished")).tolist()
     if not chosen:
         return {}
-    mean = results.decay_points(experiment)[chosen].double().mean(dim=0)
+    mean = results.decay_points(runs.experiment)[chosen].double().mean(dim=0)
     return {f"mean end of weight decay, penalty {MARKED_PENALTY:g}": mean}
 
 
 def _lead(runs: Runs) -> str:
-    """The sentence that begins the chapter: what the experiment or the user's project is."""
+    """The first sentence of the chapter: what the experiment or the user's project is."""
     name = runs.experiment
     if name in experiments.names():
         known = experiments.get(name)

@@ -1,209 +1,220 @@
-"""Walks and weight decay side by side: the paper's Table 1 with its flaws corrected.
-
-Groups are made from columns. Both readings of the reference are given: the test loss without and
-with the penalty, the squared norm with and without biases.
-"""
+"""Walks and weight decay at equal training loss and equal norm, and how weight decay got there."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from isoloss.path import Path
-from isoloss.report.curves import Methods, on_level, paired_change, summarize
-from isoloss.report.page import NONE, Table
+from isoloss.report.page import NONE, Section, Table, color, drawing, picture
+from isoloss.report.statistics import Array
+from isoloss.report.tables import DECAY, QUANTITIES, Methods, Runs, on_level
 
-QUANTITIES = {
-    "train_loss": "training loss",
-    "test_loss": "test loss",
-    "penalized_test_loss": "test loss with penalty",
-    "test_metric": "test metric",
-    "squared_norm": "squared norm",
-    "squared_norm_weights": "squared norm without biases",
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+ABSCISSAE = {
+    "train_loss": "training loss (without penalty)",
+    "squared_norm": "squared norm R (with biases)",
 }
-"""Columns of `Results.decay` that are compared, and what people read above them."""
-DECAY = "weight decay"
-FAIR = "weight decay, penalty chosen on held-out examples"
+OF_WALK = {"train_loss": "loss", "squared_norm": "regularizer"}
 NOTES = (
     "Mean ± standard deviation over the runs; below, the 95 % bootstrap interval of the mean.",
     "(t) the penalty with the smallest mean test loss: a choice that looks at the test set.",
     "(v) the penalty with the smallest mean loss on examples held out of the training draw.",
 )
-LATEX = {
-    **{character: f"\\{character}" for character in "#$%&_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "±": r"$\pm$",
-}
+MARKS = ("o", "s", "D", "^")
+PALETTE = "cividis"
+"""Even in lightness, so that it is read in grayscale and by the color-blind."""
+READING = (
+    "In the scatter, a walk is a curve from its hollow start to its full end, at one training "
+    "loss; dots are networks trained with weight decay, colored by the penalty."
+)
 
 
-def chosen_per_run(decay: pd.DataFrame) -> pd.DataFrame:
-    """The row of each run whose penalty had the smallest loss on held-out training examples."""
-    if "validation_loss" not in decay:
-        return decay.iloc[:0]
-    usable = decay[np.isfinite(decay["validation_loss"]) & np.isfinite(decay["train_loss"])]
-    return usable.loc[usable.groupby("run")["validation_loss"].idxmin()]
+def comparison_scatter(
+    methods: Methods, decay: pd.DataFrame, *, title: str = "", metric: str = "metric"
+) -> Figure:
+    """Test loss and metric against training loss and against squared norm.
 
-
-def comparison_table(methods: Methods, decay: pd.DataFrame) -> pd.DataFrame:
-    """Every quantity of every group: mean, spread, interval over the runs.
+    A walk is a curve from its start (hollow) to its end (full); a network of weight decay is a dot
+    colored by its penalty, and the mean of each penalty is a large dot. Walks by another
+    regularizer than the squared norm are not drawn against it.
 
     Args:
         methods: The walks of each method, by its name.
         decay: What `Results.decay` returned.
+        title: Above all panels.
+        metric: Name of the test metric.
 
     Returns:
-        A row for each group (`walk by METHOD`, weight decay, and weight decay with the penalty that
-        each run chose on held-out examples), place (`start`, `end`, or empty), penalty (NaN of
-        walks) and quantity, with columns `group`, `place`, `penalty`, `quantity`, `mean`, `std`,
-        `low`, `high` (95 % bootstrap interval of the mean), `interval` (how it was made), `runs`,
-        `lost` (networks left out as they became NaN or infinite), `best_on_test` (whether the mean
-        test loss is the smallest of all penalties: a choice that looks at the test set) and
-        `best_on_held_out` (likewise, by the mean loss on held-out training examples).
+        The figure, for the caller to change or save.
     """
-    best = {
-        "best_on_test": _best(decay, "test_loss"),
-        "best_on_held_out": _best(decay, "validation_loss"),
+    ordinates = {"test_loss": "test loss (without penalty)"}
+    if metric != "mse":  # where the metric is the loss once is enough
+        ordinates["test_metric"] = f"test {metric}"
+    penalties = sorted(decay["penalty"].unique()) if len(decay) else []
+    with drawing(9.2, 0.9 + 3.3 * len(ordinates), title) as figure:
+        from matplotlib.ticker import NullFormatter
+
+        axes = figure.subplots(len(ordinates), 2, sharex="col", sharey="row", squeeze=False)
+        for row, (y, y_label) in enumerate(ordinates.items()):
+            for column, (x, x_label) in enumerate(ABSCISSAE.items()):
+                panel: Axes = axes[row, column]
+                _draw_decay(panel, decay, penalties, x, y)
+                for k, paths in enumerate(methods.values()):
+                    for path in paths:
+                        _draw_walk(panel, path, x, y, k)
+                panel.set_xscale("log")
+                panel.xaxis.set_minor_formatter(NullFormatter())  # they would overlap
+                if y == "test_loss":
+                    panel.set_yscale("log")
+                if row == len(ordinates) - 1:
+                    panel.set_xlabel(x_label)
+            axes[row, 0].set_ylabel(y_label)
+        figure.legend(handles=_legend(methods, len(decay) > 0), loc="outside upper right", ncols=3)
+        if penalties:
+            _color_bar(figure, axes, penalties)
+    return figure
+
+
+def decay_history(epochs: pd.DataFrame, *, title: str = "", metric: str = "metric") -> Figure:
+    """Losses, metric and squared norm of weight decay against the epoch, mean over the runs.
+
+    Args:
+        epochs: What `Results.decay_epochs` returned, not empty.
+        title: Above all panels.
+        metric: Name of the test metric.
+
+    Returns:
+        The figure, for the caller to change or save.
+    """
+    panels = {
+        "train_loss": "training loss",
+        "test_loss": "test loss",
+        "test_metric": f"test {metric}",
+        "squared_norm_weights": "squared norm\nwithout biases",
     }
-    walks = [row for name, paths in methods.items() for path in paths for row in _ends(name, path)]
-    tables = [pd.DataFrame(walks)]
-    if len(decay):  # the runs of one group are those of one penalty, or each has chosen its own
-        tables.append(decay.assign(group=DECAY, place=""))
-        tables.append(chosen_per_run(decay).assign(group=FAIR, place="", penalty=math.nan))
-    by = ["group", "place", "penalty"]
-    filled = [table.dropna(axis=1, how="all") for table in tables if len(table)]
-    whole = pd.concat(filled).reindex(columns=[*by, *QUANTITIES])
-    groups: Any = whole.groupby(by, sort=False, dropna=False)
-    rows: list[dict[str, object]] = []
-    for (group, place, penalty), table in groups:
-        for quantity in QUANTITIES:
-            summary = summarize(table[quantity].to_numpy(dtype=float))
-            row = {"group": group, "place": place, "penalty": penalty, "quantity": quantity}
-            lost = 0 if group.startswith("walk") else len(table) - summary.runs
-            chosen = {name: penalty == value for name, value in best.items()}
-            rows.append({**row, **asdict(summary), "lost": lost, **chosen})
-    return pd.DataFrame(rows)
+    penalties = sorted(epochs["penalty"].unique())
+    means: Any = epochs.groupby(["penalty", "epoch"])[list(panels)].mean()
+    with drawing(9.2, 6.0, title) as figure:
+        axes = figure.subplots(2, 2, sharex=True, squeeze=False)
+        colors = _colors(penalties)
+        for panel, (name, label) in zip(axes.flat, panels.items(), strict=True):
+            for k, penalty in enumerate(penalties):
+                curve = means.loc[penalty][name]
+                panel.plot(curve.index, curve, color=colors[k], linestyle="--" if k % 2 else "-")
+            panel.set_ylabel(label)
+            if name != "test_metric":
+                panel.set_yscale("log")
+        for panel in axes[-1]:
+            panel.set_xlabel("epoch")
+        _color_bar(figure, axes, penalties)
+    return figure
 
 
-def changes_table(methods: Methods, decay: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """What a walk changes, paired over the runs: a row for each method, quantity and comparison.
-
-    From the start of the walk to its end; from the start to its best point, which looks at the test
-    set; and from the network that weight decay gives on the same seed, its penalty chosen on
-    held-out examples, to the end of the walk. More accuracy is better, of any other metric less.
-    """
-    fair = chosen_per_run(decay)
-    rows: list[dict[str, object]] = []
-    for method, paths in methods.items():
-        for quantity in ("test_loss", "test_metric"):
-            rows_of = [on_level(path).reindex(columns=[quantity]).dropna() for path in paths]
-            measured = [values[quantity] for values in rows_of if len(values)]
-            probed = [path for path, values in zip(paths, rows_of, strict=True) if len(values)]
-            higher = quantity == "test_metric" and metric == "accuracy"
-            ends = [float(values.iloc[-1]) for values in measured]
-            starts = [float(values.iloc[0]) for values in measured]
-            best = [float(np.max(values) if higher else np.min(values)) for values in measured]
-            pairs = {
-                "start to end": (starts, ends),
-                "start to best point, chosen on the test set": (starts, best),
-            }
-            if len(fair):
-                known = dict(zip(fair["seed"], fair[quantity], strict=True))
-                theirs = [float(known.get(_seed(path), math.nan)) for path in probed]
-                pairs["weight decay, chosen on held-out examples, to end"] = (theirs, ends)
-            for comparison, (before, after) in pairs.items() if probed else ():
-                row = {"group": f"walk by {method}", "comparison": comparison, "quantity": quantity}
-                rows.append({**row, **asdict(paired_change(before, after))})
-    columns = ["group", "comparison", "quantity", "mean", "std", "low", "high", "interval", "runs"]
-    return pd.DataFrame(rows, columns=[*columns, "t_p", "wilcoxon_p", "note"])
+def _draw_decay(
+    panel: Axes, decay: pd.DataFrame, penalties: Sequence[float], x: str, y: str
+) -> None:
+    if not penalties:
+        return
+    colors, groups = _colors(penalties), [decay[decay["penalty"] == p] for p in penalties]
+    for shade, rows in zip(colors, groups, strict=True):
+        panel.scatter(rows[x], rows[y], s=9, color=shade, alpha=0.6, linewidths=0)
+    xs, ys = np.array([(rows[x].mean(), rows[y].mean()) for rows in groups]).T
+    panel.plot(xs, ys, color="0.6", linewidth=0.8, zorder=1)
+    panel.scatter(xs, ys, s=42, color=colors, edgecolors="black", linewidths=0.6, zorder=3)
+    _name(panel, xs, ys, penalties)
 
 
-def equivalent_penalty(path: Path) -> float:
-    """The penalty of the weight decay that is stationary where a walk has converged."""
-    return float(on_level(path)["equivalent_penalty"].iloc[-1])
+def _name(panel: Axes, xs: Array, ys: Array, penalties: Sequence[float]) -> None:
+    """Write the penalty beside each dot that is apart from those named before it."""
+    from matplotlib.patheffects import withStroke
+
+    named: list[tuple[float, float]] = []
+    spread = max(float(np.ptp(np.log(xs))), 1e-9), max(float(np.ptp(ys)), 1e-9)
+    for x, y, penalty in zip(xs, ys, penalties, strict=True):
+        here = float(np.log(x)) / spread[0], y / spread[1]
+        if all(abs(here[0] - a) + abs(here[1] - b) > 0.05 for a, b in named):
+            named.append(here)
+            panel.annotate(
+                _number(penalty),
+                (x, y),
+                xytext=(0, 6),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+                zorder=6,
+                path_effects=[withStroke(linewidth=2, foreground="white")],
+            )
 
 
-def equivalent_table(methods: Methods, trained: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """How near a walk and weight decay with the penalty at which it ended come to each other.
-
-    A row for each run that has both. The objective is loss + penalty * squared norm, biases
-    included, which both try to make small; walks by another regularizer are left out.
-    """
-    rows: list[dict[str, object]] = []
-    for method, table in trained.items():
-        paths = [path for path in methods.get(method, ()) if path.regularizer == "squared_norm"]
-        walks = {_seed(path): path for path in paths}
-        for network in table.to_dict("records"):
-            if network["seed"] not in walks:
-                continue
-            end, penalty = on_level(walks[network["seed"]]).iloc[-1], float(network["penalty"])
-            row: dict[str, Any] = {"method": method, "run": network["run"]}
-            row |= {"seed": network["seed"], "penalty": penalty}
-            for name, of_walk, of_decay in (
-                ("loss", "loss", "train_loss"),
-                ("squared_norm", "regularizer", "squared_norm"),
-                ("test_loss", "test_loss", "test_loss"),
-                ("test_metric", "test_metric", "test_metric"),
-            ):
-                row[f"walk_{name}"] = float(end.get(of_walk, math.nan))
-                row[f"decay_{name}"] = float(network[of_decay])
-            for who in ("walk", "decay"):
-                norm = penalty * row[f"{who}_squared_norm"]
-                row[f"{who}_objective"] = row[f"{who}_loss"] + norm
-            rows.append(row)
-    return pd.DataFrame(rows)
+def _draw_walk(panel: Axes, path: Path, x: str, y: str, k: int) -> None:
+    if x == "squared_norm" and path.regularizer != x:
+        return  # R is something else
+    rows = on_level(path).reindex(columns=[OF_WALK[x], y]).dropna()
+    if not len(rows):
+        return
+    xs, ys = rows.to_numpy(dtype=float).T
+    panel.plot(xs, ys, color=color(k), linewidth=1.0, alpha=0.9, zorder=4)
+    for at, face in ((0, "white"), (-1, color(k))):
+        mark: dict[str, Any] = {"color": color(k), "markerfacecolor": face, "markersize": 6}
+        panel.plot(xs[at], ys[at], MARKS[k % len(MARKS)], zorder=5, **mark)
 
 
-def squared_norms(theta: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> tuple[float, float]:
-    """The squared norm of a network: of all parameters, and of those that are not biases.
+def _legend(methods: Methods, decay: bool) -> list[Line2D]:
+    from matplotlib.lines import Line2D
 
-    Those of one dimension are taken for biases; `shapes` is in the order of theta.
-    """
-    pieces = theta.double().split([math.prod(shape) for shape in shapes.values()])
-    each = [piece.square().sum().item() for piece in pieces]
-    weights = [x for x, shape in zip(each, shapes.values(), strict=True) if len(shape) > 1]
-    return sum(each), sum(weights)
-
-
-def _best(decay: pd.DataFrame, column: str) -> float:
-    """The penalty with the smallest mean of a column; NaN where there is none."""
-    if column not in decay:
-        return math.nan
-    finite = decay[np.isfinite(decay[column])]
-    means: Any = finite.groupby("penalty")[column].mean()
-    return float(means.idxmin()) if len(means) else math.nan
+    handles = [
+        Line2D([], [], color=color(k), marker=MARKS[k % len(MARKS)], label=f"walk by {name}")
+        for k, name in enumerate(methods)
+    ]
+    if methods:
+        start = Line2D([], [], color="0.3", marker="o", markerfacecolor="white", linestyle="none")
+        start.set_label("start of a walk (end: full)")
+        handles.append(start)
+    if decay:
+        mean = Line2D([], [], color="0.6", marker="o", markeredgecolor="black")
+        mean.set_label("weight decay, mean of a penalty")
+        handles.append(mean)
+    return handles
 
 
-def _ends(method: str, path: Path) -> list[dict[str, Any]]:
-    """The networks at a walk's start and end, as those of weight decay are recorded."""
-    rows = on_level(path)
-    kept = dict(zip(path.point_steps, path.points, strict=True))
-    found: list[dict[str, Any]] = []
-    for place, at in (("start", 0), ("end", -1)):
-        row: Any = rows.iloc[at]
-        one = {"group": f"walk by {method}", "place": place, "train_loss": row["loss"]}
-        one |= {name: row.get(name, math.nan) for name in ("test_loss", "test_metric")}
-        if row["step"] in kept:
-            norms = squared_norms(kept[row["step"]], path.shapes)
-            one["squared_norm"], one["squared_norm_weights"] = norms
-        found.append(one)
-    return found
+def _colors(penalties: Sequence[float]) -> list[Any]:
+    import matplotlib as mpl
+
+    palette = mpl.colormaps[PALETTE]
+    return [palette(k / max(1, len(penalties) - 1)) for k in range(len(penalties))]
 
 
-def _seed(path: Path) -> int | None:
-    return path.metadata.get("config", {}).get("seed")
+def _color_bar(figure: Figure, axes: Any, penalties: Sequence[float]) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    count = len(penalties)
+    norm = BoundaryNorm(np.arange(count + 1) - 0.5, count)
+    mapped = ScalarMappable(norm, ListedColormap(_colors(penalties)))
+    bar = figure.colorbar(mapped, ax=axes, ticks=range(count), pad=0.01, aspect=40)
+    bar.ax.minorticks_off()
+    bar.ax.set_yticklabels([_number(penalty) for penalty in penalties])
+    bar.set_label("penalty of weight decay")
 
 
-def compared(table: pd.DataFrame) -> Table:
+def _number(penalty: float) -> str:
+    """A penalty as short as it can be said: 0, 1e-6, 0.25."""
+    digits, _, power = f"{penalty:.2e}".partition("e")
+    short = f"{float(digits):g}e{int(power)}"
+    return min(f"{penalty:g}", short, key=len)
+
+
+def compared(table: pd.DataFrame, *, folded: bool = False) -> Table:
     """The table of `comparison_table` for people: a row for each network."""
     rows: list[list[str]] = []
     groups: Any = table.groupby(["group", "place", "penalty"], sort=False, dropna=False)
@@ -213,13 +224,14 @@ def compared(table: pd.DataFrame) -> Table:
         marks = " (t)" * bool(test["best_on_test"]) + " (v)" * bool(test["best_on_held_out"])
         name = f"{DECAY}, {penalty:g}{marks}" if group == DECAY else group
         runs = f"{test['runs']}, {test['lost']} lost" if test["lost"] else str(test["runs"])
-        means = [spread(by.loc[quantity]) for quantity in QUANTITIES]
+        means = [_spread(by.loc[quantity]) for quantity in QUANTITIES]
         rows.append([f"{name}, {place}" if place else name, *means, runs])
     return Table(
         title="Every network, mean over the runs",
         columns=["network", *QUANTITIES.values(), "runs"],
         rows=rows,
         caption=" ".join(NOTES),
+        folded=folded,
     )
 
 
@@ -231,7 +243,7 @@ def changed(table: pd.DataFrame) -> Table:
         rows=[
             [
                 f"{row['group']}: {QUANTITIES[row['quantity']]}",
-                spread(row),
+                _spread(row),
                 str(row["comparison"]),
                 *(NONE if math.isnan(row[p]) else f"{row[p]:.2g}" for p in ("t_p", "wilcoxon_p")),
                 str(row["runs"]),
@@ -240,15 +252,15 @@ def changed(table: pd.DataFrame) -> Table:
             for row in table.to_dict("records")
         ],
         caption="Mean ± standard deviation of the change; below, its 95 % bootstrap interval. The "
-        "best point is chosen on the test set, so its change is too good.",
+        "best point is chosen on the test set, so its change is too optimistic.",
     )
 
 
 def equalized(table: pd.DataFrame) -> Table:
     """The table of `equivalent_table` for people, the walk and weight decay side by side."""
-    whom = {"walk": "walk", "decay": "weight decay"}
     quantities = ("loss", "squared_norm", "objective", "test_loss", "test_metric")
-    heads = [f"{name.replace('_', ' ')}, {who}" for name in quantities for who in whom.values()]
+    both = [(who, name) for name in quantities for who in ("walk", "decay")]
+    heads = [f"{name}, {who}".replace("_", " ").replace("decay", DECAY) for who, name in both]
     return Table(
         title="Trained with the penalty at which each walk ended",
         columns=["walk", "penalty", *heads],
@@ -256,15 +268,15 @@ def equalized(table: pd.DataFrame) -> Table:
             [
                 f"{row['method']}, seed {row['seed']}",
                 f"{row['penalty']:.3g}",
-                *(f"{row[f'{who}_{name}']:.4g}" for name in quantities for who in whom),
+                *(f"{row[f'{who}_{name}']:.4g}" for who, name in both),
             ]
             for row in table.to_dict("records")
         ],
-        caption="The objective is loss + penalty x squared norm, which both make small.",
+        caption="The objective is loss + penalty x squared norm, which both minimize.",
     )
 
 
-def spread(row: Any) -> str:
+def _spread(row: Any) -> str:
     """A mean with its spread, and its interval on a line below, to the digits the spread leaves."""
     mean, std, low, high = (float(row[name]) for name in ("mean", "std", "low", "high"))
     if math.isnan(mean):
@@ -285,24 +297,58 @@ def spread(row: Any) -> str:
     return text if math.isnan(low) else f"{text}\n{interval}"
 
 
-def latex(table: Table) -> str:
-    """A table as a LaTeX `tabular` with rules of `booktabs`; lines within entries as small rows."""
-    lines = [
-        "% needs \\usepackage{booktabs}",
-        f"\\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
-        "\\toprule",
-        " & ".join(map(_escaped, table.columns)) + r" \\",
-        "\\midrule",
-    ]
-    for row in table.rows:
-        parts = [entry.partition("\n") for entry in row]
-        lines.append(" & ".join(_escaped(first) for first, _, _ in parts) + r" \\")
-        if any(second for _, _, second in parts):
-            small = [f"\\scriptsize {_escaped(low)}" if low else "" for _, _, low in parts]
-            lines.append(" & ".join(small) + r" \\[2pt]")
-    lines += ["\\bottomrule", "\\end{tabular}", f"% {table.caption}"]
-    return "\n".join(lines) + "\n"
+def comparison_section(
+    runs: Runs, tables: list[Table], epochs: pd.DataFrame, folder: FilePath
+) -> Section:
+    """Draw the comparison into a folder, where there is weight decay, below its tables."""
+    text, pictures = ["These results hold no weight decay yet: the walks stand alone."], []
+    words = {"title": runs.experiment, "metric": runs.metric}
+    if len(runs.decay):
+        text = [_ran(runs.decay), READING]
+        pictures = [
+            picture(
+                comparison_scatter(runs.methods, runs.decay, **words),
+                folder,
+                "comparison",
+                title="At equal training loss, and at equal squared norm",
+                alt="Test loss and metric of the walks, as curves, and of networks trained with "
+                "weight decay, as dots, against training loss and against squared norm. "
+                f"{_best(runs.decay)}",
+            ),
+            picture(
+                decay_history(epochs, **words),
+                folder,
+                "decay",
+                title="How weight decay got there",
+                alt="Mean training loss, test loss, test metric and squared norm of weight decay "
+                "against the epoch, a curve for each penalty.",
+                folded=True,
+            ),
+        ]
+    title = "The walks beside weight decay"
+    return Section(title=title, text=text, tables=tables, pictures=pictures)
 
 
-def _escaped(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text)
+def _ran(decay: pd.DataFrame) -> str:
+    listed = ", ".join(f"{penalty:g}" for penalty in np.unique(decay["penalty"]).tolist())
+    lost = int(np.sum(decay["status"] != "finished"))
+    ended = (
+        f"{lost} of {len(decay)} networks became infinite or not a number and are counted as lost."
+        if lost
+        else f"All {len(decay)} networks stayed finite."
+    )
+    return (
+        f"Weight decay from {len(np.unique(decay['run']))} random starts with penalties {listed}, "
+        f"{int(np.max(decay['epoch']))} epochs. {ended}"
+    )
+
+
+def _best(decay: pd.DataFrame) -> str:
+    groups: Any = decay.groupby("penalty")
+    means: Any = groups["test_loss"].mean().dropna()
+    if not len(means):
+        return ""
+    return (
+        f"The smallest mean test loss of weight decay is {means.min():.4g}, at penalty "
+        f"{means.idxmin():g}."
+    )

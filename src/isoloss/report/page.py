@@ -1,13 +1,15 @@
-"""What a report says of each experiment, as data beside its figures, and the page that holds it.
+"""What a page is made of, figures and tables in one style, and the page itself.
 
-The page is put together from the `chapter.json` of every experiment, so that each can be reported
-by itself. It is one file that holds everything and loads nothing.
+Every experiment has a `chapter.json`, so that each can be reported by itself. The page is put
+together from all of them: one file that holds everything and loads nothing.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +19,43 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from isoloss import __version__
 from isoloss.errors import require_extra
 from isoloss.files import read_json, write_json, write_text
-from isoloss.report.style import SAVED_DPI, save
 from isoloss.store import ResultsError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+"""From the palette of Okabe and Ito (2008), ordered from dark to light."""
+DASHES = ("-", "--", "-.", ":")
+"""A second mark of what the colors tell apart, for grayscale."""
+CAPTION_CHARACTERS = 15.5  # of the captions' size, in an inch
+SAVED_DPI, CSS_DPI = 200, 96
+STYLE = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "figure.dpi": 100,
+    "font.size": 9,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.4,
+    "pdf.fonttype": 42,
+    "savefig.dpi": SAVED_DPI,
+}
 CHAPTER = "chapter.json"
 NONE = "-"  # in a table, where there is no number
-CSS_DPI = 96
 PNG = b"\x89PNG\r\n\x1a\n"
+LATEX = {
+    **{character: f"\\{character}" for character in "#$%&_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+}
 
 
 class Part(BaseModel):
@@ -56,8 +85,28 @@ class Table(Part):
     folded: bool = False
 
     def markdown(self) -> str:
-        """Its columns and rows in Markdown."""
-        return markdown_table(self.columns, self.rows)
+        """Its columns and rows in Markdown: words in the first column, numbers in the others."""
+        rule = ["---", *["---:"] * (len(self.columns) - 1)]
+        lines = ["".join(map(_cell, row)) for row in (self.columns, rule, *self.rows)]
+        return "".join(f"|{line}\n" for line in lines)
+
+    def latex(self) -> str:
+        """A `tabular` with rules of `booktabs`; second lines of entries as small rows."""
+        lines = [
+            "% needs \\usepackage{booktabs}",
+            f"\\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
+            "\\toprule",
+            " & ".join(map(_escaped, self.columns)) + r" \\",
+            "\\midrule",
+        ]
+        for row in self.rows:
+            parts = [entry.partition("\n") for entry in row]
+            lines.append(" & ".join(_escaped(first) for first, _, _ in parts) + r" \\")
+            if any(second for _, _, second in parts):
+                small = [f"\\scriptsize {_escaped(low)}" if low else "" for _, _, low in parts]
+                lines.append(" & ".join(small) + r" \\[2pt]")
+        lines += ["\\bottomrule", "\\end{tabular}", f"% {self.caption}"]
+        return "\n".join(lines) + "\n"
 
 
 class SceneRun(Part):
@@ -117,10 +166,71 @@ class Chapter(Part):
         write_json(folder / CHAPTER, self.model_dump())
 
 
+@contextmanager
+def style() -> Generator[None]:
+    """Draw in isoloss' style, whatever the user's own is, and leave theirs as it was."""
+    mpl: Any = require_extra("matplotlib", "report")
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
+        yield
+
+
+@contextmanager
+def drawing(width: float, height: float, title: str = "") -> Generator[Figure]:
+    """An empty figure of a size in inches, to be drawn on in isoloss' style."""
+    with style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(width, height), layout="constrained")
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+        yield figure
+
+
+def caption(figure: Figure, lines: Sequence[str]) -> None:
+    """Write sentences below a figure, broken to its width."""
+    width = int(figure.get_figwidth() * CAPTION_CHARACTERS)
+    text = "\n".join(textwrap.fill(line, width) for line in lines)
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=8)
+
+
+def color(k: int) -> str:
+    """The color of the k-th method."""
+    return COLORS[k % len(COLORS)]
+
+
+def save(figure: Figure, folder: FilePath, name: str) -> list[FilePath]:
+    """Write a figure as NAME.png and NAME.pdf.
+
+    Args:
+        figure: What to write.
+        folder: Created if it does not exist.
+        name: Without an extension.
+
+    Returns:
+        The two files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    png, pdf = folder / f"{name}.png", folder / f"{name}.pdf"
+    with style():
+        figure.savefig(png)
+        engine = figure.get_layout_engine()
+        figure.set_layout_engine("none")  # laid out already: once is half of the work
+        figure.savefig(pdf, metadata={"CreationDate": None})
+        figure.set_layout_engine(engine)
+    return [png, pdf]
+
+
 def picture(figure: Figure, folder: FilePath, name: str, **words: Any) -> Picture:
     """Save a figure, and say of it on the page what the words are: the fields of `Picture`."""
     save(figure, folder, name)
     return Picture(file=f"{name}.png", **words)
+
+
+def count(runs: int) -> str:
+    """A number of runs in words."""
+    return "1 run" if runs == 1 else f"{runs} runs"
 
 
 def number(value: Any) -> str:
@@ -132,15 +242,13 @@ def number(value: Any) -> str:
     return f"{int(value):,}" if isinstance(value, (int, float)) else str(value)
 
 
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown: words in the first column, numbers in the others."""
-    lines = [_line(columns), "| --- |" + " ---: |" * (len(columns) - 1), *map(_line, rows)]
-    return "\n".join(lines) + "\n"
+def _cell(text: str) -> str:
+    safe = text.replace("|", "\\|").replace("\n", "<br>")
+    return f" {safe} |" if safe else " |"
 
 
-def _line(entries: Sequence[str]) -> str:
-    cells = (text.replace("|", "\\|").replace("\n", "<br>") for text in entries)
-    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+def _escaped(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in text)
 
 
 def load_chapter(folder: FilePath) -> Chapter:
@@ -159,8 +267,8 @@ def load_chapter(folder: FilePath) -> Chapter:
 def load_image(folder: FilePath, name: str) -> dict[str, Any]:
     """A figure of a chapter for the page, its size in CSS pixels.
 
-    Only files directly beside the chapter are read, whatever it names: a folder that was received
-    could name any file of this machine.
+    Only files directly beside the chapter are read: one that was received from somebody else could
+    name any file of this machine.
     """
     file, again = folder / name, f"run 'isoloss report {folder.name}' again"
     if FilePath(name).name != name or "\\" in name or file.resolve().parent != folder.resolve():
@@ -184,18 +292,7 @@ def load_image(folder: FilePath, name: str) -> dict[str, Any]:
 
 
 def write_page(report: FilePath) -> FilePath:
-    """Put the chapters of a report folder together as `index.html`.
-
-    Args:
-        report: `OUT/report`, with a folder for each experiment.
-
-    Returns:
-        The page.
-
-    Raises:
-        ResultsError: A chapter or one of its figures cannot be read, or a chapter names a file
-            that is not directly beside it.
-    """
+    """Put the chapters below `OUT/report` together as `index.html`, which is returned."""
     jinja2: Any = require_extra("jinja2", "report")
     folders = sorted(file.parent for file in report.glob(f"*/{CHAPTER}"))
     chapters = {folder: load_chapter(folder) for folder in folders}

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path as FilePath
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,25 +20,22 @@ from torch import Tensor
 
 from isoloss import experiments
 from isoloss.errors import InputError, one_line
-from isoloss.experiments.catalog import Experiment
-from isoloss.files import read_ending
+from isoloss.files import OUTCOME, read_ending
 from isoloss.methods import METHODS
 from isoloss.path import Path
 from isoloss.problem import Problem
 from isoloss.regularizers import get_regularizer
 from isoloss.report.chapter import FILES, read_runs, report_tables
 from isoloss.report.page import CHAPTER, load_chapter, load_image
-from isoloss.store import open_results
-from isoloss.store.folder import FINISHED, load_config, problem
-from isoloss.store.results import load_decay
+from isoloss.store import ResultsError, open_results
+from isoloss.store.folder import FINISHED, MEMBERS, NOT_FINISHED, load_config
+from isoloss.store.results import Decay, load_decay
 
 AGREEMENT = {"float32": 1e-3, "float64": 1e-9}
-"""Largest relative difference of a recorded number from the same in float64. The rounding of a
-float32 forward pass grows with the layers and as the loss nears zero; a wrong number is off by far
-more."""
+"""Largest relative difference of a recorded number from the same in float64. Rounding of a float32
+forward pass grows with the layers and as the loss nears zero; a wrong number is off by far more."""
 ROUNDING = {"float32": 1e-5, "float64": 1e-12}
 """By how much of the level the rounding of the loss may carry a point out of the tolerance."""
-NOT_FINISHED = "not finished"
 AGAIN = "computed again"
 
 
@@ -56,9 +54,10 @@ def verify(folder: str | FilePath) -> list[Check]:
     """Check everything below a results folder, or a folder in it down to that of one run."""
     top = FilePath(folder)
     found = [top, *top.rglob("run-*")] if top.is_dir() else []
-    runs = sorted(one for one in found if _is_run(one))
+    runs = sorted(one for one in found if one.is_dir() and one.name.startswith("run-"))
+    runs = [one for one in runs if not {"quarantine", "replaced"} & set(one.parts)]
     if not runs:
-        raise InputError(f"{top} holds no run; give a folder that was given to --out, or one in it")
+        raise InputError(f"{top} holds no run; name a folder that was given to --out, or one in it")
     names = [str(one.relative_to(top)) if one != top else one.name for one in runs]
     checks = [check for one, name in zip(runs, names, strict=True) for check in _checks(one, name)]
     return [*checks, *check_reports(top)]
@@ -67,7 +66,7 @@ def verify(folder: str | FilePath) -> list[Check]:
 def check_reports(top: FilePath) -> Iterator[Check]:
     """Make the report's tables again from the runs, and look at what its page is made of."""
     for folder in sorted(file for file in top.glob("report/*") if file.is_dir()):
-        name, again = str(folder.relative_to(top)), f"call isoloss report {folder.name}"
+        name, again = str(folder.relative_to(top)), f"run 'isoloss report {folder.name}' again"
         there = [file for file in FILES if (folder / file).exists()]
         try:
             results = open_results(top)
@@ -105,37 +104,31 @@ def _other_table(file: FilePath, made: str | None) -> str:
     return ""
 
 
-def _is_run(folder: FilePath) -> bool:
-    aside = {"quarantine", "replaced"} & set(folder.parts)
-    return folder.is_dir() and not aside and folder.name.startswith("run-")
-
-
 def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _checks(folder: FilePath, name: str) -> Iterator[Check]:
     """All checks of a run; whatever goes wrong in one is wrong with this run alone."""
+    if not (folder / OUTCOME).exists():
+        yield Check(name, "files", NOT_FINISHED, "")
+        return
     what = "files"
     try:
-        reason = problem(folder)
-        if reason == NOT_FINISHED:
-            yield Check(name, what, NOT_FINISHED, "")
-            return
-        if reason is not None:
-            yield Check(name, what, "damaged or failed", "", reason)
-            return
-        files = read_ending(folder).stamps
-        yield Check(name, what, f"{len(files)} whole", "")
+        stamps = read_ending(folder).stamps
+        run = load_decay(folder) if MEMBERS in stamps else Path.load(folder)
+        yield Check(name, what, f"{len(stamps)} whole", "")
         what, config = AGAIN, load_config(folder)
         if "project" in config:  # only the user's code can build its problem: it is not run here
             yield Check(name, what, "not done: your own project", "")
         elif "imported" in config:
             yield Check(name, what, "not done: imported, without its settings", "")
-        elif (folder / "members.parquet").exists():
-            yield from _decay(folder, name)
+        elif isinstance(run, Path):
+            yield from _walk(run, name)
         else:
-            yield from _walk(Path.load(folder), name)
+            yield from _decay(run, config, name)
+    except ResultsError as error:
+        yield Check(name, what, "damaged or failed", "", str(error))
     except Exception as error:
         yield Check(name, what, "", "", f"cannot be checked: {_said(error)}")
 
@@ -151,10 +144,9 @@ def _walk(path: Path, name: str) -> Iterator[Check]:
         yield Check(name, "points", "none on the level set", "", wrong)
         return
     config = path.metadata["config"]
-    experiment, dtype = experiments.get(config["experiment"]), config.get("dtype", "float32")
-    training, test = _problems(experiment, config["seed"])
+    dtype = config.get("dtype", "float32")
+    again, training, flips = _again(config, points)
     regularizer = get_regularizer(config.get("regularizer", path.regularizer), training)
-    again = pd.DataFrame([_measured(theta, training, test) for theta in points])
     again["regularizer"] = [regularizer.value_and_grad(theta)[0].item() for theta in points]
     settings = {key: value for key, value in config["method"].items() if key != "name"}
     method = METHODS[config["method"]["name"]](**settings)
@@ -165,11 +157,10 @@ def _walk(path: Path, name: str) -> Iterator[Check]:
     probed = np.isin(np.arange(count), (0, count - 1))
     needed = {column: probed | (column in ("loss", "regularizer")) for column in again}
     recorded = path.steps.iloc[path.point_steps].reset_index(drop=True)
-    yield from _columns(name, recorded, again, needed, AGREEMENT[dtype], experiment, test)
+    yield from _columns(name, recorded, again, needed, AGREEMENT[dtype], flips)
 
 
-def _decay(folder: FilePath, name: str) -> Iterator[Check]:
-    config, run = load_config(folder), load_decay(folder)
+def _decay(run: Decay, config: Mapping[str, Any], name: str) -> Iterator[Check]:
     members, ends = run.members, run.ends().double()
     if len(ends) != len(members):
         wrong = f"{len(ends)} networks are kept, but {len(members)} were trained"
@@ -180,31 +171,27 @@ def _decay(folder: FilePath, name: str) -> Iterator[Check]:
     if (finished & ~finite).any():
         wrong = "a network that is said to have finished is infinite or not a number"
         yield Check(name, "networks", f"{(finished & ~finite).sum()} not finite", "0", wrong)
-    experiment = experiments.get(config["experiment"])
-    training, test = _problems(experiment, config["seed"])
-    again = pd.DataFrame([_measured(theta, training, test) for theta in ends[finite]])
+    again, _, flips = _again(config, ends[finite])
     again = again.rename(columns={"loss": "train_loss"})
     again["squared_norm"] = ends[finite].square().sum(dim=1).numpy()
     needed = {str(column): finished[finite] for column in again}
     recorded = members.loc[finite].reset_index(drop=True)
-    yield from _columns(name, recorded, again, needed, AGREEMENT["float32"], experiment, test)
+    yield from _columns(name, recorded, again, needed, AGREEMENT["float32"], flips)
 
 
-def _problems(experiment: Experiment, seed: int) -> tuple[Problem, Problem]:
-    """The training and the test problem in float64."""
-    data, model = experiment.data(seed), experiment.network(seed)
-    pairs = (data.inputs, data.targets), (data.test_inputs, data.test_targets)
+def _again(config: Mapping[str, Any], thetas: Tensor) -> tuple[pd.DataFrame, Problem, float | None]:
+    """Losses and metric in float64, the training problem, and how much an accuracy may be off."""
+    experiment, seed = experiments.get(config["experiment"]), config["seed"]
+    data, model, metric = experiment.data(seed), experiment.network(seed), experiment.metric
     training, test = (
-        Problem(model, experiment.loss, pair, metric=experiment.metric, dtype=torch.float64)
-        for pair in pairs
+        Problem(model, experiment.loss, pair, metric=metric, dtype=torch.float64)
+        for pair in ((data.inputs, data.targets), (data.test_inputs, data.test_targets))
     )
-    return training, test
-
-
-def _measured(theta: Tensor, training: Problem, test: Problem) -> dict[str, float]:
-    test_loss, test_metric = test.evaluate(theta)
-    loss = training.loss(theta).item()
-    return {"loss": loss, "test_loss": test_loss, "test_metric": test_metric}
+    again = pd.DataFrame(map(test.evaluate, thetas), columns=["test_loss", "test_metric"])
+    again.insert(0, "loss", [training.loss(theta).item() for theta in thetas])
+    # an example whose two best classes are equal to rounding may change sides
+    flips = max(1.5 / test.examples, 5e-4) if metric == "accuracy" else None
+    return again, training, flips
 
 
 def _columns(
@@ -213,8 +200,7 @@ def _columns(
     again: pd.DataFrame,
     needed: Mapping[str, NDArray[np.bool_]],
     agreement: float,
-    experiment: Experiment,
-    test: Problem,
+    flips: float | None,
 ) -> Iterator[Check]:
     """Each column against the same computed again, wherever it was measured or is needed."""
     for column in map(str, again):
@@ -230,9 +216,8 @@ def _columns(
         now = again.loc[measured, column].to_numpy(dtype=np.float64)
         if len(before) == 0:
             continue
-        if column == "test_metric" and experiment.metric == "accuracy":
-            # an example whose two best classes are equal to rounding may change sides
-            worst, allowed = np.max(np.abs(before - now)), max(1.5 / test.examples, 5e-4)
+        if column == "test_metric" and flips is not None:
+            worst, allowed = np.max(np.abs(before - now)), flips
         else:
             worst = np.max(np.abs(before - now) / np.maximum(np.abs(now), 1e-12))
             allowed = agreement

@@ -11,17 +11,17 @@ from torch import Tensor
 
 from isoloss.errors import InputError
 from isoloss.path import Path
-from isoloss.report.components import PCA, pca
-from isoloss.report.curves import Array, Methods
-from isoloss.report.page import Picture, Scene, SceneMark, SceneRun, Section, picture
-from isoloss.report.runs import run_name
-from isoloss.report.style import COLORS, count, drawing
-from isoloss.report.style import caption as write_caption
+from isoloss.report import page
+from isoloss.report.page import COLORS, Picture, Scene, SceneMark, SceneRun, Section, picture
+from isoloss.report.statistics import PCA, Array, pca
+from isoloss.report.tables import Runs, run_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Ends = Mapping[str, Array]
+"""Scores of further points, shape (components,), by their label."""
 VIEWS = ((1, 3), (4, 6))
 """First and last component of each 3-D view."""
 COMPONENTS = 6
@@ -29,11 +29,11 @@ COMPONENTS = 6
 MOST_POINTS = 3_000
 """Of all runs together in the report: more are not told apart, and cost grows with their square."""
 TEXT: tuple[str, ...] = (
-    "Kept points of every run, seen along the directions in which they differ most. A "
-    "projection can mislead: how much of each walk's length a view holds is said below it.",
+    "Kept points of every run, seen along the directions in which they differ most. A projection "
+    "can mislead: how much of each walk's length a view holds is stated below it.",
     "Runs start from different weights, and the order of hidden units is arbitrary: it is not "
-    "matched between runs here, as it is not in the paper. Distances between runs, and the mean of "
-    "their end points, therefore say little; the shape of each walk is what can be read.",
+    "matched between runs here, nor in the paper. Distances between runs, and the mean of their "
+    "end points, therefore say little; the shape of each walk is what can be read.",
 )
 HOW_TO = "Drag to rotate; point at a walk to see its step, losses and R."
 MEASURED = {
@@ -54,22 +54,22 @@ def explained_variance(*pcas: PCA, title: str = "") -> Figure:
     Returns:
         The figure, for the caller to change or save.
     """
-    with drawing(1.2 + 3.6 * len(pcas), 3.4, title) as figure:
+    with page.drawing(1.2 + 3.6 * len(pcas), 3.4, title) as figure:
         panels = figure.subplots(1, len(pcas), sharey=True, squeeze=False)[0]
         for axes, found in zip(panels, pcas, strict=True):
             _bars(axes, found.explained_variance_ratio)
             axes.set_title("scaled coordinates" if found.scaled else "coordinates as they are")
         panels[0].set_ylabel("explained share of the variance")
         panels[-1].legend(frameon=False, loc="center right")
-        write_caption(figure, [points_sentence(pcas[0]), *map(scaling_sentence, pcas)])
+        page.caption(figure, [points_sentence(pcas[0]), *map(scaling_sentence, pcas)])
     return figure
 
 
-def pca_views(pca: PCA, *, ends: Mapping[str, Array] | None = None, title: str = "") -> Figure:
+def pca_views(pca: PCA, *, ends: Ends | None = None, title: str = "") -> Figure:
     """3-D views of components 1 to 3 and 4 to 6.
 
-    Every kept point is colored by its position along its walk; crosses are the runs' means, and
-    the mean end point of the walks and further ones have marks of their own.
+    Every kept point is colored by its position along its walk; crosses are the runs' means; the
+    mean end point of the walks and the points of `ends` have marks of their own.
 
     Args:
         pca: Of the points of walks.
@@ -83,7 +83,11 @@ def pca_views(pca: PCA, *, ends: Mapping[str, Array] | None = None, title: str =
     views = [view for view in VIEWS if view[0] <= pca.scores.shape[1]]
     marks = {"mean end of the walks": mean_end(pca), **(ends or {})}
     positions = np.concatenate([np.linspace(0.0, 1.0, kept) for kept in pca.counts])
-    with drawing(4.4 * len(views) + 0.2, 5.4, title) as figure:
+    with page.drawing(4.4 * len(views) + 0.2, 5.4, title) as figure:
+        import matplotlib as mpl
+        from matplotlib.colors import ListedColormap
+
+        dark_to_light = mpl.colormaps["viridis"](np.linspace(0, 0.74, 256))  # none lost on white
         axes_3d: list[Any] = list(  # Axes3D has methods that Axes has not
             figure.subplots(1, len(views), squeeze=False, subplot_kw={"projection": "3d"})[0]
         )
@@ -94,7 +98,7 @@ def pca_views(pca: PCA, *, ends: Mapping[str, Array] | None = None, title: str =
             points = axes.scatter(
                 *_three(pca.scores, first).T,
                 c=positions,
-                cmap=_position_colors(),
+                cmap=ListedColormap(dark_to_light),
                 vmin=0,
                 vmax=1,
                 s=7,
@@ -125,7 +129,7 @@ def pca_views(pca: PCA, *, ends: Mapping[str, Array] | None = None, title: str =
         bar.ax.set_xticklabels(["start", "half", "end"])
         bar.set_label("position along the walk (kept points)")
         axes_3d[0].legend(loc="upper left", frameon=False, fontsize=8, borderaxespad=0)
-        write_caption(figure, [caption(pca)])
+        page.caption(figure, [caption(pca)])
     return figure
 
 
@@ -166,14 +170,6 @@ def _name_axes(axes: Any, first: int) -> None:
     axes.set_box_aspect(None, zoom=0.9)
 
 
-def _position_colors() -> Any:
-    """Colors from the start to the end of a walk: dark to light, but none lost on white."""
-    import matplotlib as mpl
-    from matplotlib.colors import ListedColormap
-
-    return ListedColormap(mpl.colormaps["viridis"](np.linspace(0, 0.74, 256)))
-
-
 def _three(scores: Array, first: int) -> Array:
     """Three components from the first on, shape (points, 3); zeros where there are no more."""
     shown = scores[:, first - 1 : first + 2]
@@ -186,7 +182,7 @@ def mean_end(pca: PCA) -> Array:
 
 
 def caption(pca: PCA) -> str:
-    """What the views are of, how the coordinates are scaled, and how much they show."""
+    """What the views are of, how the coordinates are scaled, and how much the views show."""
     shares = [
         f"{_range(pca.length_share(first, last))} (components {first} to {last})"
         for first, last in VIEWS
@@ -201,7 +197,7 @@ def caption(pca: PCA) -> str:
 
 def points_sentence(pca: PCA) -> str:
     """Of how many points and runs a PCA is."""
-    return f"PCA of {sum(pca.counts):,} kept points of {count(len(pca.counts))}."
+    return f"PCA of {sum(pca.counts):,} kept points of {page.count(len(pca.counts))}."
 
 
 def scaling_sentence(pca: PCA) -> str:
@@ -225,62 +221,48 @@ def _range(shares: Array) -> str:
 
 
 def pca_section(
-    methods: Methods,
-    folder: FilePath,
-    *,
-    title: str,
-    others: Mapping[str, Tensor] | None = None,
-    at_most: int = MOST_POINTS,
-) -> tuple[Section | None, list[str]]:
-    """Compute the PCA of each method's walks and draw it into a folder.
+    runs: Runs, folder: FilePath, others: Mapping[str, Tensor], at_most: int = MOST_POINTS
+) -> tuple[list[Section], list[str]]:
+    """Compute the PCA of each method's walks and draw it into a folder, with `others` marked.
 
-    Returns the section, None where there is nothing to show, and why methods are not in it. Points
-    of `others` are marked too; of runs with too many points evenly chosen ones are shown.
+    Returns no section where there is nothing to show, and why methods are not in it. Of runs with
+    too many points, evenly spaced ones are shown.
     """
     scenes: list[Scene] = []
     pictures: list[Picture] = []
     missing: list[str] = []
     text = list(TEXT)
-    for name, paths in methods.items():
+    for method, paths in runs.methods.items():
         paths = [path for path in paths if len(path.points)]
         share = max(2, at_most // max(1, len(paths)))
-        shown = [_evenly(len(path.points), share) for path in paths]
+        kept = [np.linspace(0, n - 1, min(n, share)) for n in (len(path.points) for path in paths)]
+        shown: list[list[int]] = [rows.round().astype(int).tolist() for rows in kept]
+        points = [path.points[rows] for path, rows in zip(paths, shown, strict=True)]
         try:
-            scene, drawn = _of_method(name, paths, shown, folder, f"{title}, {name}", others or {})
+            both = {name: pca(points, scaled=name == "scaled") for name in ("scaled", "unscaled")}
         except InputError as error:
-            missing.append(f"principal components of {name}: {error}")
+            missing.append(f"{runs.experiment}, principal components of {method}: {error}")
             continue
+        ends = {
+            name: {label: found.transform(point[None])[0] for label, point in others.items()}
+            for name, found in both.items()
+        }
+        pictures += _pictures(method, both, ends, folder, f"{runs.experiment}, {method}")
+        scenes.append(_scene(method, both, ends, paths, shown))
         if any(len(path.points) > share for path in paths):
-            text.append(f"Of each run by {name}, {share} points evenly along the walk are shown.")
-        scenes.append(scene)
-        pictures += drawn
+            text.append(f"Of each run by {method}, {share} points evenly along the walk are shown.")
     section = Section(title="Principal components", text=text, scenes=scenes, pictures=pictures)
-    return (section if scenes else None), missing
+    return [section] if scenes else [], missing
 
 
-def _evenly(length: int, at_most: int) -> list[int]:
-    """Which of the points of a walk are shown: the first, the last, and some evenly between."""
-    return np.linspace(0, length - 1, min(length, at_most)).round().astype(int).tolist()
-
-
-def _of_method(
-    method: str,
-    paths: Sequence[Path],
-    shown: Sequence[list[int]],
-    folder: FilePath,
-    title: str,
-    others: Mapping[str, Tensor],
-) -> tuple[Scene, list[Picture]]:
-    points = [path.points[rows] for path, rows in zip(paths, shown, strict=True)]
-    both = {name: pca(points, scaled=name == "scaled") for name in ("scaled", "unscaled")}
-    ends = {
-        name: {label: found.transform(point[None])[0] for label, point in others.items()}
-        for name, found in both.items()
-    }
-    pictures: list[Picture] = []
+def _pictures(
+    method: str, both: Mapping[str, PCA], ends: Mapping[str, Ends], folder: FilePath, title: str
+) -> list[Picture]:
+    """The views of each scaling, and the explained variance of both."""
+    views: list[Picture] = []
     for name, found in both.items():
         words = "scaled coordinates" if found.scaled else "coordinates as they are"
-        pictures.append(
+        views.append(
             picture(
                 pca_views(found, ends=ends[name], title=title),
                 folder,
@@ -291,25 +273,34 @@ def _of_method(
                 folded=not found.scaled,
             )
         )
-    pictures.append(
-        picture(
-            explained_variance(*both.values(), title=title),
-            folder,
-            f"variance-{method}",
-            title=f"Walks by {method}, explained variance",
-            alt=" ".join(_told(found) for found in both.values()),
-        )
+    variance = picture(
+        explained_variance(*both.values(), title=title),
+        folder,
+        f"variance-{method}",
+        title=f"Walks by {method}, explained variance",
+        alt=" ".join(_told(found) for found in both.values()),
     )
-    names = [_run(path, k) for k, path in enumerate(paths)]
-    marked = {
-        name: {
-            "mean end of the walks": mean_end(found),
-            **ends[name],
-            **{f"mean of {run}": x.mean(axis=0) for run, x in zip(names, found.runs, strict=True)},
-        }
-        for name, found in both.items()
-    }
-    scene = Scene(
+    return [*views, variance]
+
+
+def _scene(
+    method: str,
+    both: Mapping[str, PCA],
+    ends: Mapping[str, Ends],
+    paths: Sequence[Path],
+    shown: Sequence[list[int]],
+) -> Scene:
+    """The scene of a method's walks, of the points that are shown of each."""
+    numbers = [run_name(path, k).removeprefix("run-") for k, path in enumerate(paths)]
+    names = [f"run {int(n) if n.isdecimal() else k}" for k, n in enumerate(numbers)]
+    marks: dict[str, dict[str, list[float]]] = {}  # by label, then by scaling
+    for name, found in both.items():
+        means = [run.mean(axis=0) for run in found.runs]
+        at = {"mean end of the walks": mean_end(found), **ends[name]}
+        at |= {f"mean of {run}": mean for run, mean in zip(names, means, strict=True)}
+        for label, scores in at.items():
+            marks.setdefault(label, {})[name] = _rounded(scores[:COMPONENTS])
+    return Scene(
         title=f"Walks by {method}, to be rotated",
         alt=f"The walks by {method} in three components at a time, colored from start to end. "
         f"{_told(both['scaled'])} The slider and the table below it give the values along the way.",
@@ -327,20 +318,8 @@ def _of_method(
             )
             for k, path in enumerate(paths)
         ],
-        marks=[
-            SceneMark(
-                name=label,
-                **{name: _rounded(marked[name][label][:COMPONENTS]) for name in both},
-            )
-            for label in marked["scaled"]
-        ],
+        marks=[SceneMark(name=label, **scores) for label, scores in marks.items()],
     )
-    return scene, pictures
-
-
-def _run(path: Path, k: int) -> str:
-    last = run_name(path, k).removeprefix("run-")
-    return f"run {int(last) if last.isdecimal() else k}"
 
 
 def _values(path: Path, rows: Sequence[int]) -> dict[str, list[float | None]]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from isoloss.errors import InputError
+from isoloss.errors import InputError, unknown
 from isoloss.path import Path
-from isoloss.report.curves import Array, Band, Methods, band, curve, thin
-from isoloss.report.page import Section, Table, number, picture
-from isoloss.report.runs import readable
-from isoloss.report.style import DASHES, caption, color, count, drawing
+from isoloss.report.page import DASHES, Section, caption, color, count, drawing, number, picture
+from isoloss.report.statistics import Array
+from isoloss.report.tables import Methods, Runs, ends_table, on_level, walk_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 Walks = Path | Iterable[Path] | Mapping[str, Path | Iterable[Path]]
 
-MOST_VERTICES = 1500
-"""Of a curve: more than there are pixels only make the file large."""
+MOST_VERTICES = 1500  # of a curve: more than there are pixels only make the file large
 X_LABELS = {
     "step": "step",
     "evaluations": "evaluations of loss and gradient",
@@ -35,30 +34,26 @@ VIEWS = {
     "step": (
         "walk",
         "Along the steps",
-        "a column of panels for each method, against the step",
         "Steps of different methods are of different length and cost.",
     ),
     "evaluations": (
         "walk-evaluations",
         "Against what it cost",
-        "all methods together, against the number of evaluations",
         "An evaluation is one loss and gradient over the full training set.",
     ),
     "arc_length": (
         "walk-arc-length",
         "Against the length of the walk",
-        "all methods together, against the arc length",
         "The sum of the Euclidean lengths of all steps, corrections included.",
     ),
     "regularizer": (
         "walk-regularizer",
         "At equal regularizer",
-        "all methods together, against the falling regularizer R",
-        "Drawn this way methods can be compared: at each R, what each found there and what it had "
-        "cost. Only points at which R is smaller than ever before.",
+        "This is how to compare methods: at each R, what each found there and what it had cost. "
+        "Only new lows of R are drawn.",
     ),
 }
-"""On the page, by what the walks are drawn against: file, title, what is shown, caption."""
+"""On the page, by what the walks are drawn against: file, title, caption."""
 
 
 def plot(walks: Walks, against: str = "step") -> Figure:
@@ -67,8 +62,8 @@ def plot(walks: Walks, against: str = "step") -> Figure:
     Several walks of one name are drawn as their mean with a band of one standard deviation.
 
     Args:
-        walks: A walk; several walks, which are named by their methods; or a dict of a walk or
-            several by the name to give them.
+        walks: A walk; several walks, which are named by their methods; or a dict from the name to
+            draw under to a walk or several.
         against: `"step"`, `"evaluations"`, `"arc_length"` or `"regularizer"`.
 
     Returns:
@@ -80,8 +75,7 @@ def plot(walks: Walks, against: str = "step") -> Figure:
     named: dict[str, list[Path]] = {}
     labeled: Any = walks.items() if isinstance(walks, Mapping) else [("", walks)]
     for label, given in labeled:
-        several = isinstance(given, Iterable)  # a Path is not
-        for path in given if several else [given]:
+        for path in given if isinstance(given, Iterable) else [given]:  # a Path is not
             if not isinstance(path, Path):
                 kind = type(path).__name__
                 raise InputError(f"walks must be a Path, a list or a dict of them, got {kind}")
@@ -100,10 +94,10 @@ def walk_panels(
     """Stacked panels of what was measured along walks (the paper's Fig. 2).
 
     Mean over the runs with a band of one standard deviation. Where runs have different lengths the
-    mean ends with the shortest; what not all runs share continues as thin curves of their own.
+    mean ends with the shortest; what not all runs share continues as thin curves.
 
-    Against the step each method has a column of panels of its own, since the steps of different
-    methods are different things; against anything else the methods share the panels.
+    Against the step each method has its own column of panels, since the steps of different methods
+    cannot be compared; against anything else the methods share the panels.
 
     Args:
         methods: The walks of each method, by its name.
@@ -192,9 +186,7 @@ def close_up(
                 _draw(axes, mean, k, f"{method}, {count(len(paths))}", beyond=False)
         values = np.concatenate(seen)
         if not len(values):
-            raise InputError(
-                f"interval must hold a measured point of a walk, got ({first:g}, {last:g})"
-            )
+            raise InputError(f"interval must hold a measured point, got ({first:g}, {last:g})")
         margin = 0.08 * np.ptp(values) or 0.01 * abs(values[0]) or 1.0
         axes.set(
             ylabel=label or column.replace("_", " "),
@@ -203,9 +195,91 @@ def close_up(
         _scale(axes, against, methods)
         axes.set_xlim((last, first) if against == "regularizer" else (first, last))
         axes.legend(ncols=len(methods), **LEGEND)
-        lines = "Thin lines are single runs; thick their mean, where all runs are, with a band of "
-        caption(figure, [lines + "one standard deviation."])
+        said = "Thin lines are single runs; the thick line is their mean, where all runs are"
+        caption(figure, [f"{said}, with a band of one standard deviation."])
     return figure
+
+
+@dataclass(frozen=True)
+class Band:
+    """Mean and sample standard deviation over runs where all of them are, and the runs beyond.
+
+    Runs of unequal length are not averaged where one has ended: the mean would jump there only
+    because it is over fewer runs.
+    """
+
+    x: Array
+    mean: Array
+    std: Array  # NaN of one run
+    beyond: list[tuple[Array, Array]]  # (x, values) of each part of a run that not all share
+    runs: int
+
+
+def curve(path: Path, column: str, against: str = "step") -> tuple[Array, Array]:
+    """x, strictly ascending, and a column where it was measured along a walk.
+
+    Against the regularizer only its new lows are taken, so that there is one value for each.
+    """
+    if against not in X_LABELS:
+        raise unknown("abscissa", against, X_LABELS)
+    if column not in path.steps:
+        raise unknown("column", column, [str(name) for name in path.steps.columns])
+    rows = on_level(path).dropna(subset=[column])
+    x = rows["progress" if against == "step" else against].to_numpy(dtype=float)
+    y = rows[column].to_numpy(dtype=float)
+    if against == "regularizer":
+        x = -x  # it falls along the walk
+    new = np.diff(np.maximum.accumulate(x), prepend=-np.inf) > 0
+    x, y = x[new], y[new]
+    return (-x[::-1], y[::-1]) if against == "regularizer" else (x, y)
+
+
+def band(
+    paths: Sequence[Path], column: str, against: str = "step", *, at_most: int | None = None
+) -> Band:
+    """Mean and standard deviation of a column over runs, at every k-th x, `at_most` and the last.
+
+    Against the step, runs are averaged step by step where all were measured; against anything else,
+    each run is interpolated linearly to every x at which any of them was measured.
+    """
+    curves = [curve(path, column, against) for path in paths]
+    low = max((x[0] if len(x) else np.inf for x, _ in curves), default=np.inf)
+    high = min((x[-1] if len(x) else -np.inf for x, _ in curves), default=-np.inf)
+    if against == "step":
+        table = pd.concat([pd.Series(y, index=x) for x, y in curves], axis=1).loc[low:high]
+        common = table.dropna()
+        grid = thin(common.index.to_numpy(dtype=float), at_most)
+        values = common.loc[grid].to_numpy(dtype=float)
+    else:
+        grid = np.unique(np.concatenate([x for x, _ in curves]))
+        grid = thin(grid[(low <= grid) & (grid <= high)], at_most)
+        values = np.stack([np.interp(grid, x, y) for x, y in curves if len(x)] or [grid], axis=1)
+    several = len(paths) > 1 and len(grid) > 0
+    return Band(
+        x=grid,
+        mean=values.mean(axis=1),
+        std=values.std(axis=1, ddof=1) if several else np.full(len(grid), np.nan),
+        beyond=[part for x, y in curves for part in _outside(x, y, low, high)],
+        runs=len(paths),
+    )
+
+
+def thin(values: Array, at_most: int | None) -> Array:
+    """Every k-th value, no more than `at_most`, and the last."""
+    every = -(-len(values) // at_most) if at_most else 1
+    return values if every <= 1 else np.append(values[:-1:every], values[-1])
+
+
+def _outside(x: Array, y: Array, low: float, high: float) -> list[tuple[Array, Array]]:
+    """The parts of a curve below `low` and above `high`, up to the points there."""
+    if low > high:
+        return [(x, y)] if len(x) > 1 else []
+    parts: list[tuple[Array, Array]] = []
+    for outside, edge in ((x < low, low), (x > high, high)):
+        if outside.any():
+            ends = np.unique(np.append(x[outside], edge))
+            parts.append((ends, np.interp(ends, x, y)))
+    return parts
 
 
 def _panels(methods: Methods, against: str, metric: str, unit: str) -> dict[str, str]:
@@ -288,40 +362,39 @@ def _caption(methods: Methods, against: str, uneven: Sequence[str]) -> list[str]
     return lines
 
 
-def walks_section(
-    methods: Methods, table: pd.DataFrame, folder: FilePath, *, title: str, metric: str, unit: str
-) -> Section:
-    """Draw the walks into a folder, with the table of `walk_table`."""
-    columns, rows = readable(table)
-    single = [name for name, paths in methods.items() if len(paths) == 1]
-    below = "Mean ± sample standard deviation over the runs."
+def walks_section(runs: Runs, folder: FilePath) -> Section:
+    """Draw the walks into a folder, below the table of where they start and end."""
+    table = walk_table(runs.methods)
+    single = [name for name, paths in runs.methods.items() if len(paths) == 1]
+    spread = "Mean ± sample standard deviation over the runs."
     if single:
-        below += f" Of {' and '.join(single)} there is one run, so no standard deviation."
+        spread += f" There is only one run of {' and '.join(single)}, so no standard deviation."
+    words = {"title": runs.experiment, "metric": runs.metric, "unit": runs.unit}
+    each = {"step": "a column of panels for each method"}
     pictures = [
         picture(
-            walk_panels(methods, against=against, title=title, metric=metric, unit=unit),
+            walk_panels(runs.methods, against=against, **words),
             folder,
             name,
             title=heading,
-            alt=f"Curves of the walks, {shown}. {_told(table)}",
+            alt=f"Curves of the walks, {each.get(against, 'all methods together')}, against "
+            f"the {X_LABELS[against]}. {_told(table)}",
             caption=below,
             folded=against == "arc_length",
         )
-        for against, (name, heading, shown, below) in VIEWS.items()
+        for against, (name, heading, below) in VIEWS.items()
     ]
-    ends = Table(title="Start and end", columns=columns, rows=rows, caption=below)
-    return Section(title="The walks", tables=[ends], pictures=pictures)
+    tables = [ends_table(table, "Start and end", spread)]
+    return Section(title="The walks", tables=tables, pictures=pictures)
 
 
 def _told(table: pd.DataFrame) -> str:
-    """What the curves tell, in numbers: where R and the test loss begin and end."""
-    sentences: list[str] = []
+    """What the curves say, in numbers: where R and the test loss begin and end."""
     means = table.set_index(["method", "quantity", "place"])["mean"]
-    for method in dict.fromkeys(table["method"]):
-        for quantity in ("R", "test loss"):
-            if (method, quantity, "end") in means.index:
-                start, end = (means[method, quantity, place] for place in ("start", "end"))
-                sentences.append(
-                    f"By {method}, mean {quantity} goes from {number(start)} to {number(end)}."
-                )
-    return " ".join(sentences)
+    return " ".join(
+        f"By {method}, mean {quantity} goes from {number(means[method, quantity, 'start'])} to "
+        f"{number(means[method, quantity, 'end'])}."
+        for method in dict.fromkeys(table["method"])
+        for quantity in ("R", "test loss")
+        if (method, quantity, "end") in means.index
+    )

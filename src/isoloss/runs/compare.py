@@ -11,7 +11,7 @@ from pathlib import Path as FilePath
 from typing import cast
 
 from isoloss.experiments.catalog import Experiment
-from isoloss.report.comparison import chosen_per_run, equivalent_penalty
+from isoloss.report.tables import chosen_per_run, equivalent_penalty
 from isoloss.runs.decay import DecayRun, decay_settings
 from isoloss.runs.walk import Origin, WalkRun, WalkSettings
 from isoloss.store import Results, run_folder

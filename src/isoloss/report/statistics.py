@@ -1,26 +1,113 @@
-"""Principal components of the points of walks, exact, in memory that does not grow with them."""
+"""Statistics over runs, and the exact principal components of the points of walks."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
 import scipy.sparse.linalg
 import torch
+from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor
 
 from isoloss.errors import InputError
-from isoloss.report.curves import Array
 
+Array = NDArray[np.float64]
+
+CONFIDENCE = 0.95
+RESAMPLES = 9_999
+FEW = 6
+"""Below as many pairs the exact Wilcoxon test cannot come below p = 0.05, whatever the data."""
 BLOCK_BYTES = 2**26
 """Of coordinates taken into double precision at a time."""
 
 DENSE = 500
-"""Points from which on the few largest eigenvalues are found by Lanczos' method, to all digits."""
+"""Above as many points the few largest eigenvalues are found by Lanczos' method, to all digits."""
 NOISE = 1e-12
 """Components with less than this share of the first one's variance are rounding of the products."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A quantity over runs."""
+
+    mean: float
+    std: float  # of the sample (n - 1); NaN of one run
+    low: float  # 95 % bootstrap interval of the mean; NaN of one run
+    high: float
+    interval: str  # how it was made: BCa, percentile where that is degenerate, or none
+    runs: int  # without those that have no finite value
+
+
+def summarize(values: Sequence[float] | Array) -> Summary:
+    """Mean, spread and interval of a quantity, one value for each run.
+
+    The interval is the bias-corrected and accelerated bootstrap of Efron (1987), or the percentile
+    bootstrap where that is degenerate: where all values but one are equal. From few runs either is
+    too narrow.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    finite = array[np.isfinite(array)]
+    runs = len(finite)
+    if runs < 2:
+        mean = float(finite[0]) if runs else np.nan
+        return Summary(mean, np.nan, np.nan, np.nan, "none", runs)
+    mean, std = float(finite.mean()), float(finite.std(ddof=1))
+    for method in ("BCa", "percentile"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scipy warns where BCa is degenerate
+            found: Any = stats.bootstrap(
+                (finite,),
+                np.mean,
+                confidence_level=CONFIDENCE,
+                n_resamples=RESAMPLES,
+                method=method,
+                rng=np.random.default_rng(0),
+            ).confidence_interval
+        if np.isfinite([found.low, found.high]).all():
+            return Summary(mean, std, float(found.low), float(found.high), method, runs)
+    return Summary(mean, std, np.nan, np.nan, "none", runs)
+
+
+@dataclass(frozen=True)
+class Change(Summary):
+    """A change paired over runs: what is after minus what was before."""
+
+    t_p: float  # paired t-test, two-sided; NaN of fewer than two pairs
+    wilcoxon_p: float  # signed-rank test, two-sided, exact for few pairs without ties
+    note: str  # caveats of the tests
+
+
+def paired_change(before: Sequence[float] | Array, after: Sequence[float] | Array) -> Change:
+    """How a quantity changed, run by run; pairs that are not finite are left out."""
+    difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
+    difference = difference[np.isfinite(difference)]
+    summary = asdict(summarize(difference))
+    if len(difference) < 2:
+        return Change(**summary, t_p=np.nan, wilcoxon_p=np.nan, note="one run: no test")
+    notes: list[str] = []
+    if np.ptp(difference) <= 1e-12 * np.abs(difference).max():
+        # the t-test has no spread to divide by, except that of rounding
+        t_p = np.nan if difference.any() else 1.0
+        notes.append("all runs change alike: no t-test")
+    else:
+        test: Any = stats.ttest_1samp(difference, 0.0)
+        t_p = float(test.pvalue)
+    if np.all(difference == 0):
+        wilcoxon_p = 1.0
+    else:
+        tied = len(np.unique(np.abs(difference))) < len(difference) or bool((difference == 0).any())
+        ranked: Any = stats.wilcoxon(difference, method="approx" if tied else "exact")
+        wilcoxon_p = float(ranked.pvalue)
+    if len(difference) < FEW:
+        least = 2.0 ** (1 - len(difference))
+        notes.append(f"{len(difference)} runs: Wilcoxon's p cannot be below {least:.3g}")
+    return Change(**summary, t_p=t_p, wilcoxon_p=wilcoxon_p, note="; ".join(notes))
 
 
 @dataclass(frozen=True)
@@ -56,7 +143,7 @@ class PCA:
         return np.split(self.scores, np.cumsum(self.counts)[:-1])
 
     def length_share(self, first: int, last: int) -> Array:
-        """How much of each run's length is left in the picture of some components.
+        """How much of each run's length is left in a view of some components.
 
         Args:
             first: Number of the first component shown, from 1.
@@ -66,7 +153,8 @@ class PCA:
             Length of the projected polygon over that of the polygon itself, 0 to 1, shape (runs,);
             NaN for a run that does not move.
         """
-        shown = np.array([_length(run[:, first - 1 : last]) for run in self.runs])
+        moves = [np.diff(run[:, first - 1 : last], axis=0) for run in self.runs]
+        shown = np.array([np.linalg.norm(move, axis=1).sum() for move in moves])
         still = self.lengths == 0
         return np.where(still, np.nan, shown / np.where(still, 1.0, self.lengths))
 
@@ -99,14 +187,14 @@ def pca(points: Sequence[Tensor], *, scaled: bool = True, components: int = 10) 
 
     There are far fewer points than parameters, so the components are found from the Gram matrix of
     the centered points (the "snapshot method", Sirovich 1987), summed in double precision over
-    blocks of coordinates: beside the points as they are, some 64 MB, the Gram matrix and the
-    components themselves are all that is held.
+    blocks of coordinates: besides the points as they are, only some 64 MB, the Gram matrix and the
+    components themselves are held.
 
     Args:
         points: The points of each run, shape (points, parameters) each.
         scaled: Divide every coordinate by its standard deviation (of the population, as the
             reference does). Coordinates that never change stay zero.
-        components: Most components to find; fewer where the points span fewer.
+        components: Components to find at most; fewer where the points span fewer.
 
     Returns:
         The components. Their signs are such that each one's largest score is positive.
@@ -193,7 +281,3 @@ def _blocks(points: Sequence[Tensor], n: int) -> Iterator[tuple[slice, Array]]:
 def _spans(count: int, n: int) -> Iterator[slice]:
     width = max(1, BLOCK_BYTES // (8 * max(1, count)))
     return (slice(start, min(start + width, n)) for start in range(0, n, width))
-
-
-def _length(polygon: Array) -> float:
-    return float(np.linalg.norm(np.diff(polygon, axis=0), axis=1).sum())
