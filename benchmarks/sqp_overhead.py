@@ -1,4 +1,4 @@
-"""Time that `sqp` takes beside its evaluations, as a share of theirs.
+"""Time that `sqp` takes outside its evaluations, as a percentage of the time in them.
 
 A walk is taken in float32 from a trained start, on one thread by default, with the method's steps
 and the problem's evaluations timed separately. The same walk is repeated several times; the least
@@ -56,7 +56,7 @@ class TimedSQP:
 
 
 def walk(problem: Problem, clock: Callable[[], float]) -> list[tuple[int, float, float]]:
-    """Evaluations so far, seconds in them and seconds beside them, of each step."""
+    """Evaluations so far, seconds in them and seconds outside them, for each step."""
     evaluate = problem.loss_and_grad
     timed, method = Timed(evaluate, clock), TimedSQP(clock)
     problem.loss_and_grad = timed  # type: ignore[method-assign]
@@ -97,7 +97,7 @@ def main() -> None:
 
     print(f"{arguments.threads} threads, {arguments.rounds} rounds, median of seeds 0 to ", end="")
     print(f"{arguments.seeds - 1}, torch {torch.__version__}, Python {platform.python_version()}\n")
-    marks = " | ".join(f"beside it, {mark}" for mark in MARKS)
+    marks = " | ".join(f"outside, {mark}" for mark in MARKS)
     print(f"| experiment | ms an evaluation | {marks} | two products |")
     print(f"| --- | ---: |{' ---: |' * len(MARKS)} ---: |")
     shares: dict[str, dict[int, float]] = {}
@@ -114,8 +114,8 @@ def main() -> None:
             ]
             for mark in MARKS:
                 upto = [step for step in steps if step[0] <= mark]
-                inside, beside = sum(step[1] for step in upto), sum(step[2] for step in upto)
-                each[mark].append(beside / inside)
+                inside, outside = sum(step[1] for step in upto), sum(step[2] for step in upto)
+                each[mark].append(outside / inside)
             costs.append(1e3 * sum(step[1] for step in steps) / steps[-1][0])
             products.append(1e3 * two_products(problem, clock) / costs[-1])
         shares[name] = {mark: statistics.median(values) for mark, values in each.items()}
