@@ -8,7 +8,7 @@ from tests.problems import classifier, normal, snapshot
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from isoloss.flat import FlatNetwork, flatten, load_into, trainable
+from isoloss.flat import BLOCK, FlatNetwork, flatten, inner, load_into, trainable
 
 
 class Tied(nn.Module):
@@ -220,3 +220,12 @@ def test_the_flat_type_is_the_one_asked_for(dtype: torch.dtype) -> None:
     network = FlatNetwork(nn.Linear(2, 2), dtype=dtype)
     assert network.dtype == dtype
     assert network(torch.ones(1, 2, dtype=dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("size", [1, 1000, BLOCK, BLOCK + 1, 40 * BLOCK + 7])
+def test_inner_products_in_float32_keep_six_digits_at_any_length(size: int) -> None:
+    a = normal(size, seed=size).float()
+    exact = a.double().dot(a.double()).item()
+    assert inner(a, a).item() == pytest.approx(exact, rel=2e-6)
+    if size <= BLOCK:
+        assert inner(a, a) == a.dot(a)
