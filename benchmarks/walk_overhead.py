@@ -47,6 +47,7 @@ def main() -> None:
             stop=Stop(steps=arguments.steps),
             record=Record(points_every=50, points_at_most=None),
             probes=start.probes if probes else {},
+            check=False,
             progress=False,
         )
 
