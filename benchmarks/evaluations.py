@@ -5,13 +5,13 @@ For each seed: `paper` with the experiment's settings for its full number of pre
 (1e-5 absolute). An evaluation is one full-batch loss and gradient, rejected trials included.
 That tolerance is 2e-6 of MPG_FF's level, so there `sqp` runs in float64.
 
-Apart from that: `sqp` in float64 to a KKT residual of 1e-3, ten seeds of IRIS_FF and MPG_FF.
+In addition: `sqp` in float64 to a KKT residual of 1e-3, on ten seeds of IRIS_FF and MPG_FF.
 
     python benchmarks/evaluations.py [--experiments NAME ...] [--seeds N] [--processes 2] [--reuse]
 
 writes a table in Markdown to standard output, and benchmarks/out/evaluations.json, which grows as
-walks end. Five seeds, two of MNIST_CONV, or N at most. With --reuse the walks by `paper`, most of
-the time by far, are taken from that file where it has them.
+walks end. Five seeds (two of MNIST_CONV), or at most N. With --reuse the walks by `paper`, by far
+the longest part, are taken from that file where it has them.
 """
 
 from __future__ import annotations

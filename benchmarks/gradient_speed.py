@@ -1,11 +1,12 @@
 """Time of one full-batch loss and gradient: this project, plain torch, and JAX, side by side.
 
-For each experiment, on its real data at the network's random start, float32:
-`Problem.loss_and_grad`; torch's autograd on all examples at once; the same by 100, images in
-channels-last layout, summed; and `jax.jit(jax.value_and_grad(...))` of the same network. Each has a
-process of its own, pinned to the same cores; they take turns, some tenths of a second each, so that
-other work on the machine slows all. On one core the clock is the CPU time of the process, on more
-it is the wall's. JAX is not needed: without it (extra `benchmarks`) its column is left out.
+For each experiment, on its own data and at the network's random initialization, in float32:
+`Problem.loss_and_grad`; torch's autograd on all examples at once; the same in chunks of 100, images
+in channels-last layout, summed; and `jax.jit(jax.value_and_grad(...))` of the same network. Each
+runs in a process of its own, pinned to the same cores; they alternate every few tenths of a second,
+so that other work on the machine slows them all. On one core the clock is the CPU time of the
+process, on several the wall clock. JAX is optional: without it (extra `benchmarks`) its column is
+left out.
 
     python benchmarks/gradient_speed.py [--experiments NAME ...] [--threads 1] [--rounds 9]
 
@@ -35,8 +36,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from isoloss import Problem, experiments
-from isoloss.experiments import datasets
+from isoloss import IsolossError, Problem, experiments
 
 TORCH_LOSSES = {"cross_entropy": functional.cross_entropy, "mse": functional.mse_loss}
 AT_ONCE = 100
@@ -147,7 +147,7 @@ WAYS: dict[str, Callable[[str], Callable[[], Any]]] = {
 
 
 def numbers(result: Any) -> tuple[float, float]:
-    """Loss and norm of the gradient, to see that all compute the same."""
+    """Loss and norm of the gradient, to verify that all compute the same."""
     loss, grad = result
     pieces = grad if isinstance(grad, (list, tuple)) else [grad]
     squares = sum(float(np.square(np.asarray(piece, dtype=np.float64)).sum()) for piece in pieces)
@@ -155,7 +155,7 @@ def numbers(result: Any) -> tuple[float, float]:
 
 
 def serve(channel: Connection, way: str, name: str, threads: int) -> None:
-    """A process of one way: pinned to cores, it evaluates so many times when asked."""
+    """One implementation in its own process, pinned to cores; evaluates as often as it is told."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     os.environ["XLA_FLAGS"] = (
@@ -250,12 +250,12 @@ def main() -> None:
     parser.add_argument("--experiments", nargs="+", default=experiments.names())
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--turn", type=float, default=0.3, help="seconds of a turn")
+    parser.add_argument("--turn", type=float, default=0.3, help="seconds per turn")
     arguments = parser.parse_args()
     ways = list(WAYS)
     if importlib.util.find_spec("jax") is None:
         ways.remove("JAX")
-        print('JAX is not here, so its column is missing; pip install "isoloss[benchmarks]"\n')
+        print('JAX is not installed, so its column is missing; pip install "isoloss[benchmarks]"\n')
     clock = "CPU time" if arguments.threads == 1 else "wall-clock time"
     environment = {
         "torch": torch.__version__,
@@ -272,8 +272,10 @@ def main() -> None:
     out.parent.mkdir(exist_ok=True)
     results = []
     for name in arguments.experiments:
-        if not datasets.at_hand(experiments.get(name).dataset):
-            print(f"\n{name} is left out: its data is not at hand; isoloss data fetch\n")
+        try:
+            experiments.get(name).data(0)
+        except IsolossError as error:
+            print(f"\n{name} is left out: {error}\n")
             continue
         result = compare(name, ways, arguments.threads, arguments.rounds, arguments.turn)
         result["summary"] = summarize(result)

@@ -2,18 +2,19 @@
 
 The network is written here after torchvision's ResNet: a 7x7 stem of stride 2 and a pool of stride
 2, three stages of three basic blocks with batch norm, 32, 64 and 128 channels. It is trained by
-torch.optim.Adam on normalized images, put into eval mode, and walked by `isoloss.SQP` towards a
-smaller squared norm. Then the loss of every point is computed anew in float64.
+torch.optim.Adam on normalized images, put into eval mode, and walked by `isoloss.SQP` toward a
+smaller squared norm. Then the loss of every point is recomputed in float64.
 
     python benchmarks/resnet20.py [--images 5000] [--epochs 12] [--evaluations 120] [--out FOLDER]
 
-The data is looked for in $ISOLOSS_DATA. Trained weights and the walk are left in the folder; called
-again, training is not repeated.
+The data is looked for in $ISOLOSS_DATA. The trained weights and the walk are left in the folder; a
+second call does not repeat the training.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -25,12 +26,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from isoloss import Problem, Record, Stop, traverse
-from isoloss.experiments import datasets
+from isoloss import Problem, Record, Stop, experiments, traverse
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm beside a shortcut."""
+    """Two 3x3 convolutions with batch norm and a shortcut."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -109,14 +109,14 @@ def main() -> None:
     torch.manual_seed(0)
     arguments.out.mkdir(parents=True, exist_ok=True)
 
-    whole = datasets.load("cifar10")
-    drawn, _ = datasets.draw(whole, arguments.images, 0)
-    inputs, targets = torch.from_numpy(drawn.train_inputs), torch.from_numpy(drawn.train_targets)
+    experiment = dataclasses.replace(experiments.get("CIFAR10_CONV"), draw=arguments.images)
+    drawn = experiment.data(seed=0)
+    inputs, targets = drawn.inputs, drawn.targets
     mean, std = inputs.mean((0, 2, 3), keepdim=True), inputs.std((0, 2, 3), keepdim=True)
     inputs = ((inputs - mean) / std).contiguous(memory_format=torch.channels_last)
-    test_pixels = torch.from_numpy(drawn.test_inputs[: arguments.test_images])
-    test_targets = torch.from_numpy(drawn.test_targets[: arguments.test_images])
-    del whole, drawn
+    test_pixels = drawn.test_inputs[: arguments.test_images]
+    test_targets = drawn.test_targets[: arguments.test_images]
+    del drawn
 
     network = resnet20().to(memory_format=torch.channels_last)
     weights = arguments.out / "trained.safetensors"

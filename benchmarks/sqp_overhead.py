@@ -1,16 +1,16 @@
-"""Time that `sqp` takes beside its evaluations, as a share of theirs.
+"""Time that `sqp` takes outside its evaluations, as a percentage of the time in them.
 
-A walk is stepped by hand in float32 from a trained start, on one thread unless told otherwise, with
-the problem's loss and gradient timed apart. The same walk is gone several times; of each step the
-least CPU time counts, for the evaluations and for the rest, so that other work on the machine
-disturbs little.
+A walk is taken in float32 from a trained start, on one thread by default, with the method's steps
+and the problem's evaluations timed separately. The same walk is repeated several times; the least
+CPU time of each step counts, for the evaluations and for the rest, so that other work on the
+machine has little effect.
 
     python benchmarks/sqp_overhead.py [--experiments NAME ...] [--rounds 5] [--threads 1]
 
-writes the share after 50, 100, 200 and 400 evaluations: the method's vectors grow at first. Beside
-it, for comparison, what the two products that a trial cannot do without take (the coordinates of a
-gradient and a step) over 30 stored vectors, half of a full memory having been kept, right after an
-evaluation has swept them out of the cache.
+prints the share after 50, 100, 200 and 400 evaluations, since the number of stored vectors grows at
+first. For comparison, the last column gives the cost of the two products that no trial can do
+without (the coordinates of a gradient, and a step) with 30 stored vectors, midway between a full
+basis and a compressed one, right after an evaluation has evicted them from the cache.
 """
 
 from __future__ import annotations
@@ -21,46 +21,53 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
 
+import isoloss
 from isoloss import SQP, Problem, experiments
-from isoloss.point import Objective
-from isoloss.regularizers import SquaredNorm
 
 MARKS = (50, 100, 200, 400)
 ROWS = 30
 
 
 class Timed:
-    """A problem whose evaluations are timed."""
+    """A function with the seconds spent in it."""
 
-    def __init__(self, problem: Problem, clock: Callable[[], float]) -> None:
-        self.problem, self.clock, self.seconds = problem, clock, 0.0
+    def __init__(self, function: Callable[..., Any], clock: Callable[[], float]) -> None:
+        self.function, self.clock, self.seconds = function, clock, 0.0
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.problem, name)
-
-    def loss_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """As the problem's."""
+    def __call__(self, *arguments: Any) -> Any:
         began = self.clock()
-        found = self.problem.loss_and_grad(theta)
+        found = self.function(*arguments)
         self.seconds += self.clock() - began
         return found
 
 
+class TimedSQP:
+    """`isoloss.SQP` with its steps timed."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        inner = SQP()
+        self.name, self.stride, self.takes_all_steps = inner.name, inner.stride, False
+        self.relative_tolerance, self.init = inner.relative_tolerance, inner.init
+        self.step = Timed(inner.step, clock)
+
+
 def walk(problem: Problem, clock: Callable[[], float]) -> list[tuple[int, float, float]]:
-    """Evaluations so far, seconds in them and seconds beside them, of each step."""
-    timed, method = Timed(problem, clock), SQP()
-    objective = Objective(timed, SquaredNorm())  # type: ignore[arg-type]
-    state = method.init(objective, problem.current(), None, 1e-3)
+    """Evaluations so far, seconds in them and seconds outside them, for each step."""
+    evaluate = problem.loss_and_grad
+    timed, method = Timed(evaluate, clock), TimedSQP(clock)
+    problem.loss_and_grad = timed  # type: ignore[method-assign]
+    stop = isoloss.Stop(evaluations=MARKS[-1], kkt_residual=0)
     steps = []
-    while state.ending is None and objective.evaluations < MARKS[-1]:
-        timed.seconds, began = 0.0, clock()
-        state = method.step(objective, state)
-        whole = clock() - began
-        steps.append((objective.evaluations, timed.seconds, whole - timed.seconds))
+    for row in isoloss.walk(problem, method=method, stop=stop):
+        if steps or method.step.seconds:
+            inside = timed.seconds
+            steps.append((row["evaluations"], inside, method.step.seconds - inside))
+        timed.seconds = method.step.seconds = 0.0
+    problem.loss_and_grad = evaluate  # type: ignore[method-assign]
     return steps
 
 
@@ -90,7 +97,7 @@ def main() -> None:
 
     print(f"{arguments.threads} threads, {arguments.rounds} rounds, median of seeds 0 to ", end="")
     print(f"{arguments.seeds - 1}, torch {torch.__version__}, Python {platform.python_version()}\n")
-    marks = " | ".join(f"beside it, {mark}" for mark in MARKS)
+    marks = " | ".join(f"outside, {mark}" for mark in MARKS)
     print(f"| experiment | ms an evaluation | {marks} | two products |")
     print(f"| --- | ---: |{' ---: |' * len(MARKS)} ---: |")
     shares: dict[str, dict[int, float]] = {}
@@ -107,8 +114,8 @@ def main() -> None:
             ]
             for mark in MARKS:
                 upto = [step for step in steps if step[0] <= mark]
-                inside, beside = sum(step[1] for step in upto), sum(step[2] for step in upto)
-                each[mark].append(beside / inside)
+                inside, outside = sum(step[1] for step in upto), sum(step[2] for step in upto)
+                each[mark].append(outside / inside)
             costs.append(1e3 * sum(step[1] for step in steps) / steps[-1][0])
             products.append(1e3 * two_products(problem, clock) / costs[-1])
         shares[name] = {mark: statistics.median(values) for mark, values in each.items()}

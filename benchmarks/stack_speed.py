@@ -1,10 +1,10 @@
 """Networks trained per second: a stack of them, and one after another in plain torch.
 
-Both train the same networks on the same mini-batches with weight decay, in turns in one run on one
-thread. Time is the thread's CPU time; of each form the fastest round counts, since other work on
-the machine only ever slows one. Plain torch comes in two forms: the penalty written into the loss,
-as the paper's code has it, with `torch.optim.Adam` as it is; and the fastest plain form, the
-penalty as `weight_decay` of a fused `torch.optim.Adam`.
+Both train the same networks on the same mini-batches with weight decay, alternating within one run
+on one thread. Time is the thread's CPU time; the fastest round of each form counts, since other
+work on the machine can only slow a round down. Plain torch comes in two forms: the penalty written
+into the loss, as in the paper's code, with the default `torch.optim.Adam`; and the fastest plain
+form, the penalty as `weight_decay` of a fused `torch.optim.Adam`.
 
     python benchmarks/stack_speed.py [--experiment IRIS_FF ...] [--rounds 9] [--members 14]
 """
@@ -20,10 +20,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-from isoloss import experiments
-from isoloss.experiments.catalog import PENALTIES
-from isoloss.flat import flatten
-from isoloss.training import Training
+from isoloss import experiments, training
 
 LOSSES = {"cross_entropy": functional.cross_entropy, "mse": functional.mse_loss}
 STEPS = 20
@@ -33,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--experiment", nargs="+", default=experiments.names()[:4])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--members", type=int, default=len(PENALTIES))
+    parser.add_argument("--members", type=int, default=14)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -62,11 +59,11 @@ def measure(name: str, members: int, rounds: int) -> dict[str, list[float]]:
     batches = list(zip(inputs.split(32), targets.split(32), strict=True))
     network = experiment.network(0)
     loss = LOSSES[experiment.loss]
-    penalties = [PENALTIES[k % len(PENALTIES)] for k in range(members)]
+    penalties = [experiment.penalties[k % len(experiment.penalties)] for k in range(members)]
 
-    training = Training(network, experiment.loss, inputs, targets, penalties=penalties)
-    theta = flatten(list(network.parameters()))
-    state = training.init(theta.expand(members, -1))
+    stack = training.Training(network, experiment.loss, inputs, targets, penalties=penalties)
+    theta = torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+    state = stack.init(theta.expand(members, -1))
 
     def one_after_another(fastest: bool) -> None:
         # how the penalty enters does not change the cost, so one network stands for all
@@ -89,7 +86,7 @@ def measure(name: str, members: int, rounds: int) -> dict[str, list[float]]:
     forms: dict[str, tuple[int, Callable[[], None]]] = {
         "penalty in the loss": (1, lambda: one_after_another(fastest=False)),
         "fastest": (1, lambda: one_after_another(fastest=True)),
-        "stack": (members, lambda: training.epoch(state)),
+        "stack": (members, lambda: stack.epoch(state)),
     }
     times: dict[str, list[float]] = {form: [] for form in forms}
     for round_ in range(rounds + 1):

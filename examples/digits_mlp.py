@@ -1,7 +1,7 @@
 """A small network on scikit-learn's handwritten digits.
 
-Shows the plain use: train as you like, walk, look. Of all the networks with the training loss that
-Adam found, is the one of smallest norm better on digits that were not seen?
+Shows basic use: train as you like, walk, compare. Of all the networks with the training loss that
+Adam found, is the one of smallest norm better on unseen digits?
 
     python examples/digits_mlp.py [--quick]
 """

@@ -1,8 +1,8 @@
 """How far can one go without changing the training loss?
 
-Shows `maximize` and a distance: the walk leads away from the trained weights as far as it can. At
-the start itself the distance has no gradient, so the walk begins a small random step beside it and
-is told the level to hold.
+Shows `maximize` and a distance: the walk leads as far away from the trained weights as it can. The
+distance has no gradient at the trained weights themselves, so the walk starts a small random step
+away from them and is given the level to hold.
 
     python examples/distance.py [--quick]
 """
@@ -45,8 +45,7 @@ path = isoloss.traverse(
 distance = (path.points[-1] - trained).norm()
 print(path)
 print(
-    f"{distance / size:.3g} times the length of the trained weight vector away, after "
-    f"{path.steps.step.iloc[-1]} steps, the training loss is still "
-    f"{problem.loss(path.points[-1]):.6f} as at the start, {problem.loss(trained):.6f}: "
-    f"{path.outcome.value}."
+    f"After {path.steps.step.iloc[-1]} steps, {distance / size:.3g} times the length of the "
+    f"trained weight vector away, the training loss is {problem.loss(path.points[-1]):.6f}; at the "
+    f"trained weights it was {problem.loss(trained):.6f} ({path.outcome.value})."
 )

@@ -1,7 +1,7 @@
 """Flatness instead of norm: the trace of the Hessian as the regularizer.
 
-Shows a walk towards the flattest network of a training loss, beside the one towards the smallest:
-is flat the same as small, and which of them has the lower test loss?
+Shows a walk toward the flattest network at a training loss next to one toward the smallest: is flat
+the same as small, and which of the two has the lower test loss?
 
     python examples/flatness.py [--quick]
 """
@@ -12,7 +12,6 @@ import torch
 from sklearn.datasets import load_wine
 
 import isoloss
-from isoloss.regularizers import get_regularizer
 
 QUICK = "--quick" in sys.argv
 torch.manual_seed(0)
@@ -34,7 +33,8 @@ for _ in range(150):
 
 problem = isoloss.Problem(model, "cross_entropy", (inputs[train], targets[train]))
 held_out = isoloss.Problem(model, "cross_entropy", (inputs[test], targets[test]))
-trace = get_regularizer("hessian_trace", problem)  # exact: the network has few parameters
+# exact, since the network has few parameters
+trace = isoloss.regularizers.get_regularizer("hessian_trace", problem)
 
 for regularizer in ("squared_norm", "hessian_trace"):
     path = isoloss.traverse(
@@ -48,7 +48,7 @@ for regularizer in ("squared_norm", "hessian_trace"):
     norm = [point.square().sum().item() for point in (path.points[0], path.points[-1])]
     print(path)
     print(
-        f"Walking by {regularizer} at the training loss {path.level:.3g}: trace of the Hessian "
+        f"Minimizing {regularizer} at the training loss {path.level:.3g}: trace of the Hessian "
         f"{flat[0]:.3g} to {flat[1]:.3g}, squared norm {norm[0]:.3g} to {norm[1]:.3g}, test "
         f"loss {first.test_loss:.3f} to {last.test_loss:.3f}."
     )

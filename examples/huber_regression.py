@@ -1,8 +1,8 @@
-"""Regression with the Huber loss, which does not mind outliers much.
+"""Regression with the Huber loss, which is robust to outliers.
 
-Shows a loss with an option, and what the walk does with wild targets: one in twenty targets of the
-training set is wrong by a lot. All points of the walk have the same training loss; the error is
-measured against the curve without noise.
+Shows a loss with an option, and what a walk does in the presence of outliers: one in twenty targets
+of the training set is far off. All points of the walk have the same training loss; the error is
+measured against the noise-free curve.
 
     python examples/huber_regression.py [--quick]
 """
@@ -19,8 +19,8 @@ torch.manual_seed(0)
 inputs = torch.linspace(-3, 3, 120)[:, None]
 curve = torch.sin(2 * inputs)
 targets = curve + 0.1 * torch.randn(120, 1)
-wild = torch.rand(120, 1) < 0.05
-targets[wild] += 10 * torch.randn(int(wild.sum()))
+outliers = torch.rand(120, 1) < 0.05
+targets[outliers] += 10 * torch.randn(int(outliers.sum()))
 between = torch.linspace(-3, 3, 241)[:, None]
 
 model = torch.nn.Sequential(
@@ -49,8 +49,8 @@ path = isoloss.traverse(
 first, last = path.steps.iloc[0], path.steps.iloc[-1]
 print(path)
 print(
-    f"At one Huber loss of {path.level:.4f}, with {int(wild.sum())} wild targets of 120: the "
-    f"squared norm falls from {first.regularizer:.0f} to {last.regularizer:.0f}, the mean "
+    f"At a Huber loss of {path.level:.4f}, with {int(outliers.sum())} outliers among 120 targets: "
+    f"the squared norm falls from {first.regularizer:.0f} to {last.regularizer:.0f}, the mean "
     f"squared error against the true curve goes from {first.truth_loss:.4f} to "
     f"{last.truth_loss:.4f}."
 )

@@ -1,8 +1,8 @@
 """Logistic regression, checked against scikit-learn.
 
-Shows that the end of a walk is a network that weight decay would have found: where the walk has
+Shows that a walk ends at a network that weight decay would have found: where the walk has
 converged, the weights are those of scikit-learn's LogisticRegression at the penalty that the walk
-names, `equivalent_penalty`. Here the loss is convex, so there is only one such point.
+reports, `equivalent_penalty`. The loss is convex here, so there is only one such point.
 
     python examples/logistic_regression.py [--quick]
 """
@@ -44,6 +44,6 @@ difference = abs(model.weight.detach().numpy() - theirs.coef_).max()
 print(path)
 print(
     f"The walk ends at the weight decay of penalty {penalty:.5g}; scikit-learn's weights at C "
-    f"= {theirs.C:.5g} differ from its end by {difference:.1e} at most, of weights up to "
+    f"= {theirs.C:.5g} differ from its end by at most {difference:.1e}, for weights up to "
     f"{abs(theirs.coef_).max():.2f}."
 )

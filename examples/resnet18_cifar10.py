@@ -1,26 +1,26 @@
-"""A network like ResNet-18, with batch norm, on CIFAR-10.
+"""A ResNet-18-like network with batch norm on CIFAR-10.
 
-Shows what batch norm asks for: put the model into eval mode, so that its statistics stand still and
-the loss is a function of the weights. The scales and shifts of batch norm are walked with the rest.
+Shows what batch norm requires: put the model into eval mode, so that its statistics are constant
+and the loss is a function of the weights. Its scales and shifts are walked with the rest.
 Needs the official files of CIFAR-10: isoloss data fetch cifar10.
 
     python examples/resnet18_cifar10.py [--quick]
 """
 
+import dataclasses
 import sys
 
 import torch
 from torch import nn
 
 import isoloss
-from isoloss.experiments import datasets
 
 QUICK = "--quick" in sys.argv
 IMAGES, WIDTH, EPOCHS, EVALUATIONS = (100, 8, 12, 20) if QUICK else (1000, 16, 20, 200)
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut."""
+    """Two 3x3 convolutions with a shortcut."""
 
     def __init__(self, before, after, stride):
         super().__init__()
@@ -52,18 +52,15 @@ def resnet18(width):
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 10))
 
 
-if not datasets.at_hand("cifar10"):
-    sys.exit("CIFAR-10 is not at hand; get it with: isoloss data fetch cifar10")
 torch.manual_seed(0)
-data = datasets.load("cifar10")
-inputs, targets = (
-    torch.tensor(data.train_examples[:IMAGES]) / 255,
-    torch.tensor(data.train_targets[:IMAGES]),
-)
-test_inputs, test_targets = (
-    torch.tensor(data.test_examples[:IMAGES]) / 255,
-    torch.tensor(data.test_targets[:IMAGES]),
-)
+all_images = dataclasses.replace(isoloss.experiments.get("CIFAR10_CONV"), draw=None)
+try:
+    data = all_images.data(seed=0)
+except isoloss.IsolossError as error:
+    sys.exit(f"{error}; get CIFAR-10 with: isoloss data fetch cifar10")
+inputs, targets = data.inputs[:IMAGES].clone(), data.targets[:IMAGES].clone()
+test_inputs, test_targets = data.test_inputs[:IMAGES].clone(), data.test_targets[:IMAGES].clone()
+del data  # all of CIFAR-10 in float32 takes 700 MB
 
 model = resnet18(WIDTH)
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -73,7 +70,7 @@ for _ in range(EPOCHS):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(inputs[batch]), targets[batch]).backward()
         optimizer.step()
-model.eval()  # without this line isoloss refuses: batch statistics are no function of the weights
+model.eval()  # without this line isoloss refuses: batch statistics depend on more than the weights
 
 problem = isoloss.Problem(model, "cross_entropy", (inputs, targets))
 test = isoloss.Problem(model, "cross_entropy", (test_inputs, test_targets))

@@ -1,6 +1,6 @@
 """A user's training script with five lines added, marked with # isoloss.
 
-Shows what it takes to walk from an existing script with its DataLoader: nothing before the end
+Shows what it takes to add a walk to an existing script with a DataLoader: nothing before the end
 changes.
 
     python examples/training_script.py [--quick]
@@ -43,8 +43,8 @@ path.load_into(model)  # isoloss
 x, y = next(iter(DataLoader(test_set, batch_size=169)))
 print(path)
 print(
-    "The model now has a squared norm "
-    f"{1 - path.steps.regularizer.iloc[-1] / path.steps.regularizer.iloc[0]:.0%} smaller at "
-    f"the same training loss, {criterion(model(data[0][0]), data[0][1]):.4f}, and gets "
-    f"{(model(x).argmax(1) == y).float().mean():.1%} of the test set right."
+    "The squared norm of the model is now "
+    f"{1 - path.steps.regularizer.iloc[-1] / path.steps.regularizer.iloc[0]:.0%} smaller at the "
+    f"same training loss, {criterion(model(data[0][0]), data[0][1]):.4f}; it classifies "
+    f"{(model(x).argmax(1) == y).float().mean():.1%} of the test set correctly."
 )

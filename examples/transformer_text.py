@@ -1,7 +1,7 @@
 """A small transformer that predicts the next character of a sonnet.
 
-Shows a model that is no plain stack of layers, with tied weights (the embedding is the head too),
-integer inputs, and a loss of one's own: one number per example, here the mean over its characters.
+Shows a model that is more than a stack of layers, with tied weights (the embedding is also the
+head), integer inputs, and a custom loss: one number per example, here the mean over its characters.
 
     python examples/transformer_text.py [--quick]
 """
@@ -35,7 +35,7 @@ So long lives this, and this gives life to thee.
 
 
 class Transformer(nn.Module):
-    """One block of causal attention and a dense layer, each beside a shortcut."""
+    """One block of causal attention and a dense layer, each with a shortcut."""
 
     def __init__(self, letters):
         super().__init__()
@@ -87,7 +87,7 @@ path = isoloss.traverse(
 first, last = path.steps.iloc[0], path.steps.iloc[-1]
 print(path)
 print(
-    f"{problem.size:,} parameters that predict the next character with {path.level:.3f} nats "
-    f"of loss: the squared norm can fall from {first.regularizer:.0f} to "
-    f"{last.regularizer:.0f} without losing or gaining any."
+    f"{problem.size:,} parameters that predict the next character at a loss of "
+    f"{path.level:.3f} nats: the squared norm can fall from {first.regularizer:.0f} to "
+    f"{last.regularizer:.0f} without changing it."
 )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from isoloss.errors import DataError
 from isoloss.experiments import datasets
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -56,7 +57,10 @@ def test_a_network_with_batch_norm_is_walked_in_eval_mode(run) -> None:
 
 
 def test_an_absent_data_set_is_said(run, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(datasets, "at_hand", lambda name: False)
+    def absent(name: str) -> None:
+        raise DataError(f"{name} is not there")
+
+    monkeypatch.setattr(datasets, "load", absent)
     with pytest.raises(SystemExit, match="isoloss data fetch cifar10"):
         run("resnet18_cifar10")
 
@@ -72,7 +76,7 @@ def test_flat_and_small_are_two_things(run) -> None:
     assert left["path"].regularizer == "hessian_trace"
     assert held(left["path"])
     assert left["flat"][1] < 0.7 * left["flat"][0]
-    assert "Walking by squared_norm" in printed
+    assert "Minimizing squared_norm" in printed
 
 
 def test_one_can_go_far(run) -> None:
