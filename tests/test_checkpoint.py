@@ -520,7 +520,7 @@ def test_without_the_newest_generation_the_one_before_is_whole_at_every_step(
             before = json.loads((folder / "ba"[step % 2]).read_bytes().partition(b"\n")[0])
             if last in before["points"]:
                 continue
-            content[header["points"][last]["index"] * header["size"]] ^= 1
+            content[header["points"][last][0] * header["size"]] ^= 1
             points.write_bytes(content)
         else:
             content[-1] ^= 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 
 import pytest
@@ -13,18 +13,17 @@ from tests.store.made import made_path
 from isoloss import Outcome, Path, files
 from isoloss.files import write_json
 from isoloss.store import ResultsError, check_out_folder, run_folder
-from isoloss.store import folder as folder_module
+from isoloss.store.checkpoint import TrainingCheckpoint, load_start, save_start, training_folder
 from isoloss.store.folder import (
+    LockedError,
     begin,
     check,
     failure,
-    load_start,
+    only_writer,
     problem,
     save_failure,
-    save_start,
     save_walk,
 )
-from isoloss.store.lock import LockedError, only_writer
 
 RUN_FILES = ["config.json", "outcome.json", "points.safetensors", "steps.parquet"]
 
@@ -150,22 +149,40 @@ def test_a_run_of_another_format_is_refused_and_left_alone(tmp_path, monkeypatch
     assert before == {file.name: file.read_bytes() for file in tmp_path.iterdir()}
 
 
-def test_a_start_half_kept_is_no_damage_and_one_half_lost_is(tmp_path, monkeypatch):
-    config, tensors, said = {"seed": 0}, {"weights": torch.ones(3)}, []
-    with monkeypatch.context() as patched:
-        patched.setattr(folder_module, "write_json", lambda *_: 1 / 0)  # killed in between
-        with contextlib.suppress(ZeroDivisionError):
-            save_start(tmp_path, config, tensors)
+@dataclass
+class Trained:
+    """Of a training that goes on."""
+
+    epoch: int
+
+
+def test_what_phase_1_ended_with_is_kept_as_the_newest_of_its_states(tmp_path):
+    said: list[str] = []
     assert load_start(tmp_path, said.append) is None
-    assert said == []
-    save_start(tmp_path, config, tensors)
+    training = TrainingCheckpoint(training_folder(tmp_path), tmp_path, 0.0)
+    training.load(Trained)
+    training.save(Trained(1))
+    training.save(Trained(2))
+    assert load_start(tmp_path, said.append) is None
+    save_start(tmp_path, {"weights": torch.ones(3)})
     kept = load_start(tmp_path, said.append)
     assert kept is not None
-    assert torch.equal(kept["weights"], tensors["weights"])
-    (tmp_path / "checkpoint" / "start.json").unlink()
-    assert load_start(tmp_path, said.append) is None
-    assert "start.json is missing" in said[0]
-    assert names(tmp_path / "quarantine") == ["start.safetensors"]
+    assert torch.equal(kept["weights"], torch.ones(3))
+    assert said == []
+    newest = training_folder(tmp_path) / "a"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert load_start(tmp_path, said.append) is None  # training goes on from where it was
+    assert f"{newest} has " in said[0]
+    assert training.load(Trained) == Trained(2)
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_the_loss_of_the_only_generation_is_noticed(tmp_path, name):
+    save_start(tmp_path, {"weights": torch.ones(3)})
+    (training_folder(tmp_path) / name).unlink()
+    said: list[str] = []
+    assert (load_start(tmp_path, said.append) is None) is (name == "a")
+    assert said == [f"{training_folder(tmp_path) / name} is missing"]
 
 
 def test_a_run_that_failed_before_it_had_begun_is_no_damage(tmp_path):
@@ -178,7 +195,7 @@ def test_a_run_that_failed_before_it_had_begun_is_no_damage(tmp_path):
     (tmp_path / "steps.parquet").touch()  # but this was there, so that it has been lost
     assert begin(tmp_path, {"seed": 0}, {}, said.append)
     assert "config.json is missing" in said[0]
-    assert names(tmp_path / "quarantine") == ["steps.parquet"]
+    assert names(tmp_path / "quarantine") == ["outcome.json", "steps.parquet"]
 
 
 def test_a_folder_has_one_writer_and_tells_who(tmp_path):

@@ -33,7 +33,7 @@ def test_what_was_kept_last_is_read_back_whenever_it_was_killed(tmp_path_factory
             if kill == "before":
                 patched.setattr(generations, "write_blocks", killed)
             if kill:
-                patched.setattr(generations, "atomically", killed)
+                patched.setattr(generations, "write_bytes", killed)
             with contextlib.suppress(KilledError):
                 now = (points - drop) | {number}  # a point that was let go never comes back
                 store.save({"n": number}, bytes([number]), {k: point(k) for k in now})

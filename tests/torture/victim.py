@@ -124,7 +124,6 @@ class Moments:
 
         for module, name, new in (
             (files, "atomically", torn),
-            (generations, "atomically", torn),
             (generations, "write_blocks", torn_blocks),
         ):
             wrapped.append((module, name, getattr(module, name)))

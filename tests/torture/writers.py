@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.torture.victim import child, make, wait
 
-from isoloss.store.lock import LockedError
+from isoloss.store.folder import LockedError
 
 PROCESSES = 8
 
