@@ -18,7 +18,6 @@ from isoloss.store.folder import (
     LockedError,
     begin,
     check,
-    failure,
     only_writer,
     problem,
     save_failure,
@@ -81,7 +80,7 @@ def test_other_settings_are_refused_and_the_difference_shown(tmp_path, refuses):
 def test_a_failure_is_kept_and_the_run_is_done_again(tmp_path):
     begin(tmp_path, {}, {})
     save_failure(tmp_path, "no memory")
-    assert failure(tmp_path) == problem(tmp_path) == "no memory"
+    assert problem(tmp_path) == "no memory"
     assert begin(tmp_path, {}, {})
     with pytest.raises(ResultsError, match="no memory"):
         Path.load(tmp_path)

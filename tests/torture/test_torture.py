@@ -14,7 +14,7 @@ from tests.torture.kills import Tally, at_every_moment
 from tests.torture.victim import child, go, make, result, wait
 from tests.torture.writers import writers
 
-from isoloss.store.folder import failure, problem
+from isoloss.store.folder import problem
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -68,8 +68,7 @@ def test_a_full_disk_fails_the_run_with_a_sentence_and_it_goes_on_later(tmp_path
         news = one.execute(lambda news: None, lambda: False)
         assert news.failed
         assert "No space left on device; free some space" in news.ending
-        said = failure(one.folder)
-        assert said is None or "No space left" in said
+        assert problem(one.folder) == "not finished" or "No space left" in problem(one.folder)
         subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
         assert not one.execute(lambda news: None, lambda: False).failed
         assert problem(one.folder) is None

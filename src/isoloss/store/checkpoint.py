@@ -75,11 +75,10 @@ class _Timed:
                 f"{changed[0]} had other fields; finish with that version, or start afresh in "
                 f"another folder or with --restart"
             )
-        content = io.BytesIO(found.payload)
         try:
-            with self._only_these_classes():
-                unknown = torch.serialization.get_unsafe_globals_in_checkpoint(content)
-                content.seek(0)
+            unknown = self._unknown(found.payload)
+            with self._known():
+                content = io.BytesIO(found.payload)
                 state = None if unknown else torch.load(content, weights_only=True)
         except Exception as error:
             raise ResultsError(
@@ -87,7 +86,7 @@ class _Timed:
                 f"start afresh in another folder or with --restart"
             ) from error
         if not isinstance(state, kind):
-            what = unknown[0] if unknown else f"a {type(state).__name__}"
+            what = unknown or f"a {type(state).__name__}"
             raise ResultsError(
                 f"{self.folder} holds a checkpoint that asks for {what}, which is no part of this "
                 f"walk; nothing of it was run: start afresh in another folder or with --restart"
@@ -98,20 +97,15 @@ class _Timed:
         begun, content = time.monotonic(), io.BytesIO()
         try:
             torch.save(state, content)
-            content.seek(0)
-            with self._only_these_classes():
-                unknown = torch.serialization.get_unsafe_globals_in_checkpoint(content)
+            unknown = self._unknown(content.getvalue())
+            why = f"it holds a {unknown}" if unknown else ""
         except Exception as error:
+            why = one_line(error)
+        if why:
             raise InputError(
-                f"the state of the walk cannot be kept in a checkpoint ({one_line(error)}); make "
-                f"it of dataclasses of a module, enums, tensors, arrays, numbers, strings, lists, "
-                f"tuples and dicts"
-            ) from error
-        if unknown:
-            raise InputError(
-                f"the state of the walk holds a {unknown[0]}, which cannot be kept in a "
-                f"checkpoint; name dataclasses and enums in the types of its fields, and make it "
-                f"of these, tensors, arrays, numbers, strings, lists, tuples and dicts"
+                f"the state of the walk cannot be kept in a checkpoint ({why}); make it of "
+                f"dataclasses of a module and enums, named in the types of its fields, of tensors, "
+                f"arrays, numbers, strings, lists, tuples and dicts"
             )
         about = {**about, "isoloss": __version__, "classes": _fields(self._classes)}
         self._generations.save(about, content.getvalue(), points)
@@ -119,7 +113,13 @@ class _Timed:
         slow = (self._last - begun) / MOST_OF_THE_TIME
         self._wait = max(self._every, slow) if self._every else 0.0
 
-    def _only_these_classes(self) -> torch.serialization.safe_globals:
+    def _unknown(self, content: bytes) -> str:
+        """The first class that a state asks for and that is no part of it; empty where all are."""
+        with self._known():
+            found = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(content))
+        return found[0] if found else ""
+
+    def _known(self) -> torch.serialization.safe_globals:
         known: list[Any] = [*self._classes.values(), *_NUMPY, (_member, "builtins.getattr")]
         return torch.serialization.safe_globals(known)
 
@@ -182,7 +182,7 @@ class Checkpoint(_Timed):
         theta = snapshot.state.point.theta
         kept = [
             # clones: memory from torch is aligned, which some products' last bits depend on
-            Kept(count, step, _tensor(found.points[step], theta.dtype).to(theta.device))
+            Kept(count, step, _tensor(found.points[step], theta))
             for count, step in found.about["kept"]
         ]
         self.progress = snapshot.recorded.progress
@@ -250,8 +250,8 @@ def _fields(classes: Mapping[str, type]) -> dict[str, list[str]]:
     }
 
 
-def _tensor(content: memoryview, dtype: torch.dtype) -> Tensor:
-    return torch.frombuffer(bytearray(content), dtype=dtype).clone()
+def _tensor(content: memoryview, like: Tensor) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=like.dtype).clone().to(like.device)
 
 
 def _member(kind: Any, name: str) -> enum.Enum:

@@ -275,13 +275,6 @@ def save_failure(folder: FilePath, message: str) -> None:
     write_json(folder / OUTCOME, {"outcome": FAILED, "message": message})
 
 
-def failure(folder: FilePath) -> str | None:
-    """The sentence of a failed run; None for a run that did not fail."""
-    file = folder / OUTCOME
-    ending = read_json(file) if file.exists() else {}
-    return ending["message"] if ending.get("outcome") == FAILED else None
-
-
 # ---------------------------------------------------------------- parts of the above
 
 
