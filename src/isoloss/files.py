@@ -165,17 +165,16 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def read_table(file: Path, stamp: Stamp) -> pd.DataFrame:
     """What `write_table` was given, if the file is the one stamped."""
-    content = pa.BufferReader(_read(file, stamp))
     with reading(file):
+        content = pa.BufferReader(_read(file, stamp))
         return cast("pd.DataFrame", pq.read_table(content).to_pandas())
 
 
 def read_tensors(file: Path, stamp: Stamp) -> dict[str, Tensor]:
     """What `write_tensors` was given, if the file is the one stamped."""
-    content = _read(file, stamp)
     with reading(file):
-        loaded = load(content)
-        del content  # clones, since memory from torch is aligned; one at a time
+        loaded = load(_read(file, stamp))
+        # clones, one at a time, since memory from torch is aligned
         return {name: loaded.pop(name).clone() for name in list(loaded)}
 
 
@@ -208,8 +207,7 @@ def read_ending(folder: Path) -> Ending:
 
 
 def _read(file: Path, stamp: Stamp) -> bytes:
-    with reading(file):
-        content = file.read_bytes()
+    content = file.read_bytes()
     stamp.check(file, content)
     return content
 
@@ -265,9 +263,8 @@ def unsealed(file: Path, text: str, indent: int | None = 2) -> dict[str, Any]:
             f"{FORMAT_VERSION}; {'upgrade isoloss' if version > FORMAT_VERSION else remedy}, in "
             f"another folder or with --restart"
         )
-    return {
-        key: value for key, value in content.items() if key not in ("format_version", "isoloss")
-    }
+    del content["format_version"], content["isoloss"]
+    return content
 
 
 def digest_of(content: Any) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -68,6 +68,12 @@ class Decay:
         return torch.atleast_2d(tensors["ends"])
 
 
+Runs = dict[str, Path | Decay | str]
+"""Runs by the names of their folders; of those that cannot be read the reason."""
+
+AnyRun = TypeVar("AnyRun", Path, Decay, str)
+
+
 def load_decay(folder: FilePath) -> Decay:
     """Read a run of weight decay; ResultsError where it failed or a file is not whole."""
     ending = read_ending(folder)
@@ -125,7 +131,7 @@ class Results:
             Every run that has ended, interrupted ones included; those that failed, and those of
             which a file is damaged, are left out, and `unfinished` says why.
         """
-        return self._walks(experiment, "traverse", method)
+        return [*_only(Path, self._read(experiment, "traverse", method)).values()]
 
     def walks(self, experiment: str) -> dict[str, list[Path]]:
         """The walks of an experiment by each method that has any.
@@ -150,7 +156,7 @@ class Results:
 
     def unfinished(self, experiment: str, method: str) -> dict[str, str]:
         """Why runs are not among `paths`, by the name of their folder."""
-        return _reasons(self._read(experiment, "traverse", method))
+        return _only(str, self._read(experiment, "traverse", method))
 
     def decay(self, experiment: str) -> pd.DataFrame:
         """The networks that weight decay gave: a row for each run and penalty.
@@ -167,7 +173,7 @@ class Results:
             trained with the same penalty on the others. Runs in their order, penalties ascending;
             empty where no run is finished.
         """
-        return _joined(self._decays(experiment), lambda run: run.members)
+        return _joined(self._read(experiment, "decay"), lambda run: run.members)
 
     def decay_epochs(self, experiment: str) -> pd.DataFrame:
         """How these networks came about: a row for each run, epoch measured and penalty.
@@ -178,7 +184,7 @@ class Results:
         Returns:
             The columns of `decay` but `lost_epoch`, `status` and those of validation.
         """
-        return _joined(self._decays(experiment), lambda run: run.epochs)
+        return _joined(self._read(experiment, "decay"), lambda run: run.epochs)
 
     def decay_points(self, experiment: str) -> Tensor:
         """The networks themselves.
@@ -190,68 +196,54 @@ class Results:
             Shape (networks, parameters): a row for each of `decay`, in its order; parameters in the
             order of `model.named_parameters()`.
         """
-        runs = self._decays(experiment).values()
+        runs = _only(Decay, self._read(experiment, "decay")).values()
         return torch.cat([run.ends() for run in runs]) if runs else torch.empty(0, 0)
 
     def decay_unfinished(self, experiment: str) -> dict[str, str]:
         """Why runs of weight decay are not among `decay`, by the name of their folder."""
-        return _reasons(self._read(experiment, "decay", None))
+        return _only(str, self._read(experiment, "decay"))
 
     def equivalent(self, experiment: str, method: str) -> pd.DataFrame:
         """Weight decay with the penalty at which each walk ended: the columns of `decay`."""
-        return _joined(self._decays(experiment, "equivalent", method), lambda run: run.members)
+        return _joined(self._read(experiment, "equivalent", method), lambda run: run.members)
 
     def after_decay(self, experiment: str, method: str) -> list[Path]:
         """The walks from the best networks of weight decay, in the order of the runs."""
-        return self._walks(experiment, "after-decay", method)
+        return [*_only(Path, self._read(experiment, "after-decay", method)).values()]
 
-    def _walks(self, experiment: str, kind: Kind, method: str) -> list[Path]:
-        found = self._read(experiment, kind, method).values()
-        return [run for run in found if isinstance(run, Path)]
-
-    def _decays(
-        self, experiment: str, kind: Kind = "decay", method: str | None = None
-    ) -> dict[str, Decay]:
-        found = self._read(experiment, kind, method)
-        return {name: run for name, run in found.items() if isinstance(run, Decay)}
-
-    def _read(
-        self, experiment: str, kind: Kind, method: str | None
-    ) -> dict[str, Path | Decay | str]:
+    def _read(self, experiment: str, kind: Kind, method: str | None = None) -> Runs:
         """The runs of a kind by the names of their folders; of those not whole the reason."""
         if experiment != self._experiment:
             self._experiment, self._kept = experiment, {}
-        load = load_decay if kind in ("decay", "equivalent") else read_path
         place = run_folder(self.folder, experiment, method, 0, kind).parent
-        found: dict[str, Path | Decay | str] = {}
+        found: Runs = {}
         for folder in sorted(place.glob("run-*")):
             try:
-                found[folder.name] = self._one(folder, load)
+                found[folder.name] = self._one(folder, kind)
             except ResultsError as error:
                 found[folder.name] = str(error)
         return found
 
-    def _one(
-        self, folder: FilePath, load: Callable[[FilePath], Path | Decay]
-    ) -> Path | Decay | str:
+    def _one(self, folder: FilePath, kind: Kind) -> Path | Decay | str:
         if not (folder / OUTCOME).exists():
             return NOT_FINISHED
         ending = read_json(folder / OUTCOME)
         if ending.get("outcome") == FAILED:
             return str(ending.get("message"))
         if folder not in self._kept or self._kept[folder][0] != ending:
+            load = load_decay if kind in ("decay", "equivalent") else read_path
             self._kept[folder] = ending, load(folder)
         return self._kept[folder][1]
 
 
-def _reasons(found: Mapping[str, Path | Decay | str]) -> dict[str, str]:
-    return {name: run for name, run in found.items() if isinstance(run, str)}
+def _only(kind: type[AnyRun], found: Runs) -> dict[str, AnyRun]:
+    return {name: run for name, run in found.items() if isinstance(run, kind)}
 
 
-def _joined(runs: Mapping[str, Decay], table: Callable[[Decay], pd.DataFrame]) -> pd.DataFrame:
+def _joined(runs: Runs, table: Callable[[Decay], pd.DataFrame]) -> pd.DataFrame:
     """The tables of runs below one another, with the run and its seed before their columns."""
     tables: list[pd.DataFrame] = []
-    for name, run in runs.items():
+    for name, run in _only(Decay, runs).items():
         whole = table(run).copy()
         whole.insert(0, "run", int(name.removeprefix("run-")))
         whole.insert(1, "seed", run.seed)
