@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import io
-import json
 import math
 import shutil
 from collections.abc import Mapping
@@ -444,42 +443,6 @@ def test_any_damage_is_named_and_kept_and_the_walk_ends_with_the_same_bits(
         again = Checkpoint(folder / "kept")
         assert same(walk(**settings, checkpoint=again), whole)
         assert again.damage == []
-
-
-@pytest.mark.parametrize("damage", ["state", "point"])
-def test_without_the_newest_generation_the_one_before_is_whole_at_every_step(
-    damage: str, tmp_path: FilePath
-) -> None:
-    settings = {**METHODS["paper"], "stop": Stop(steps=30), "record": Record(points_at_most=4)}
-    going, whole = tmp_path / "going", walk(**settings)
-
-    def killed(row: dict[str, Any]) -> None:
-        if row["step"] > 0:
-            shutil.copytree(going, tmp_path / str(row["step"]) / "kept")
-
-    walk(**settings, checkpoint=Checkpoint(going, 0.0), callback=killed)
-    for step in range(2, len(whole.steps), 3):
-        folder = tmp_path / str(step) / "kept"
-        newest = folder / "ab"[step % 2]  # the first is in a
-        points = folder / "points.bin"
-        header = json.loads(newest.read_bytes().partition(b"\n")[0])
-        content = bytearray((points if damage == "point" else newest).read_bytes())
-        if damage == "point":  # the one that only the newest knows
-            last = max(header["points"], key=int)
-            before = json.loads((folder / "ba"[step % 2]).read_bytes().partition(b"\n")[0])
-            if last in before["points"]:
-                continue
-            content[header["points"][last][0] * header["size"]] ^= 1
-            points.write_bytes(content)
-        else:
-            content[-1] ^= 1
-            newest.write_bytes(content)
-        checkpoint = Checkpoint(folder, 1e9)
-        assert same(walk(**settings, checkpoint=checkpoint), whole)
-        assert len(checkpoint.damage) == 1, checkpoint.damage
-        assert ("points.bin" if damage == "point" else newest.name) in checkpoint.damage[0]
-        kept = sorted(file.name[:6] for file in (folder.parent / "quarantine").iterdir())
-        assert len(kept) == (2 if damage == "point" else 1)
 
 
 def test_points_are_written_once_and_the_room_of_those_let_go_is_used_again(

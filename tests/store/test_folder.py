@@ -32,30 +32,14 @@ def names(folder: FilePath) -> list[str]:
     return sorted(file.name.split("-2")[0] for file in folder.iterdir())
 
 
-def test_a_run_folder_is_a_path_and_the_runs_settings(tmp_path):
-    assert begin(tmp_path / "r", {"seed": 3}, {"torch": "x"})
-    save_walk(tmp_path / "r", made_path(), {"indices": torch.tensor([4, 2])})
-    path = Path.load(tmp_path / "r")
-    assert torch.equal(path.points, made_path().points)
-    assert path.metadata["config"] == {"seed": 3}
-    assert path.metadata["made_with"] == {"torch": "x"}
-    assert path.metadata["tensors"]["indices"].tolist() == [4, 2]
-    assert names(tmp_path / "r") == RUN_FILES
-
-
 def test_where_runs_are():
-    found = [
-        run_folder(FilePath("out"), "IRIS_FF", "sqp", 7),
-        run_folder(FilePath("out"), "IRIS_FF", None, 0, "decay"),
-        run_folder(FilePath("out"), "IRIS_FF", "sqp", 12, "equivalent"),
-        run_folder(FilePath("out"), "IRIS_FF", "sqp", 0, "after-decay"),
-    ]
-    assert [folder.as_posix() for folder in found] == [
-        "out/IRIS_FF/traverse/sqp/run-007",
-        "out/IRIS_FF/decay/run-000",
-        "out/IRIS_FF/equivalent/sqp/run-012",
-        "out/IRIS_FF/after-decay/sqp/run-000",
-    ]
+    for where, given in {
+        "out/IRIS_FF/traverse/sqp/run-007": ("sqp", 7),
+        "out/IRIS_FF/decay/run-000": (None, 0, "decay"),
+        "out/IRIS_FF/equivalent/sqp/run-012": ("sqp", 12, "equivalent"),
+        "out/IRIS_FF/after-decay/sqp/run-000": ("sqp", 0, "after-decay"),
+    }.items():
+        assert run_folder(FilePath("out"), "IRIS_FF", *given).as_posix() == where
 
 
 def test_a_finished_run_is_not_done_again_and_an_interrupted_one_is(tmp_path):
@@ -209,16 +193,13 @@ def test_a_folder_has_one_writer_and_tells_who(tmp_path):
         assert died.startswith(f"process {2**22 + 1} on ")
 
 
-def test_an_out_folder_below_a_file_is_refused(tmp_path, refuses):
+def test_an_out_folder_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch, refuses):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with refuses("--out must name a folder", "is a file"):
             check_out_folder(folder)
     check_out_folder(tmp_path / "new" / "folder")
     assert not (tmp_path / "new").exists()
-
-
-def test_a_folder_that_may_not_be_written_to_is_refused(tmp_path, monkeypatch, refuses):
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
     with refuses("may not be written to"):
         check_out_folder(tmp_path / "new")

@@ -20,7 +20,7 @@ from tests.torture.writers import writers
 def corruptions(scratch: Path, count: int) -> Findings:
     found = Findings()
     of_unfinished(scratch / "unfinished", count // 10, 1, found)
-    of_finished(scratch, count - found.done.total(), 2, found, repair=20)
+    of_finished(scratch, count - found.done["files corrupted"], 2, found, repair=20)
     return found
 
 

@@ -23,6 +23,7 @@ from isoloss.files import (
     Stamp,
     quarantine,
     reading,
+    remove,
     sealed,
     sync,
     unsealed,
@@ -85,6 +86,7 @@ class Generations:
             self.damage += [f"{self.folder / slot} is missing" for slot in lost]
         if self.damage and not newest.number:
             quarantine(self._points, self._rescue)
+            remove(*(self.folder / slot for slot in found))  # begins as if there had been none
         elif self.damage:
             if self._torn:  # some of it may be needed
                 quarantine(self._points, self._rescue, copy=True)
