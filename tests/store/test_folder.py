@@ -179,6 +179,10 @@ def test_a_run_that_failed_before_it_had_begun_is_no_damage(tmp_path):
     assert begin(tmp_path, {"seed": 0}, {}, said.append)
     assert "config.json is missing" in said[0]
     assert names(tmp_path / "quarantine") == ["outcome.json", "steps.parquet"]
+    (tmp_path / "config.json").write_bytes(b"{")
+    (tmp_path / "checkpoint").mkdir()  # and nothing tells what settings it is of
+    assert begin(tmp_path, {"seed": 0}, {}, said.append)
+    assert {"checkpoint", "config.json"} < {*names(tmp_path / "quarantine")}
 
 
 def test_a_folder_has_one_writer_and_tells_who(tmp_path):
