@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import io
-import json
 import math
 import shutil
 from collections.abc import Mapping
@@ -180,29 +179,15 @@ def test_a_walk_resumed_at_every_step_ends_as_one_never_stopped(
     for step in range(len(whole.steps)):
         part = walk(
             **settings,
-            checkpoint=Checkpoint(tmp_path / "kept"),
+            checkpoint=Checkpoint(
+                tmp_path / "kept", step % 2 * 1e9
+            ),  # at every step, or at its end
             callback=lambda row, step=step: row["step"] >= step,
         )
         assert len(part.steps) == step + 1
-    assert same(walk(**settings, checkpoint=Checkpoint(tmp_path / "kept")), whole)
-    assert len(whole.steps) > 15
-
-
-@pytest.mark.parametrize("every", [0.0, 1e9])
-def test_a_walk_kept_at_every_step_or_at_its_end_continues(
-    every: float, tmp_path: FilePath
-) -> None:
-    settings = METHODS["sqp, learned"]
-    stopped, checkpoint = walk(**settings), Checkpoint(tmp_path)
-    for stop_at in (0, 1, 2, 3, 5, 8, 13, 21, None):
-        checkpoint = Checkpoint(tmp_path / "kept", every)
-        stopped = walk(
-            **settings,
-            checkpoint=checkpoint,
-            callback=lambda row, at=stop_at: at is not None and row["step"] >= at,
-        )
-    assert same(stopped, walk(**settings))
-    assert checkpoint.progress == 20  # the last that was kept, before its last step
+    checkpoint = Checkpoint(tmp_path / "kept")
+    assert same(walk(**settings, checkpoint=checkpoint), whole)
+    assert 15 < checkpoint.progress + 1 <= len(whole.steps)
 
 
 def test_ctrl_c_in_the_middle_of_anything_loses_no_bit(tmp_path: FilePath) -> None:
@@ -252,25 +237,6 @@ def test_an_ended_walk_is_not_walked_again_and_goes_on_when_more_is_asked(
     assert same(longer, walk(**METHODS["paper"]))
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"rtol": 1e-2}, ["rtol was 0.001, now 0.01"]),
-        ({"method": "sqp"}, ["method.name was 'paper', now 'sqp'"]),
-        ({"level": 9.0}, ["level was None, now 9.0"]),
-        ({"record": Record(points_every=7)}, ["record.points_every was 1, now 7"]),
-        ({"start": torch.ones(N, dtype=torch.float64)}, ["start was"]),
-    ],
-)
-def test_a_checkpoint_of_another_walk_is_refused(
-    change: dict[str, Any], words: list[str], tmp_path: FilePath, refuses: Any
-) -> None:
-    checkpoint = Checkpoint(tmp_path / "kept")
-    walk(method="paper", checkpoint=checkpoint, callback=lambda row: True)
-    with refuses(*words, "another folder"):
-        walk(**{"method": "paper", "checkpoint": checkpoint, **change})
-
-
 def strength(theta: Mapping[str, Tensor], by: float = 1.0) -> Tensor:
     return by * theta["theta"].square().sum()
 
@@ -281,8 +247,6 @@ def other(theta: Mapping[str, Tensor]) -> Tensor:
 
 AROUND = SquaredNorm(center=torch.zeros(N, dtype=torch.float64))
 CHANGED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-    ({"regularizer": L1()}, {"regularizer": L1(smoothing=0.1)},
-     "regularizer.smoothing was 0.01, now 0.1"),
     ({"regularizer": "l1"}, {"regularizer": L1(smoothing=0.1)},
      "regularizer.smoothing was 0.01, now 0.1"),
     ({"regularizer": weighted_sum((1.0, "squared_norm"), (0.1, L1()))},
@@ -301,6 +265,11 @@ CHANGED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"method": SQP(memory=20)}, {"method": SQP(memory=30)}, "method.memory was 20, now 30"),
     ({"method": "paper"}, {"method": Paper(tolerance=1e-6)},
      "method.tolerance was 1e-05, now 1e-06"),
+    ({}, {"method": "sqp"}, "method.name was 'paper', now 'sqp'"),
+    ({}, {"rtol": 1e-2}, "rtol was 0.001, now 0.01"),
+    ({}, {"level": 9.0}, "level was None, now 9.0"),
+    ({}, {"record": Record(points_every=7)}, "record.points_every was 1, now 7"),
+    ({}, {"start": torch.ones(N, dtype=torch.float64)}, "start was"),
     ({}, {"dtype": torch.float32}, "dtype was 'float64', now 'float32'"),
     ({}, {"examples": 2}, "problem.examples was 1, now 2"),
     ({}, {"probed": 2}, "probes.other.examples was 1, now 2"),
@@ -316,7 +285,7 @@ def set_out(
     loss: Any = bowl,
     **changes: Any,
 ) -> None:
-    """Begin a walk, or go on with it for two steps."""
+    """Begin a walk, or continue it for two steps."""
     start = torch.linspace(-1, 1.5, N, dtype=torch.float64)
 
     def problem(count: int) -> Problem:
@@ -347,12 +316,9 @@ def test_a_changed_setting_of_anything_is_refused_and_an_equal_one_is_not(
     set_out(tmp_path, **before)
     with refuses(words, "give another folder"):
         set_out(tmp_path, **now)
+    if before.get("regularizer") == "l1":
+        before = {"regularizer": L1()}  # the object of that name is the same
     set_out(tmp_path, **before)
-
-
-def test_a_name_and_the_object_of_that_name_are_one_regularizer(tmp_path: FilePath) -> None:
-    set_out(tmp_path, regularizer="l1")
-    set_out(tmp_path, regularizer=L1())
 
 
 def test_what_a_function_gives_is_compared_where_its_name_is_the_same(
@@ -372,17 +338,12 @@ def test_what_a_function_gives_is_compared_where_its_name_is_the_same(
     set_out(tmp_path, regularizer=times(1.0))
 
 
-@pytest.mark.parametrize("every", [-1.0, float("nan"), None, "30"])
-def test_a_time_between_checkpoints_that_is_none_is_refused(
-    every: Any, tmp_path: FilePath, refuses: Any
-) -> None:
-    with refuses("every must be a number of seconds, at least 0", repr(every)):
-        Checkpoint(tmp_path, every)
-
-
-def test_a_folder_that_is_none_is_refused_and_home_is_expanded(
+def test_bad_arguments_are_refused_and_home_is_expanded(
     tmp_path: FilePath, refuses: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for every in (-1.0, float("nan"), None, "30"):
+        with refuses("every must be a number of seconds, at least 0", repr(every)):
+            Checkpoint(tmp_path, every)  # pyright: ignore
     for folder in (None, 7, ""):
         with refuses("folder must be a path such as", repr(folder)):
             Checkpoint(folder)  # pyright: ignore
@@ -392,19 +353,6 @@ def test_a_folder_that_is_none_is_refused_and_home_is_expanded(
     monkeypatch.setenv("HOME", str(tmp_path))
     walk(checkpoint=Checkpoint("~/kept"), callback=lambda row: row["step"] > 0)
     assert sorted(file.name for file in (tmp_path / "kept").iterdir()) == ["a", "b", "points.bin"]
-
-
-def test_a_method_that_does_not_say_its_state_is_refused(tmp_path: FilePath, refuses: Any) -> None:
-    class Mute:
-        name = "mute"
-
-        def init(self, *arguments: Any):
-            raise AssertionError
-
-        step = relative_tolerance = stride = takes_all_steps = init
-
-    with refuses("mute", "annotate"):
-        walk(method=Mute(), checkpoint=Checkpoint(tmp_path))
 
 
 def in_a_checkpoint(folder: FilePath, evil: object) -> None:
@@ -460,7 +408,7 @@ def test_members_of_enums_are_read_however_python_pickles_them(
 
 def damaged(content: bytes, name: str) -> list[bytes | None]:
     """A file gone, empty, cut, longer, and with a byte flipped here and there."""
-    places = [*range(0, len(content), max(1, len(content) // 20)), len(content) - 1]
+    places = [*range(0, len(content), max(1, len(content) // 12)), len(content) - 1]
     flips = [content[:k] + bytes([content[k] ^ 8]) + content[k + 1 :] for k in places]
     longer = [] if name == "points.bin" else [content + b"x"]  # there it is room to be written to
     return [None, b"", content[: len(content) // 2], content[:-1], *longer, *flips]
@@ -497,43 +445,7 @@ def test_any_damage_is_named_and_kept_and_the_walk_ends_with_the_same_bits(
         assert again.damage == []
 
 
-@pytest.mark.parametrize("damage", ["state", "point"])
-def test_without_the_newest_generation_the_one_before_is_whole_at_every_step(
-    damage: str, tmp_path: FilePath
-) -> None:
-    settings = {**METHODS["paper"], "stop": Stop(steps=30), "record": Record(points_at_most=4)}
-    going, whole = tmp_path / "going", walk(**settings)
-
-    def killed(row: dict[str, Any]) -> None:
-        if row["step"] > 0:
-            shutil.copytree(going, tmp_path / str(row["step"]) / "kept")
-
-    walk(**settings, checkpoint=Checkpoint(going, 0.0), callback=killed)
-    for step in range(2, len(whole.steps), 3):
-        folder = tmp_path / str(step) / "kept"
-        newest = folder / "ab"[step % 2]  # the first is in a
-        points = folder / "points.bin"
-        header = json.loads(newest.read_bytes().partition(b"\n")[0])
-        content = bytearray((points if damage == "point" else newest).read_bytes())
-        if damage == "point":  # the one that only the newest knows
-            last = max(header["points"], key=int)
-            before = json.loads((folder / "ba"[step % 2]).read_bytes().partition(b"\n")[0])
-            if last in before["points"]:
-                continue
-            content[header["points"][last]["index"] * header["size"]] ^= 1
-            points.write_bytes(content)
-        else:
-            content[-1] ^= 1
-            newest.write_bytes(content)
-        checkpoint = Checkpoint(folder, 1e9)
-        assert same(walk(**settings, checkpoint=checkpoint), whole)
-        assert len(checkpoint.damage) == 1, checkpoint.damage
-        assert ("points.bin" if damage == "point" else newest.name) in checkpoint.damage[0]
-        kept = sorted(file.name[:6] for file in (folder.parent / "quarantine").iterdir())
-        assert len(kept) == (2 if damage == "point" else 1)
-
-
-def test_points_are_appended_and_never_rewritten(
+def test_points_are_written_once_and_the_room_of_those_let_go_is_used_again(
     tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []
@@ -547,22 +459,29 @@ def test_points_are_appended_and_never_rewritten(
     path = walk(**METHODS["paper"], checkpoint=Checkpoint(tmp_path / "kept", 0.0))
     assert set(written) == {N * 8}
     assert len(path.point_steps) <= 10
-    on_level = int((path.steps["level_error"].abs() < 1e-3).sum())
-    assert len(written) <= on_level  # each kept point at most once, though they were thinned often
-    size = (tmp_path / "kept" / "points.bin").stat().st_size
-    assert size <= 13 * N * 8  # the room of points let go is used again
+    assert len(written) <= int((path.steps["level_error"].abs() < 1e-3).sum())
+    assert (tmp_path / "kept" / "points.bin").stat().st_size <= 13 * N * 8
 
 
 def test_a_state_that_cannot_be_kept_is_refused_in_one_sentence(
     tmp_path: FilePath, refuses: Any
 ) -> None:
+    class Mute(Own):
+        name = "mute"
+
+        def init(self, *arguments: Any):
+            raise AssertionError
+
+    with refuses("mute", "annotate Mute.init"):
+        walk(method=Mute(), checkpoint=Checkpoint(tmp_path))
+
     class Holds(Own):
         def init(self, *arguments: Any) -> OwnState:
             state = super().init(*arguments)
             past: Any = [Quartic()]
             return replace(state, parts=replace(state.parts, past=past))
 
-    with refuses("holds a", "Quartic", "cannot be kept in a checkpoint"):
+    with refuses("cannot be kept in a checkpoint (it holds a", "Quartic"):
         walk(method=Holds(), checkpoint=Checkpoint(tmp_path, 0.0))
 
     @dataclass(frozen=True)

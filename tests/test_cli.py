@@ -245,7 +245,7 @@ def test_ctrl_c_keeps_what_was_walked_and_the_next_call_goes_on(tmp_path):
     signal.signal(signal.SIGINT, before)
     try:
         deadline = time.monotonic() + 240
-        while not (folder / "checkpoint" / "start.json").exists():
+        while not (folder / "checkpoint" / "a").exists():  # of the walk
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -1,7 +1,7 @@
 """Files that are there whole or not at all, and are believed only where they are whole.
 
-Every file names its format, and its SHA-256 is kept: that of JSON in the file itself, that of
-tables and tensors in the `outcome.json` that is written after them.
+The SHA-256 of JSON is in the file itself, that of tables and tensors in the `outcome.json` that is
+written after them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,10 +30,9 @@ from isoloss import __version__
 from isoloss.errors import InputError, IsolossError
 
 FORMAT_VERSION = 3
-"""Of everything that is written; docs/formats.md describes it."""
+"""Of everything that is written; docs/formats.md describes each file."""
 OUTCOME = "outcome.json"
 FAILED = "failed"
-_ENVELOPE = ("format_version", "isoloss", "sha256")
 _TABLE_VERSION = b"isoloss_format_version"
 _REMEDIES = {
     errno.ENOSPC: "free some space",
@@ -55,17 +56,6 @@ class DamagedError(ResultsError):
 
 class StorageError(IsolossError):
     """The disk, or a limit of the system, does not let a file be written or read now."""
-
-
-def another_version(what: Path, version: int, writer: object) -> ResultsError:
-    """The error for files of a format that this isoloss does not read."""
-    by = f"isoloss {writer}" if isinstance(writer, str) else "an earlier isoloss"
-    newer = version > FORMAT_VERSION
-    remedy = "upgrade isoloss" if newer else "read it with that version, or make the results again"
-    return ResultsError(
-        f"{what} has format {version}, written by {by}, and isoloss {__version__} reads format "
-        f"{FORMAT_VERSION}; {remedy}, in another folder or with --restart"
-    )
 
 
 @dataclass(frozen=True)
@@ -103,8 +93,13 @@ def write_json(file: Path, content: Mapping[str, Any]) -> Stamp:
 
 
 def write_text(file: Path, text: str) -> Stamp:
-    """Write text as UTF-8, atomically, as all functions here that write."""
-    return atomically(file, lambda part: part.write_text(text, encoding="utf-8"))
+    """Write text as UTF-8; atomically, as all functions here that write."""
+    return write_bytes(file, text.encode())
+
+
+def write_bytes(file: Path, content: bytes) -> Stamp:
+    """Write bytes."""
+    return atomically(file, lambda part: part.write_bytes(content))
 
 
 def write_table(file: Path, table: pd.DataFrame) -> Stamp:
@@ -165,26 +160,21 @@ def atomically(file: Path, write: Callable[[Path], object]) -> Stamp:
 def read_json(file: Path) -> dict[str, Any]:
     """What `write_json` was given; DamagedError, or ResultsError where it is of another version."""
     with reading(file):
-        raw = file.read_bytes()
-    try:
-        return unsealed(file, raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DamagedError(f"{file} is damaged: it is not the JSON that isoloss writes") from error
+        return unsealed(file, file.read_bytes().decode("utf-8"))
 
 
 def read_table(file: Path, stamp: Stamp) -> pd.DataFrame:
     """What `write_table` was given, if the file is the one stamped."""
-    content = pa.BufferReader(_read(file, stamp))
     with reading(file):
+        content = pa.BufferReader(_read(file, stamp))
         return cast("pd.DataFrame", pq.read_table(content).to_pandas())
 
 
 def read_tensors(file: Path, stamp: Stamp) -> dict[str, Tensor]:
     """What `write_tensors` was given, if the file is the one stamped."""
-    content = _read(file, stamp)
     with reading(file):
-        loaded = load(content)
-        del content  # clones, since memory from torch is aligned; one at a time
+        loaded = load(_read(file, stamp))
+        # clones, one at a time, since memory from torch is aligned
         return {name: loaded.pop(name).clone() for name in list(loaded)}
 
 
@@ -217,8 +207,7 @@ def read_ending(folder: Path) -> Ending:
 
 
 def _read(file: Path, stamp: Stamp) -> bytes:
-    with reading(file):
-        content = file.read_bytes()
+    content = file.read_bytes()
     stamp.check(file, content)
     return content
 
@@ -248,39 +237,39 @@ def reading(file: Path) -> Generator[None]:
 def sealed(content: Mapping[str, Any], indent: int | None = 2) -> str:
     """JSON text with the format, our version and the SHA-256 of all the rest."""
     whole = {"format_version": FORMAT_VERSION, "isoloss": __version__, **content}
-    return _sealed(whole, indent)
+    body = json.dumps(whole, indent=indent, allow_nan=False)
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    return json.dumps({**whole, "sha256": digest}, indent=indent, allow_nan=False) + "\n"
 
 
 def unsealed(file: Path, text: str, indent: int | None = 2) -> dict[str, Any]:
     """What `sealed` was given; raises as `read_json`."""
     try:
-        content = json.loads(text, parse_constant=_no_constant)
-        version = content["format_version"]
+        content = json.loads(text)
+        version, signed = content["format_version"], content.pop("sha256", None) is not None
         if type(version) is not int:
             raise ValueError(version)
-        whole = _sealed({k: v for k, v in content.items() if k != "sha256"}, indent) == text
+        whole = sealed(content, indent) == text
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{file} is damaged: it is not the JSON that isoloss writes") from error
-    if not whole and ("sha256" in content or version == FORMAT_VERSION):
+    if not whole and (signed or version == FORMAT_VERSION):
         raise DamagedError(f"{file} was changed after it was written: its checksum differs")
     if version != FORMAT_VERSION:
-        raise another_version(file, version, content.get("isoloss"))
-    return {key: value for key, value in content.items() if key not in _ENVELOPE}
+        writer = content.get("isoloss")
+        by = f"isoloss {writer}" if isinstance(writer, str) else "an earlier isoloss"
+        remedy = "read it with that version, or make the results again"
+        raise ResultsError(
+            f"{file} has format {version}, written by {by}, and isoloss {__version__} reads format "
+            f"{FORMAT_VERSION}; {'upgrade isoloss' if version > FORMAT_VERSION else remedy}, in "
+            f"another folder or with --restart"
+        )
+    del content["format_version"], content["isoloss"]
+    return content
 
 
 def digest_of(content: Any) -> str:
     """The SHA-256 of what JSON can hold, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _sealed(content: Mapping[str, Any], indent: int | None) -> str:
-    body = json.dumps(content, indent=indent, allow_nan=False)
-    digest = hashlib.sha256(body.encode()).hexdigest()
-    return json.dumps({**content, "sha256": digest}, indent=indent, allow_nan=False) + "\n"
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 # ---------------------------------------------------------------- the disk and the system
@@ -327,6 +316,27 @@ def remove(*files: Path) -> None:
     for folder in {file.parent for file in files}:
         if folder.exists():
             sync(folder)
+
+
+def move_aside(what: Path, folder: Path, *, copy: bool = False) -> Path:
+    """Move a file or folder into another, under a name with the time that is not taken."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        target, count = folder / f"{what.name}-{stamp}", 1
+        while target.exists():
+            count += 1
+            target = folder / f"{what.name}-{stamp}-{count}"
+        (shutil.copyfile if copy else os.replace)(what, target)
+        sync(folder)
+        sync(what.parent)
+    return target
+
+
+def quarantine(damaged: Path, folder: Path, *, copy: bool = False) -> None:
+    """Move what is damaged, if it is there, into the `quarantine` of a run folder."""
+    if damaged.exists():
+        move_aside(damaged, folder / "quarantine", copy=copy)
 
 
 def as_folder(folder: object) -> Path:

@@ -35,19 +35,9 @@ Row = dict[str, Any]
 """One accepted step: the columns of `Path.steps`."""
 
 COLUMNS = (
-    "step",
-    "kind",
-    "evaluations",
-    "seconds",
-    "loss",
-    "level_error",
-    "regularizer",
-    "angle_degrees",
-    "kkt_residual",
-    "equivalent_penalty",
-    "step_length",
-    "arc_length",
-)
+    "step", "kind", "evaluations", "seconds", "loss", "level_error", "regularizer", "angle_degrees",
+    "kkt_residual", "equivalent_penalty", "step_length", "arc_length",
+)  # fmt: skip
 
 
 class Stop(Settings):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
@@ -18,44 +18,26 @@ from isoloss.problem import Problem
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Weights that are kept.
+    """Weights that are kept."""
 
-    Attributes:
-        count: Points on the level set before this one.
-        step: The step.
-        theta: The weights, shape (n,).
-    """
-
-    count: int
+    count: int  # points on the level set before this one
     step: int
-    theta: Tensor
+    theta: Tensor  # shape (n,)
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What a recorder holds between two steps; another one goes on from it.
+    """What a recorder holds between two steps, for another one to continue from."""
 
-    Attributes:
-        rows: At least the rows so far; the recorder may append to them.
-        length: How many of these there are so far.
-        seconds: Time used.
-        arc_length: Sum of the step lengths.
-        on_level: Points on the level set.
-        progress: Steps, corrections not counted.
-        spacing: Points on the level set from one that is kept to the next, now.
-        kept: Weights that are kept.
-        last: The last point on the level set.
-    """
-
-    rows: list[Row]
-    length: int
+    rows: list[Row]  # at least the rows so far; the recorder may append to them
+    length: int  # how many of these there are so far
     seconds: float
-    arc_length: float
-    on_level: int
-    progress: int
-    spacing: int
+    arc_length: float  # sum of the step lengths
+    on_level: int  # points on the level set
+    progress: int  # steps, corrections not counted
+    spacing: int  # points on the level set from one that is kept to the next, now
     kept: tuple[Kept, ...]
-    last: Kept | None
+    last: Kept | None  # the last point on the level set
 
 
 class Recorder:
@@ -68,43 +50,34 @@ class Recorder:
         level: float,
         before: Recorded | None = None,
     ) -> None:
-        if before is None:
-            before = Recorded([], 0, 0.0, 0.0, 0, 0, record.points_every, (), None)
+        first = Recorded([], 0, 0.0, 0.0, 0, 0, record.points_every, (), None)
+        self._now = before or first  # but for rows and seconds
         self._record = record
         self._probes = probes
         self._level = level
         self._unmeasured = {
             f"{name}_{what}": math.nan for name in probes for what in ("loss", "metric")
         }
-        self._started = time.perf_counter() - before.seconds
-        self._arc = before.arc_length
-        self._on_level = before.on_level
-        self._spacing = before.spacing
-        self._kept = before.kept
-        self._last = before.last
-        self.rows = before.rows[: before.length]
-        self.progress = before.progress
+        self._started = time.perf_counter() - self._now.seconds
+        self.rows = self._now.rows[: self._now.length]
+
+    @property
+    def progress(self) -> int:
+        """Steps so far, corrections not counted."""
+        return self._now.progress
 
     def recorded(self) -> Recorded:
         """What there is so far; what is added later does not change it."""
-        return Recorded(
-            rows=self.rows,
-            length=len(self.rows),
-            seconds=self._seconds(),
-            arc_length=self._arc,
-            on_level=self._on_level,
-            progress=self.progress,
-            spacing=self._spacing,
-            kept=self._kept,
-            last=self._last,
-        )
+        return replace(self._now, rows=self.rows, length=len(self.rows), seconds=self._seconds())
 
     def add(self, state: State, evaluations: int) -> Row:
         """Record the state after a step."""
-        point = state.point
-        step = len(self.rows)
-        self._arc += state.step_length
-        self.progress += state.kind not in ("start", "correct")
+        point, step = state.point, len(self.rows)
+        self._now = replace(
+            self._now,
+            arc_length=self._now.arc_length + state.step_length,
+            progress=self._now.progress + (state.kind not in ("start", "correct")),
+        )
         row: Row = {
             "step": step,
             "kind": state.kind,
@@ -117,16 +90,17 @@ class Recorder:
             "kkt_residual": point.kkt_residual,
             "equivalent_penalty": point.equivalent_penalty,
             "step_length": state.step_length,
-            "arc_length": self._arc,
+            "arc_length": self._now.arc_length,
             **self._unmeasured,
         }
         self.rows.append(row)
         if state.on_level:
-            count, self._on_level = self._on_level, self._on_level + 1
+            count = self._now.on_level
             # kept before the probes run, so that Ctrl-C in one of them loses nothing
-            self._last = Kept(count, step, point.theta)
-            if count % self._spacing == 0:
-                self._keep(self._last)
+            last = Kept(count, step, point.theta)
+            self._now = replace(self._now, on_level=count + 1, last=last)
+            if count % self._now.spacing == 0:
+                self._keep(last)
             if count % self._record.probes_every == 0:
                 self._measure(row, point.theta)
         return row
@@ -136,15 +110,14 @@ class Recorder:
 
         The last point on the level set is measured and among them; recording may continue.
         """
-        kept = self._kept
-        if self._last is not None:
-            row = self.rows[self._last.step]
+        kept, last = self._now.kept, self._now.last
+        if last is not None:
+            row = self.rows[last.step]
             if any(math.isnan(row[column]) for column in self._unmeasured):
-                self._measure(row, self._last.theta)
-            if kept[-1].step != self._last.step:
-                limit = self._record.points_at_most
-                full = limit is not None and len(kept) == limit
-                kept = (*kept[: -1 if full else None], self._last)
+                self._measure(row, last.theta)
+            if kept[-1].step != last.step:
+                full = len(kept) == self._record.points_at_most
+                kept = (*kept[: -1 if full else None], last)
         steps = pd.DataFrame(self.rows, columns=[*COLUMNS, *self._unmeasured])
         points = [one.theta for one in kept]
         stacked = torch.stack(points) if points else torch.empty(0)
@@ -158,8 +131,9 @@ class Recorder:
             row[f"{name}_loss"], row[f"{name}_metric"] = probe.evaluate(theta)
 
     def _keep(self, entry: Kept) -> None:
-        self._kept = (*self._kept, entry)
+        kept, spacing = (*self._now.kept, entry), self._now.spacing
         limit = self._record.points_at_most
-        if limit is not None and len(self._kept) > limit:
-            self._spacing *= 2
-            self._kept = tuple(kept for kept in self._kept if kept.count % self._spacing == 0)
+        if limit is not None and len(kept) > limit:
+            spacing *= 2
+            kept = tuple(one for one in kept if one.count % spacing == 0)
+        self._now = replace(self._now, kept=kept, spacing=spacing)

@@ -69,12 +69,7 @@ def identity_of_regularizer(given: Any, name: str) -> dict[str, Any]:
 
 
 def identity(value: Any) -> Any:
-    """What JSON can tell of a value: two that differ in it are not the same.
-
-    Numbers and strings as they are; of tensors a digest; of settings and dataclasses the class and
-    the fields, of problems the losses and the number of examples; of functions and other objects
-    the qualified name of the function or class.
-    """
+    """What JSON can tell of a value: two that differ in it are not the same."""
     match value:
         case None | bool() | int() | str():
             return value

@@ -22,9 +22,8 @@ from isoloss.path import POINTS
 from isoloss.projects import Project
 from isoloss.report.verify import verify
 from isoloss.runs.walk import WalkRun, walk_settings
-from isoloss.store import run_folder
+from isoloss.store import load_decay, run_folder
 from isoloss.store.folder import EPOCHS, MEMBERS, Stack, save_decay, save_walk
-from isoloss.store.results import load_decay
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +146,7 @@ def test_an_error_in_a_check_is_of_that_run_alone(out: Path, monkeypatch) -> Non
         raise TypeError("no such thing\nat all")
 
     monkeypatch.setattr(Walk, "load", torn)
-    monkeypatch.setattr("isoloss.store.results.read_path", torn)
+    monkeypatch.setattr("isoloss.store.read_path", torn)
     report = out / "report" / "IRIS_FF"
     report.mkdir(parents=True)
     (report / "walk.csv").write_text("")

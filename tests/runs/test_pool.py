@@ -16,7 +16,7 @@ import pytest
 
 from isoloss.runs.pool import run_all
 from isoloss.runs.run import Contact, News, Run
-from isoloss.store.folder import failure, problem
+from isoloss.store.folder import problem
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes")
 
@@ -96,7 +96,8 @@ def test_a_process_that_dies_is_a_sentence_and_the_others_go_on(tmp_path: Path) 
     assert "ended with exit code 3; run" in lasts[3].ending
     assert lasts[4].ending == "ValueError: [red]brackets[/red] and [/nonsense]"
     for one in runs:
-        assert failure(one.folder) == (lasts[one.index].ending if lasts[one.index].failed else None)
+        last = lasts[one.index]
+        assert problem(one.folder) == (last.ending if last.failed else "not finished")
 
 
 def test_a_run_has_one_thread_however_many_there_are_outside(tmp_path, monkeypatch) -> None:

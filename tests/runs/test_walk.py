@@ -66,8 +66,8 @@ def test_bad_pairs_get_one_sentence(refuses, pair: str, words: list[str]) -> Non
 def go(out: Path, *pairs: str, cancelled: bool = False) -> Walk:
     settings = walk_settings(IRIS, "sqp", ["steps=6", *pairs])
     one = WalkRun(0, 3, run_folder(out, "IRIS_FF", "sqp", 0), settings)
-    begun = one.folder / "checkpoint" / "start.json"  # the walk has begun once it is there
-    one.execute(lambda news: None, lambda: cancelled and begun.exists())
+    phases: list[str] = []
+    one.execute(lambda news: phases.append(news.phase), lambda: cancelled and "walking" in phases)
     (path,) = open_results(out).paths("IRIS_FF", "sqp")
     return path
 

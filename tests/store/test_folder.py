@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 
 import pytest
@@ -13,18 +13,16 @@ from tests.store.made import made_path
 from isoloss import Outcome, Path, files
 from isoloss.files import write_json
 from isoloss.store import ResultsError, check_out_folder, run_folder
-from isoloss.store import folder as folder_module
+from isoloss.store.checkpoint import TrainingCheckpoint, load_start, save_start, training_folder
 from isoloss.store.folder import (
+    LockedError,
     begin,
     check,
-    failure,
-    load_start,
+    only_writer,
     problem,
     save_failure,
-    save_start,
     save_walk,
 )
-from isoloss.store.lock import LockedError, only_writer
 
 RUN_FILES = ["config.json", "outcome.json", "points.safetensors", "steps.parquet"]
 
@@ -34,30 +32,14 @@ def names(folder: FilePath) -> list[str]:
     return sorted(file.name.split("-2")[0] for file in folder.iterdir())
 
 
-def test_a_run_folder_is_a_path_and_the_runs_settings(tmp_path):
-    assert begin(tmp_path / "r", {"seed": 3}, {"torch": "x"})
-    save_walk(tmp_path / "r", made_path(), {"indices": torch.tensor([4, 2])})
-    path = Path.load(tmp_path / "r")
-    assert torch.equal(path.points, made_path().points)
-    assert path.metadata["config"] == {"seed": 3}
-    assert path.metadata["made_with"] == {"torch": "x"}
-    assert path.metadata["tensors"]["indices"].tolist() == [4, 2]
-    assert names(tmp_path / "r") == RUN_FILES
-
-
 def test_where_runs_are():
-    found = [
-        run_folder(FilePath("out"), "IRIS_FF", "sqp", 7),
-        run_folder(FilePath("out"), "IRIS_FF", None, 0, "decay"),
-        run_folder(FilePath("out"), "IRIS_FF", "sqp", 12, "equivalent"),
-        run_folder(FilePath("out"), "IRIS_FF", "sqp", 0, "after-decay"),
-    ]
-    assert [folder.as_posix() for folder in found] == [
-        "out/IRIS_FF/traverse/sqp/run-007",
-        "out/IRIS_FF/decay/run-000",
-        "out/IRIS_FF/equivalent/sqp/run-012",
-        "out/IRIS_FF/after-decay/sqp/run-000",
-    ]
+    for where, given in {
+        "out/IRIS_FF/traverse/sqp/run-007": ("sqp", 7),
+        "out/IRIS_FF/decay/run-000": (None, 0, "decay"),
+        "out/IRIS_FF/equivalent/sqp/run-012": ("sqp", 12, "equivalent"),
+        "out/IRIS_FF/after-decay/sqp/run-000": ("sqp", 0, "after-decay"),
+    }.items():
+        assert run_folder(FilePath("out"), "IRIS_FF", *given).as_posix() == where
 
 
 def test_a_finished_run_is_not_done_again_and_an_interrupted_one_is(tmp_path):
@@ -82,7 +64,7 @@ def test_other_settings_are_refused_and_the_difference_shown(tmp_path, refuses):
 def test_a_failure_is_kept_and_the_run_is_done_again(tmp_path):
     begin(tmp_path, {}, {})
     save_failure(tmp_path, "no memory")
-    assert failure(tmp_path) == problem(tmp_path) == "no memory"
+    assert problem(tmp_path) == "no memory"
     assert begin(tmp_path, {}, {})
     with pytest.raises(ResultsError, match="no memory"):
         Path.load(tmp_path)
@@ -150,22 +132,40 @@ def test_a_run_of_another_format_is_refused_and_left_alone(tmp_path, monkeypatch
     assert before == {file.name: file.read_bytes() for file in tmp_path.iterdir()}
 
 
-def test_a_start_half_kept_is_no_damage_and_one_half_lost_is(tmp_path, monkeypatch):
-    config, tensors, said = {"seed": 0}, {"weights": torch.ones(3)}, []
-    with monkeypatch.context() as patched:
-        patched.setattr(folder_module, "write_json", lambda *_: 1 / 0)  # killed in between
-        with contextlib.suppress(ZeroDivisionError):
-            save_start(tmp_path, config, tensors)
+@dataclass
+class Trained:
+    """Of a training that goes on."""
+
+    epoch: int
+
+
+def test_what_phase_1_ended_with_is_kept_as_the_newest_of_its_states(tmp_path):
+    said: list[str] = []
     assert load_start(tmp_path, said.append) is None
-    assert said == []
-    save_start(tmp_path, config, tensors)
+    training = TrainingCheckpoint(training_folder(tmp_path), tmp_path, 0.0)
+    training.load(Trained)
+    training.save(Trained(1))
+    training.save(Trained(2))
+    assert load_start(tmp_path, said.append) is None
+    save_start(tmp_path, {"weights": torch.ones(3)})
     kept = load_start(tmp_path, said.append)
     assert kept is not None
-    assert torch.equal(kept["weights"], tensors["weights"])
-    (tmp_path / "checkpoint" / "start.json").unlink()
-    assert load_start(tmp_path, said.append) is None
-    assert "start.json is missing" in said[0]
-    assert names(tmp_path / "quarantine") == ["start.safetensors"]
+    assert torch.equal(kept["weights"], torch.ones(3))
+    assert said == []
+    newest = training_folder(tmp_path) / "a"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert load_start(tmp_path, said.append) is None  # training goes on from where it was
+    assert f"{newest} has " in said[0]
+    assert training.load(Trained) == Trained(2)
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_the_loss_of_the_only_generation_is_noticed(tmp_path, name):
+    save_start(tmp_path, {"weights": torch.ones(3)})
+    (training_folder(tmp_path) / name).unlink()
+    said: list[str] = []
+    assert (load_start(tmp_path, said.append) is None) is (name == "a")
+    assert said == [f"{training_folder(tmp_path) / name} is missing"]
 
 
 def test_a_run_that_failed_before_it_had_begun_is_no_damage(tmp_path):
@@ -178,7 +178,11 @@ def test_a_run_that_failed_before_it_had_begun_is_no_damage(tmp_path):
     (tmp_path / "steps.parquet").touch()  # but this was there, so that it has been lost
     assert begin(tmp_path, {"seed": 0}, {}, said.append)
     assert "config.json is missing" in said[0]
-    assert names(tmp_path / "quarantine") == ["steps.parquet"]
+    assert names(tmp_path / "quarantine") == ["outcome.json", "steps.parquet"]
+    (tmp_path / "config.json").write_bytes(b"{")
+    (tmp_path / "checkpoint").mkdir()  # and nothing tells what settings it is of
+    assert begin(tmp_path, {"seed": 0}, {}, said.append)
+    assert {"checkpoint", "config.json"} < {*names(tmp_path / "quarantine")}
 
 
 def test_a_folder_has_one_writer_and_tells_who(tmp_path):
@@ -193,16 +197,13 @@ def test_a_folder_has_one_writer_and_tells_who(tmp_path):
         assert died.startswith(f"process {2**22 + 1} on ")
 
 
-def test_an_out_folder_below_a_file_is_refused(tmp_path, refuses):
+def test_an_out_folder_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch, refuses):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with refuses("--out must name a folder", "is a file"):
             check_out_folder(folder)
     check_out_folder(tmp_path / "new" / "folder")
     assert not (tmp_path / "new").exists()
-
-
-def test_a_folder_that_may_not_be_written_to_is_refused(tmp_path, monkeypatch, refuses):
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
     with refuses("may not be written to"):
         check_out_folder(tmp_path / "new")

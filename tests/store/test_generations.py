@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 
 from isoloss.store import generations
 from isoloss.store.generations import Generations
+
+ENDS = ["killed before the points", "killed after the points", "newest damaged"]
 
 
 class KilledError(Exception):
@@ -21,31 +25,42 @@ def point(number: int) -> torch.Tensor:
     return torch.full((3,), float(number), dtype=torch.float64)
 
 
+def newest(folder: Path) -> Path:
+    """The file of the two with the higher number."""
+    headers = {slot: json.loads((folder / slot).read_bytes().splitlines()[0]) for slot in "ab"}
+    return folder / max(headers, key=lambda slot: headers[slot]["number"])
+
+
 @given(
     drops=st.lists(st.sets(st.integers(0, 11)), min_size=12, max_size=12),
-    kills=st.lists(st.sampled_from(["", "", "before", "after"]), min_size=12, max_size=12),
+    ends=st.lists(st.sampled_from(["", "", *ENDS]), min_size=12, max_size=12),
 )
-def test_what_was_kept_last_is_read_back_whenever_it_was_killed(tmp_path_factory, drops, kills):
+def test_what_was_kept_last_is_read_back_whatever_happened(tmp_path_factory, drops, ends):
     folder = tmp_path_factory.mktemp("kept")
-    store, last, points = Generations(folder / "c", folder), None, set[int]()
-    for number, (drop, kill) in enumerate(zip(drops, kills, strict=True)):
+    store, now = Generations(folder / "c", folder), (None, set[int]())
+    for number, (drop, end) in enumerate(zip(drops, ends, strict=True)):
+        before = now
         with pytest.MonkeyPatch.context() as patched:
-            if kill == "before":
+            if end == "killed before the points":
                 patched.setattr(generations, "write_blocks", killed)
-            if kill:
-                patched.setattr(generations, "atomically", killed)
+            if "killed" in end:
+                patched.setattr(generations, "write_bytes", killed)
             with contextlib.suppress(KilledError):
-                now = (points - drop) | {number}  # a point that was let go never comes back
-                store.save({"n": number}, bytes([number]), {k: point(k) for k in now})
-                last, points = number, now
-        if kill:
+                points = (now[1] - drop) | {number}  # a point that was let go never comes back
+                store.save({"n": number}, bytes([number]), {k: point(k) for k in points})
+                now = number, points
+        if end == "newest damaged":
+            content = newest(folder / "c").read_bytes()
+            newest(folder / "c").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            now = before if before[0] is not None else (None, set())
+        if end:
             store = Generations(folder / "c", folder)
             found = store.load()
-            assert store.damage == []
-            assert (found is None) == (last is None)
+            assert len(store.damage) == (end == "newest damaged")
+            assert (found is None) == (now[0] is None)
             if found is not None:
-                assert (found.about["n"], found.payload) == (last, bytes([last]))
-                assert found.points == {k: point(k).numpy().tobytes() for k in points}
+                assert (found.about["n"], found.payload) == (now[0], bytes([now[0]]))
+                assert found.points == {k: point(k).numpy().tobytes() for k in now[1]}
 
 
 def killed(*_: object) -> None:

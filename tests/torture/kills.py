@@ -1,100 +1,165 @@
-"""Runs killed at every moment of writing, at random moments, and again while they resume."""
+"""Runs and commands killed at every moment of writing, at random ones, and while they resume."""
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
 import time
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.torture.victim import (
     KINDS,
+    Findings,
     child,
     differences,
     go,
-    kill_after,
+    in_a_child,
     make,
-    moments_of,
     result,
     wait,
 )
 
-
-@dataclass
-class Tally:
-    """What became of the runs.
-
-    Attributes:
-        runs: Runs that were killed at least once and then brought to their end.
-        kills: SIGKILLs, by what they hit.
-        lost: Runs that did not come to their end, a sentence each.
-        differing: Runs whose results are not the bits of the run never killed, a sentence each.
-    """
-
-    runs: int = 0
-    kills: Counter[str] = field(default_factory=Counter)
-    lost: list[str] = field(default_factory=list)
-    differing: list[str] = field(default_factory=list)
-
-    def settle(self, name: str, code: int, found: str, expected: str) -> None:
-        self.runs += 1
-        if code != 0:
-            self.lost.append(f"{name}: exit code {code}")
-        elif found != expected:
-            self.differing.append(f"{name}: {differences(found, expected)}")
+SWEEPS = {
+    "IRIS_FF/traverse/paper": (3, "traverse IRIS_FF --runs 3 --method paper --set steps=300"),
+    "IRIS_FF/decay": (2, "decay IRIS_FF --runs 2 --penalties 0,0.001 --epochs 20"),
+    "IRIS_FF/traverse/sqp": (2, "traverse IRIS_FF --runs 2 --set steps=120"),
+}
+"""Commands by where their runs are, below the folder of results, with the number of these."""
+TIMES = 3
+"""How often a run or a command is killed at random before it may end."""
+AT_THE_END = 0.3
+"""Share of kills of commands that wait until a run has written its last file."""
 
 
-def at_every_moment(scratch: Path, kind: str, every: int, seed: int, tally: Tally) -> None:
-    """Kill a run at each moment of writing (each `every`-th), once more while it resumes, then let
-    it end."""
+def settle(found: Findings, name: str, code: int, folder: Path, expected: str) -> None:
+    """Hold a run that was killed, and called again, against one that never was."""
+    found.done["runs"] += 1
+    if code != 0:
+        found.wrong.append(f"{name}: lost, exit code {code}")
+    elif result(folder) != expected:
+        found.wrong.append(f"{name}: other bits in {differences(result(folder), expected)}")
+
+
+def at_every_moment(scratch: Path, kind: str, every: int, seed: int, found: Findings) -> None:
+    """Kill a run at each `every`-th moment of writing and again while it resumes; let it end."""
     whole = make(scratch / "whole" / kind, kind)
-    names = moments_of(whole)
+    names, rng = go(whole), random.Random(seed)
     expected = result(whole.folder)
-    rng = random.Random(seed)
     for moment in range(1 + seed % every, len(names) + 1, every):
         one = make(scratch / f"{kind}-{moment}", kind)
-        code = wait(child(lambda one=one, at=moment: go(one, at)))
+        code = in_a_child(one, moment)
         if code == 0 and moment > 0.9 * len(names):
             break  # there were more folders to make for the first
         assert code == -9, f"{kind} was not killed at moment {moment}: {code}"
-        tally.kills[names[moment - 1]] += 1
+        found.done[f"killed {names[moment - 1]}"] += 1
         again = rng.randrange(1, len(names) + 1)
-        if wait(child(lambda one=one, at=again: go(one, at))) == -9:
-            tally.kills["while resuming"] += 1
-        code = wait(child(lambda one=one: go(one)))
-        found = result(one.folder) if code == 0 else ""
-        tally.settle(
-            f"{kind} at moment {moment} ({names[moment - 1]}), {again}", code, found, expected
-        )
+        found.done["killed while resuming"] += in_a_child(one, again) == -9
+        name = f"{kind} at moment {moment} ({names[moment - 1]}), {again}"
+        settle(found, name, in_a_child(one), one.folder, expected)
         shutil.rmtree(scratch / f"{kind}-{moment}")
 
 
-def at_random_moments(scratch: Path, kind: str, runs: int, seed: int, tally: Tally) -> None:
-    """Kill a run at random times until it has died three times, then let it end."""
-    whole = make(scratch / "whole-random" / kind, kind)
+def at_random_moments(scratch: Path, kind: str, runs: int, seed: int, found: Findings) -> None:
+    """Kill a run at random times, then let it end."""
+    whole, rng = make(scratch / "whole-random" / kind, kind), random.Random(seed)
     began = time.monotonic()
-    assert wait(child(lambda: go(whole))) == 0
+    assert in_a_child(whole) == 0
     takes = time.monotonic() - began
-    expected = result(whole.folder)
-    rng = random.Random(seed)
     for k in range(runs):
         one = make(scratch / f"{kind}-random-{k}", kind)
-        for _ in range(3):
-            pid = child(lambda one=one: go(one))
-            if kill_after(pid, rng.uniform(0, takes)) == -9:
-                tally.kills["at a random moment"] += 1
-        code = wait(child(lambda one=one: go(one)))
-        found = result(one.folder) if code == 0 else ""
-        tally.settle(f"{kind} at random moments, {k}", code, found, expected)
+        for _ in range(TIMES):
+            pid = child(lambda one=one: go(one) and 0)
+            time.sleep(rng.uniform(0, takes))
+            os.kill(pid, signal.SIGKILL)
+            found.done["killed at a random moment"] += wait(pid) == -9
+        settle(found, f"{kind} {k}", in_a_child(one), one.folder, result(whole.folder))
         shutil.rmtree(scratch / f"{kind}-random-{k}")
 
 
-def kills(scratch: Path, *, every: int, random_runs: int, seed: int = 1) -> Tally:
+def kills(scratch: Path, every: int, random_runs: int) -> Findings:
     """All kinds of runs, killed both ways."""
-    tally = Tally()
+    found = Findings()
     for kind in KINDS:
-        at_every_moment(scratch, kind, every, seed, tally)
-        at_random_moments(scratch, kind, random_runs, seed, tally)
-    return tally
+        at_every_moment(scratch, kind, every, 1, found)
+        at_random_moments(scratch, kind, random_runs, 1, found)
+    return found
+
+
+# ---------------------------------------------------------------- whole commands
+
+
+def commands(scratch: Path, rounds: int) -> Findings:
+    """Kill a command, with its worker processes, without them, or one of these alone."""
+    found, rng, takes = Findings(), random.Random(1), dict[str, float]()
+    for where in SWEEPS:
+        began = time.monotonic()
+        assert _start(scratch / "whole", where).wait() == 0
+        takes[where] = time.monotonic() - began
+    for k in range(rounds):
+        where = list(SWEEPS)[k % len(SWEEPS)]
+        out = scratch / f"round-{k}"
+        for _ in range(TIMES):
+            process = _start(out, where)
+            at_the_end = rng.random() < AT_THE_END
+            if at_the_end:
+                _wait_for_an_end(process, out, where)
+            time.sleep(rng.uniform(0, 0.03) if at_the_end else rng.uniform(0.3, 1) * takes[where])
+            what = rng.choice(["command and workers", "command alone", "worker alone"])
+            moment = "when a run ended" if at_the_end else "at a random moment"
+            found.done[f"killed {what} {moment}"] += _kill(process, what)
+            process.wait()
+        code = 1
+        for _ in range(60):  # the last step of a worker whose command was killed may not be over
+            if (code := _start(out, where).wait()) == 0:
+                break
+            time.sleep(1)
+        for folder, whole in zip(
+            _folders(out, where), _folders(scratch / "whole", where), strict=True
+        ):
+            settle(found, str(folder), code, folder, result(whole))
+        shutil.rmtree(out)
+    return found
+
+
+def _start(out: Path, where: str) -> subprocess.Popen[bytes]:
+    words = [*SWEEPS[where][1].split(), "--checkpoint-every", "0.2", "--out", str(out)]
+    command, quiet = [sys.executable, "-m", "isoloss", *words], subprocess.DEVNULL
+    return subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=True)
+
+
+def _folders(out: Path, where: str) -> list[Path]:
+    return [out / where / f"run-{k:03d}" for k in range(SWEEPS[where][0])]
+
+
+def _wait_for_an_end(process: subprocess.Popen[bytes], out: Path, where: str) -> None:
+    """Wait until one more run has its last file, or all is over."""
+
+    def ended() -> int:
+        return sum((folder / "outcome.json").exists() for folder in _folders(out, where))
+
+    before = ended()
+    while ended() == before and process.poll() is None:
+        time.sleep(0.001)
+
+
+def _kill(process: subprocess.Popen[bytes], what: str) -> bool:
+    if process.poll() is not None:
+        return False
+    if what == "command and workers":
+        os.killpg(process.pid, signal.SIGKILL)
+        return True
+    victims = [process.pid] if what == "command alone" else _children(process.pid)
+    if victims:
+        os.kill(random.Random(process.pid).choice(victims), signal.SIGKILL)
+    return bool(victims)
+
+
+def _children(pid: int) -> list[int]:
+    """Processes started by a process, but for multiprocessing's own tracker."""
+    lines = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children")]
+    found = [int(each) for line in lines for each in line.split()]
+    return [k for k in found if b"resource_tracker" not in Path(f"/proc/{k}/cmdline").read_bytes()]

@@ -9,42 +9,37 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.torture.corruption import Findings, of_finished, of_unfinished
-from tests.torture.kills import Tally, at_every_moment
-from tests.torture.victim import child, go, make, result, wait
+from tests.torture.corruption import of_finished, of_unfinished
+from tests.torture.kills import at_every_moment
+from tests.torture.victim import Findings, child, execute, in_a_child, make, result, wait
 from tests.torture.writers import writers
 
-from isoloss.store.folder import failure, problem
+from isoloss.store.folder import problem
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
-def done(tally: Tally) -> None:
-    assert tally.runs >= 3
-    assert sum(tally.kills.values()) >= tally.runs
-    assert (tally.lost, tally.differing) == ([], [])
-
-
 @pytest.mark.parametrize("kind", ["paper", "decay"])
 def test_runs_killed_at_moments_of_writing_lose_no_bit(tmp_path: Path, kind: str) -> None:
-    tally = Tally()
-    at_every_moment(tmp_path, kind, every=61, seed=23, tally=tally)
-    done(tally)
+    found = Findings()
+    at_every_moment(tmp_path, kind, every=61, seed=23, found=found)
+    assert found.done["runs"] >= 3
+    assert found.done.total() >= 2 * found.done["runs"]
+    assert found.wrong == []
 
 
 def test_changed_files_are_noticed_and_runs_done_again(tmp_path: Path) -> None:
     found = Findings()
     of_finished(tmp_path / "finished", 60, 11, found, repair=20)
     of_unfinished(tmp_path / "unfinished", 9, 12, found)
-    assert found.corruptions >= 69
-    assert found.repaired >= 9
-    assert (found.undetected, found.crashes, found.wrong) == ([], [], [])
+    assert found.done["files corrupted"] >= 69
+    assert found.done["runs called again with the same bits"] >= 9
+    assert found.wrong == []
 
 
 def test_of_eight_processes_exactly_one_writes(tmp_path: Path) -> None:
-    contest = writers(tmp_path, 2)
-    assert contest.winners == [1, 1]
-    assert contest.wrong == []
+    found = writers(tmp_path, 2)
+    assert (found.done["writers"], found.wrong) == (2, [])
 
 
 @contextlib.contextmanager
@@ -61,17 +56,16 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
 
 def test_a_full_disk_fails_the_run_with_a_sentence_and_it_goes_on_later(tmp_path: Path) -> None:
     whole = make(tmp_path / "whole", "sqp")
-    assert wait(child(lambda: go(whole))) == 0
+    assert in_a_child(whole) == 0
     disk = tmp_path / "disk"
     with small_disk(disk, "1m"):
         one = make(disk, "sqp")
-        news = one.execute(lambda news: None, lambda: False)
+        news = execute(one)
         assert news.failed
         assert "No space left on device; free some space" in news.ending
-        said = failure(one.folder)
-        assert said is None or "No space left" in said
+        assert problem(one.folder) == "not finished" or "No space left" in problem(one.folder)
         subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
-        assert not one.execute(lambda news: None, lambda: False).failed
+        assert not execute(one).failed
         assert problem(one.folder) is None
         assert result(one.folder) == result(whole.folder)
 
@@ -86,25 +80,25 @@ def test_a_folder_that_cannot_be_written_to_is_a_sentence(tmp_path: Path) -> Non
 
 def said(disk: Path) -> str:
     try:
-        return make(disk, "paper").execute(lambda news: None, lambda: False).ending
+        return execute(make(disk, "paper")).ending
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
 
 def test_a_run_killed_after_its_last_word_is_finished_and_tidied_up(tmp_path: Path) -> None:
     one = make(tmp_path, "paper")
-    assert wait(child(lambda: go(one))) == 0
+    assert in_a_child(one) == 0
     before = result(one.folder)
     (one.folder / "checkpoint").mkdir()  # killed before it was deleted
     assert problem(one.folder) is None
     assert not one.finished()
-    assert wait(child(lambda: go(one))) == 0
+    assert in_a_child(one) == 0
     assert one.finished()
     assert result(one.folder) == before
 
 
 def test_a_worker_that_dies_after_its_last_word_leaves_no_failure(tmp_path: Path) -> None:
     one = make(tmp_path, "sqp")
-    assert wait(child(lambda: go(one))) == 0
+    assert in_a_child(one) == 0
     assert one.lost("its process was killed").failed
     assert one.finished()

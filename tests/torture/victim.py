@@ -1,4 +1,4 @@
-"""Tiny runs to be killed, and the moments at which they can be.
+"""Tiny runs to be killed or damaged, and the moments at which they write.
 
 A victim is a forked child of a process that has loaded everything, so that some hundred of them
 take minutes; it is killed by SIGKILL, of which no program can take notice.
@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 import signal
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,37 @@ import pandas as pd
 
 from isoloss import experiments, files
 from isoloss.runs.decay import DecayRun, decay_settings
+from isoloss.runs.run import News
 from isoloss.runs.walk import WalkRun, walk_settings
 from isoloss.store import generations, run_folder
 
 IRIS = replace(experiments.get("IRIS_FF"), epochs=1)
 KINDS = ("paper", "sqp", "decay")
+TIMED = {"files", "sha256"}
+"""Of JSON: checksums of files that hold times."""
+
+AnyRun = WalkRun | DecayRun
 
 
-def make(out: Path, kind: str, every: float = 0.0) -> WalkRun | DecayRun:
-    """A run of some steps; `every` seconds it is kept, by default at every step."""
+@dataclass
+class Findings:
+    """What was done to runs, and what went wrong with them, a sentence each."""
+
+    done: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+
+def make(out: Path, kind: str) -> AnyRun:
+    """A run of some steps, kept at every step."""
     if kind == "decay":
         settings = decay_settings(IRIS, (0.0, 1e-3), 2, ["record_every=1"])
-        return DecayRun(0, 3, run_folder(out, "IRIS_FF", None, 0, "decay"), settings, every)
+        return DecayRun(0, 3, run_folder(out, "IRIS_FF", None, 0, "decay"), settings, 0.0)
     pairs = ["steps=2", "points_every=1", "points_at_most=2", "probes_every=2"]
-    settings = walk_settings(IRIS, kind, pairs)
-    return WalkRun(0, 3, run_folder(out, "IRIS_FF", kind, 0), settings, every)
+    return WalkRun(0, 3, run_folder(out, "IRIS_FF", kind, 0), walk_settings(IRIS, kind, pairs), 0.0)
+
+
+def execute(one: AnyRun, stop: Callable[[], bool] = lambda: False) -> News:
+    return one.execute(lambda news: None, stop)
 
 
 def result(folder: Path) -> str:
@@ -58,27 +74,22 @@ def _digest(file: Path) -> str:
             digest.update(table[name].to_numpy().tobytes())
     elif file.suffix == ".json":
         content = json.loads(file.read_text())
-        digest.update(json.dumps({k: content[k] for k in content if k not in _TIMED}).encode())
+        digest.update(json.dumps({k: content[k] for k in content if k not in TIMED}).encode())
     elif file.is_file():
         digest.update(file.read_bytes())
     return digest.hexdigest()
-
-
-_TIMED = {"files", "sha256"}  # checksums of files that hold times
 
 
 class Moments:
     """Counts the moments at which something is written, and dies at one of them."""
 
     def __init__(self, die_at: int = 0) -> None:
-        self.count = 0
         self.names: list[str] = []
         self._die_at = die_at
 
     def pass_by(self, name: str, tear: Path | None = None) -> None:
-        self.count += 1
         self.names.append(name)
-        if self.count == self._die_at:
+        if len(self.names) == self._die_at:
             if tear is not None:
                 os.truncate(tear, tear.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -86,10 +97,13 @@ class Moments:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Every write, fsync, rename, deletion and new folder is a moment before and one after."""
-        wrapped: list[tuple[Any, str, Any]] = []
+        before = {(os, name): getattr(os, name) for name in CALLS}
+        before[files, "atomically"] = files.atomically
+        before[generations, "write_blocks"] = generations.write_blocks
+        atomically, write_blocks = files.atomically, generations.write_blocks
 
-        def wrap(module: Any, name: str) -> None:
-            real = getattr(module, name)
+        def passing(name: str) -> Callable[..., Any]:
+            real = before[os, name]
 
             def call(*arguments: Any, **options: Any) -> Any:
                 self.pass_by(f"before {name}")
@@ -97,12 +111,7 @@ class Moments:
                 self.pass_by(f"after {name}")
                 return value
 
-            wrapped.append((module, name, real))
-            setattr(module, name, call)
-
-        for name in ("fsync", "replace", "unlink", "mkdir", "rmdir"):
-            wrap(os, name)
-        atomically, write_blocks = files.atomically, generations.write_blocks
+            return call
 
         def torn(file: Path, write: Callable[[Path], object]) -> Any:
             def writing(part: Path) -> None:
@@ -115,25 +124,24 @@ class Moments:
 
         def torn_blocks(file: Path, blocks: Mapping[int, bytes]) -> None:
             self.pass_by("before write")
-            if self.count + 1 == self._die_at:
+            if len(self.names) + 1 == self._die_at:
                 halves = {k: each[: len(each) // 2] for k, each in blocks.items()}
                 write_blocks(file, {k: half.ljust(len(blocks[k])) for k, half in halves.items()})
             self.pass_by("torn write")
             write_blocks(file, blocks)
             self.pass_by("after write")
 
-        for module, name, new in (
-            (files, "atomically", torn),
-            (generations, "atomically", torn),
-            (generations, "write_blocks", torn_blocks),
-        ):
-            wrapped.append((module, name, getattr(module, name)))
-            setattr(module, name, new)
         try:
+            for name in CALLS:
+                setattr(os, name, passing(name))
+            files.atomically, generations.write_blocks = torn, torn_blocks
             yield
         finally:
-            for module, name, real in wrapped:
+            for (module, name), real in before.items():
                 setattr(module, name, real)
+
+
+CALLS = ("fsync", "replace", "unlink", "mkdir", "rmdir")
 
 
 def child(job: Callable[[], Any]) -> int:
@@ -156,27 +164,15 @@ def wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def go(one: WalkRun | DecayRun, die_at: int = 0) -> int:
-    """Execute a run; 1 if it failed, so that a child can exit with it."""
+def go(one: AnyRun, die_at: int = 0) -> list[str]:
+    """Execute a run, perhaps to its death at one of its moments of writing; all of these."""
     moments = Moments(die_at)
     with moments.watched():
-        news = one.execute(lambda news: None, lambda: False)
-    if news.failed:
-        print(news.ending, flush=True)
-    return int(news.failed)
-
-
-def moments_of(one: WalkRun | DecayRun) -> list[str]:
-    """All moments of a run, in their order; the run is executed for it."""
-    moments = Moments()
-    with moments.watched():
-        news = one.execute(lambda news: None, lambda: False)
+        news = execute(one)
     assert not news.failed, news.ending
     return moments.names
 
 
-def kill_after(pid: int, seconds: float) -> int:
-    """Kill a child after a time; its exit code, 0 if it was faster."""
-    time.sleep(seconds)
-    os.kill(pid, signal.SIGKILL)
-    return wait(pid)
+def in_a_child(one: AnyRun, die_at: int = 0) -> int:
+    """The exit code of a child that executes a run."""
+    return wait(child(lambda: go(one, die_at) and 0))

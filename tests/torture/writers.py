@@ -5,35 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from tests.torture.victim import child, make, wait
+from tests.torture.victim import Findings, child, make, wait
 
-from isoloss.store.lock import LockedError
+from isoloss.store.folder import LockedError
 
 PROCESSES = 8
 
 
-@dataclass
-class Contest:
-    """What came of it.
-
-    Attributes:
-        rounds: Times that all started at once.
-        winners: How many processes wrote, for each round.
-        wrong: Losers that did not name the winner, and winners that failed, a sentence each.
-    """
-
-    rounds: int = 0
-    winners: list[int] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-
-
-def writers(scratch: Path, rounds: int) -> Contest:
+def writers(scratch: Path, rounds: int) -> Findings:
     """Start eight processes at once on one folder; the one that writes waits for the others."""
-    contest = Contest()
+    found = Findings()
     for k in range(rounds):
         out = scratch / f"round-{k}"
         start, go_on, told = os.pipe(), os.pipe(), os.pipe()
@@ -48,38 +32,35 @@ def writers(scratch: Path, rounds: int) -> Contest:
                 if len(seen) == PROCESSES:
                     os.write(go_on[1], b"g" * PROCESSES)
         codes = [wait(pid) for pid in pids]
-        for pipe in (start[0], start[1], go_on[0], go_on[1]):
+        for pipe in (*start, *go_on):
             os.close(pipe)
         winners = [one["pid"] for one in seen if one["writes"]]
-        contest.rounds += 1
-        contest.winners.append(len(winners))
+        found.done["rounds"] += 1
+        found.done["writers"] += len(winners)
         for one in seen:
             if not one["writes"] and f"process {winners and winners[0]} " not in str(one["said"]):
-                contest.wrong.append(f"round {k}: {one['said']}")
-        contest.wrong += [f"round {k}: exit code {code}" for code in codes if code]
+                found.wrong.append(f"round {k}: {one['said']}")
+        found.wrong += [f"round {k}: exit code {code}" for code in codes if code]
         shutil.rmtree(out)
-    return contest
+    return found
 
 
 def _contend(out: Path, start: int, go_on: int, told: int) -> int:
     os.read(start, 1)
-    one = make(out, "paper")
+    waited: list[bool] = []
 
     def tell(writes: bool, said: str = "") -> None:
         line = json.dumps({"pid": os.getpid(), "writes": writes, "said": said}) + "\n"
         os.write(told, line.encode())
 
-    waited = False
-
     def news(_: object) -> None:
-        nonlocal waited
         if not waited:
-            waited = True
+            waited.append(True)
             tell(True)
             os.read(go_on, 1)
 
     try:
-        return int(one.execute(news, lambda: False).failed)
+        return int(make(out, "paper").execute(news, lambda: False).failed)
     except LockedError as error:
         tell(False, str(error))
         return 0

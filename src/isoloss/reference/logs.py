@@ -108,29 +108,17 @@ def find(folder: FilePath, name: re.Pattern[str]) -> list[tuple[FilePath, re.Mat
 
 
 def to_keras(points: Tensor, network: nn.Module) -> Tensor:
-    """Points in Keras' order.
-
-    Args:
-        points: Flat parameters in the order of `network.named_parameters()`, shape
-            (..., parameters).
-        network: A chain of dense and convolutional layers.
-
-    Returns:
-        The same numbers in the order of the `trainable_variables` of the network's Keras twin.
-
-    Raises:
-        InputError: The network has other layers with parameters, or another number of them.
-    """
+    """Flat parameters (..., parameters) of dense and convolutional layers, in Keras' order."""
     return points[..., _order(network, points)]
 
 
 def from_keras(points: Tensor, network: nn.Module) -> Tensor:
-    """Points in torch's order, from Keras'; the inverse of `to_keras`, with the same arguments."""
+    """Points in torch's order, from Keras'; the inverse of `to_keras`."""
     return points[..., torch.argsort(_order(network, points))]
 
 
 def weights_only(network: nn.Module) -> Tensor:
-    """Which parameters, in torch's order, are weights and no biases, shape (parameters,)."""
+    """Which parameters, in torch's order, are weights and not biases, shape (parameters,)."""
     return torch.cat([torch.full((p.numel(),), p.ndim > 1) for p in network.parameters()])
 
 
@@ -146,8 +134,8 @@ def _order(network: nn.Module, points: Tensor) -> Tensor:
             continue
         if not isinstance(layer, (nn.Linear, nn.Conv2d)):
             raise InputError(
-                f"a layer {type(layer).__name__} has no place in the reference's files; they hold "
-                f"dense and convolutional layers"
+                f"layers must be dense or convolutional, as in the reference's files, got a "
+                f"{type(layer).__name__}"
             )
         for parameter in own:
             index = torch.arange(start, start + parameter.numel()).view(parameter.shape)
@@ -163,6 +151,6 @@ def _order(network: nn.Module, points: Tensor) -> Tensor:
             pieces.append(index.reshape(-1))
     if points.shape[-1] != start:
         raise InputError(
-            f"points of {points.shape[-1]} parameters are not of this network, which has {start}"
+            f"points must have the {start} parameters of this network, got {points.shape[-1]}"
         )
     return torch.cat(pieces)

@@ -27,9 +27,8 @@ from isoloss.problem import Problem
 from isoloss.regularizers import get_regularizer
 from isoloss.report.chapter import FILES, read_runs, report_tables
 from isoloss.report.page import CHAPTER, load_chapter, load_image
-from isoloss.store import ResultsError, open_results
+from isoloss.store import Decay, ResultsError, load_decay, open_results
 from isoloss.store.folder import FINISHED, MEMBERS, NOT_FINISHED, load_config
-from isoloss.store.results import Decay, load_decay
 
 AGREEMENT = {"float32": 1e-3, "float64": 1e-9}
 """Largest relative difference of a recorded number from the same in float64. Rounding of a float32

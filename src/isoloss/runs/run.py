@@ -15,12 +15,19 @@ import torch
 
 from isoloss import __version__
 from isoloss.errors import IsolossError
-from isoloss.files import ResultsError, StorageError, sentence_of
+from isoloss.files import ResultsError, StorageError, move_aside, sentence_of
 from isoloss.outcome import Outcome
 from isoloss.path import Row
 from isoloss.store.checkpoint import TrainingCheckpoint
-from isoloss.store.folder import CHECKPOINT, begin, check, problem, save_failure
-from isoloss.store.lock import LockedError, move_aside, only_writer
+from isoloss.store.folder import (
+    CHECKPOINT,
+    LockedError,
+    begin,
+    check,
+    only_writer,
+    problem,
+    save_failure,
+)
 
 SECONDS_BETWEEN_NEWS = 0.1
 

@@ -18,14 +18,14 @@ from isoloss.progress import describe
 from isoloss.regularizers import REGULARIZERS
 from isoloss.runs.run import Contact, News, Run
 from isoloss.settings import ONLY_IN_PYTHON, Settings, override, parse_pairs
-from isoloss.store.checkpoint import Checkpoint, TrainingCheckpoint
-from isoloss.store.folder import (
-    CHECKPOINT,
+from isoloss.store.checkpoint import (
+    Checkpoint,
+    TrainingCheckpoint,
     load_start,
     save_start,
-    save_walk,
     training_folder,
 )
+from isoloss.store.folder import CHECKPOINT, save_walk
 from isoloss.subject import Start, Subject, Trained
 from isoloss.training import TrainingState
 from isoloss.walking import traverse
@@ -177,7 +177,7 @@ class WalkRun(Run):
         start = self._train(contact, weights, size)
         if kept is None:  # measured again, the size might be another
             tensors = {"weights": start.problem.current(), "chunk_size": _size(start)}
-            save_start(self.folder, self.config(), tensors)
+            save_start(self.folder, tensors)
         return start
 
     def _train(self, contact: Contact, weights: Tensor | None, size: int | None) -> Start:

@@ -1,16 +1,269 @@
-"""Run folders on disk: how a run begins, goes on and ends there, and reading back."""
+"""What the commands write: folders and checkpoints of runs, and here all of it read back, once."""
 
-from isoloss.files import ResultsError
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any, TypeVar
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from isoloss.errors import InputError
+from isoloss.files import (
+    FAILED,
+    OUTCOME,
+    DamagedError,
+    ResultsError,
+    Stamp,
+    as_folder,
+    read_ending,
+    read_json,
+    read_table,
+    read_tensors,
+)
+from isoloss.path import POINTS, Path, read_path
 from isoloss.store.checkpoint import Checkpoint
-from isoloss.store.folder import check_out_folder, report_folder, run_folder
-from isoloss.store.results import Results, open_results
+from isoloss.store.folder import (
+    EPOCHS,
+    MEMBERS,
+    NOT_FINISHED,
+    Kind,
+    check_out_folder,
+    report_folder,
+    run_folder,
+)
 
 __all__ = [
     "Checkpoint",
+    "Decay",
     "Results",
     "ResultsError",
     "check_out_folder",
+    "load_decay",
     "open_results",
     "report_folder",
     "run_folder",
 ]
+
+
+@dataclass(frozen=True)
+class Decay:
+    """One run of weight decay; its networks are read when they are asked for."""
+
+    file: FilePath  # with the networks
+    stamp: Stamp  # of it
+    seed: int
+    members: pd.DataFrame  # a row for each penalty
+    epochs: pd.DataFrame  # a row for each epoch measured and penalty
+
+    def ends(self) -> Tensor:
+        """The networks at the end, shape (penalties, parameters)."""
+        tensors = read_tensors(self.file, self.stamp)
+        if "ends" not in tensors:
+            raise DamagedError(f"{self.file} is damaged: it holds no networks")
+        return torch.atleast_2d(tensors["ends"])
+
+
+Runs = dict[str, Path | Decay | str]
+"""Runs by the names of their folders; of those that cannot be read the reason."""
+
+AnyRun = TypeVar("AnyRun", Path, Decay, str)
+
+
+def load_decay(folder: FilePath) -> Decay:
+    """Read a run of weight decay; ResultsError where it failed or a file is not whole."""
+    ending = read_ending(folder)
+    if ending.content["outcome"] == FAILED:
+        raise ResultsError(f"{folder} holds a run that failed: {ending.content['message']}")
+    try:
+        members, epochs, points = (ending.stamps[name] for name in (MEMBERS, EPOCHS, POINTS))
+        seed = ending.about["config"]["seed"]
+    except KeyError as error:
+        raise DamagedError(f"{folder} holds no run of weight decay: it has no {error}") from error
+    points.check(folder / POINTS)
+    return Decay(
+        folder / POINTS,
+        points,
+        seed,
+        read_table(folder / MEMBERS, members),
+        read_table(folder / EPOCHS, epochs),
+    )
+
+
+class Results:
+    """A results folder.
+
+    What is read of an experiment is kept, so that no file is read twice, until another experiment
+    is asked for or the run is done again.
+
+    Args:
+        folder: What was given to `--out`.
+    """
+
+    def __init__(self, folder: FilePath) -> None:
+        self.folder = folder
+        self._experiment = ""
+        self._kept: dict[FilePath, tuple[dict[str, Any], Path | Decay]] = {}
+
+    def experiments(self) -> list[str]:
+        """Names of the experiments of which there are walks or runs of weight decay."""
+        kinds = ("traverse", "decay")
+        return sorted(
+            {found.parent.name for kind in kinds for found in self.folder.glob(f"*/{kind}")}
+        )
+
+    def methods(self, experiment: str) -> list[str]:
+        """Names of the methods by which an experiment was walked."""
+        return sorted(found.name for found in (self.folder / experiment / "traverse").glob("*"))
+
+    def paths(self, experiment: str, method: str) -> list[Path]:
+        """The walks of an experiment by a method, in the order of the runs.
+
+        Args:
+            experiment: For example `"IRIS_FF"`.
+            method: For example `"paper"`.
+
+        Returns:
+            Every run that has ended, interrupted ones included; those that failed, and those of
+            which a file is damaged, are left out, and `unfinished` says why.
+        """
+        return [*_only(Path, self._read(experiment, "traverse", method)).values()]
+
+    def walks(self, experiment: str) -> dict[str, list[Path]]:
+        """The walks of an experiment by each method that has any.
+
+        Args:
+            experiment: For example `"IRIS_FF"`.
+
+        Returns:
+            What `paths` returns, by the method's name.
+
+        Raises:
+            InputError: There is no walk.
+        """
+        found = {name: self.paths(experiment, name) for name in self.methods(experiment)}
+        found = {name: paths for name, paths in found.items() if paths}
+        if not found:
+            raise InputError(
+                f"{self.folder} holds no walk of {experiment}; make one with 'isoloss traverse "
+                f"{experiment} --out {self.folder}'"
+            )
+        return found
+
+    def unfinished(self, experiment: str, method: str) -> dict[str, str]:
+        """Why runs are not among `paths`, by the name of their folder."""
+        return _only(str, self._read(experiment, "traverse", method))
+
+    def decay(self, experiment: str) -> pd.DataFrame:
+        """The networks that weight decay gave: a row for each run and penalty.
+
+        Args:
+            experiment: For example `"IRIS_FF"`.
+
+        Returns:
+            Columns `run`, `seed`, `penalty`, `epoch` (the last), `train_loss`,
+            `penalized_train_loss`, `train_metric`, `test_loss`, `penalized_test_loss`,
+            `test_metric`, `squared_norm`, `squared_norm_weights` (without biases), `lost_epoch`,
+            `status` (`finished`, or `non_finite` of a network that became NaN or infinite), and,
+            where examples were held out, `validation_loss` and `validation_metric` of the network
+            trained with the same penalty on the others. Runs in their order, penalties ascending;
+            empty where no run is finished.
+        """
+        return _joined(self._read(experiment, "decay"), lambda run: run.members)
+
+    def decay_epochs(self, experiment: str) -> pd.DataFrame:
+        """How these networks came about: a row for each run, epoch measured and penalty.
+
+        Args:
+            experiment: For example `"IRIS_FF"`.
+
+        Returns:
+            The columns of `decay` but `lost_epoch`, `status` and those of validation.
+        """
+        return _joined(self._read(experiment, "decay"), lambda run: run.epochs)
+
+    def decay_points(self, experiment: str) -> Tensor:
+        """The networks themselves.
+
+        Args:
+            experiment: For example `"IRIS_FF"`.
+
+        Returns:
+            Shape (networks, parameters): a row for each of `decay`, in its order; parameters in the
+            order of `model.named_parameters()`.
+        """
+        runs = _only(Decay, self._read(experiment, "decay")).values()
+        return torch.cat([run.ends() for run in runs]) if runs else torch.empty(0, 0)
+
+    def decay_unfinished(self, experiment: str) -> dict[str, str]:
+        """Why runs of weight decay are not among `decay`, by the name of their folder."""
+        return _only(str, self._read(experiment, "decay"))
+
+    def equivalent(self, experiment: str, method: str) -> pd.DataFrame:
+        """Weight decay with the penalty at which each walk ended: the columns of `decay`."""
+        return _joined(self._read(experiment, "equivalent", method), lambda run: run.members)
+
+    def after_decay(self, experiment: str, method: str) -> list[Path]:
+        """The walks from the best networks of weight decay, in the order of the runs."""
+        return [*_only(Path, self._read(experiment, "after-decay", method)).values()]
+
+    def _read(self, experiment: str, kind: Kind, method: str | None = None) -> Runs:
+        """The runs of a kind by the names of their folders; of those not whole the reason."""
+        if experiment != self._experiment:
+            self._experiment, self._kept = experiment, {}
+        place = run_folder(self.folder, experiment, method, 0, kind).parent
+        found: Runs = {}
+        for folder in sorted(place.glob("run-*")):
+            try:
+                found[folder.name] = self._one(folder, kind)
+            except ResultsError as error:
+                found[folder.name] = str(error)
+        return found
+
+    def _one(self, folder: FilePath, kind: Kind) -> Path | Decay | str:
+        if not (folder / OUTCOME).exists():
+            return NOT_FINISHED
+        ending = read_json(folder / OUTCOME)
+        if ending.get("outcome") == FAILED:
+            return str(ending.get("message"))
+        if folder not in self._kept or self._kept[folder][0] != ending:
+            load = load_decay if kind in ("decay", "equivalent") else read_path
+            self._kept[folder] = ending, load(folder)
+        return self._kept[folder][1]
+
+
+def _only(kind: type[AnyRun], found: Runs) -> dict[str, AnyRun]:
+    return {name: run for name, run in found.items() if isinstance(run, kind)}
+
+
+def _joined(runs: Runs, table: Callable[[Decay], pd.DataFrame]) -> pd.DataFrame:
+    """The tables of runs below one another, with the run and its seed before their columns."""
+    tables: list[pd.DataFrame] = []
+    for name, run in _only(Decay, runs).items():
+        whole = table(run).copy()
+        whole.insert(0, "run", int(name.removeprefix("run-")))
+        whole.insert(1, "seed", run.seed)
+        tables.append(whole)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def open_results(folder: str | os.PathLike[str] = "results") -> Results:
+    """Open what the commands wrote.
+
+    Args:
+        folder: What was given to `--out`.
+
+    Returns:
+        The results.
+
+    Raises:
+        InputError: There is no such folder.
+    """
+    place = as_folder(folder)
+    if not place.is_dir():
+        raise InputError(f"there is no folder {place}; make results with 'isoloss reproduce NAME'")
+    return Results(place)

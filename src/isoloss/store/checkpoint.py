@@ -12,7 +12,7 @@ import io
 import os
 import time
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from isoloss import __version__
 from isoloss.errors import InputError, one_line
@@ -30,6 +31,9 @@ from isoloss.snapshot import Snapshot, differences
 from isoloss.store.generations import Generation, Generations
 
 AnyState = TypeVar("AnyState")
+
+CHECKPOINT = "checkpoint"
+"""The folder, in that of a run, of what the run continues from."""
 
 MOST_OF_THE_TIME = 0.05
 """Share of a walk's time that its checkpoints may take: where writing is slow they are fewer."""
@@ -43,8 +47,7 @@ class _Timed:
             raise InputError(f"every must be a number of seconds, at least 0, got {every!r}")
         self.folder = folder
         self._generations = Generations(folder, rescue)
-        self._every = float(every)
-        self._wait = self._every
+        self._every = self._wait = float(every)
         self._last = time.monotonic()
         self._classes: dict[str, type] = {}
 
@@ -58,9 +61,8 @@ class _Timed:
         """Whether it is time for the next one."""
         return time.monotonic() - self._last >= self._wait
 
-    def _load(self, *classes: type) -> Generation | None:
+    def _load(self) -> Generation | None:
         self._last = time.monotonic()
-        self._classes = named_classes(*classes)
         return self._generations.load()
 
     def _unpack(self, found: Generation, kind: type[AnyState]) -> AnyState:
@@ -73,11 +75,10 @@ class _Timed:
                 f"{changed[0]} had other fields; finish with that version, or start afresh in "
                 f"another folder or with --restart"
             )
-        content = io.BytesIO(found.payload)
         try:
-            with torch.serialization.safe_globals([*self._allowed()]):
-                unknown = torch.serialization.get_unsafe_globals_in_checkpoint(content)
-                content.seek(0)
+            unknown = self._unknown(found.payload)
+            with self._known():
+                content = io.BytesIO(found.payload)
                 state = None if unknown else torch.load(content, weights_only=True)
         except Exception as error:
             raise ResultsError(
@@ -85,58 +86,62 @@ class _Timed:
                 f"start afresh in another folder or with --restart"
             ) from error
         if not isinstance(state, kind):
-            what = unknown[0] if unknown else f"a {type(state).__name__}"
+            what = unknown or f"a {type(state).__name__}"
             raise ResultsError(
                 f"{self.folder} holds a checkpoint that asks for {what}, which is no part of this "
                 f"walk; nothing of it was run: start afresh in another folder or with --restart"
             )
         return state
 
-    def _save(self, begun: float, state: object, about: dict[str, Any], points: Any) -> None:
-        content = io.BytesIO()
+    def _save(self, state: object, about: dict[str, Any], points: Mapping[int, Tensor]) -> None:
+        begun, content = time.monotonic(), io.BytesIO()
         try:
             torch.save(state, content)
-            content.seek(0)
-            with torch.serialization.safe_globals([*self._allowed()]):
-                unknown = torch.serialization.get_unsafe_globals_in_checkpoint(content)
+            unknown = self._unknown(content.getvalue())
+            why = f"it holds a {unknown}" if unknown else ""
         except Exception as error:
+            why = one_line(error)
+        if why:
             raise InputError(
-                f"the state of the walk cannot be kept in a checkpoint ({one_line(error)}); make "
-                f"it of dataclasses of a module, enums, tensors, arrays, numbers, strings, lists, "
-                f"tuples and dicts"
-            ) from error
-        if unknown:
-            raise InputError(
-                f"the state of the walk holds a {unknown[0]}, which cannot be kept in a "
-                f"checkpoint; name dataclasses and enums in the types of its fields, and make it "
-                f"of these, tensors, arrays, numbers, strings, lists, tuples and dicts"
+                f"the state of the walk cannot be kept in a checkpoint ({why}); make it of "
+                f"dataclasses of a module and enums, named in the types of its fields, of tensors, "
+                f"arrays, numbers, strings, lists, tuples and dicts"
             )
         about = {**about, "isoloss": __version__, "classes": _fields(self._classes)}
         self._generations.save(about, content.getvalue(), points)
         self._last = time.monotonic()
-        cost = self._last - begun
-        self._wait = max(self._every, cost / MOST_OF_THE_TIME) if self._every else 0.0
+        slow = (self._last - begun) / MOST_OF_THE_TIME
+        self._wait = max(self._every, slow) if self._every else 0.0
 
-    def _allowed(self) -> list[Any]:
-        return [*self._classes.values(), *_NUMPY, (_member, "builtins.getattr")]
+    def _unknown(self, content: bytes) -> str:
+        """The first class that a state asks for and that is no part of it; empty where all are."""
+        with self._known():
+            found = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(content))
+        return found[0] if found else ""
+
+    def _known(self) -> torch.serialization.safe_globals:
+        known: list[Any] = [*self._classes.values(), *_NUMPY, (_member, "builtins.getattr")]
+        return torch.serialization.safe_globals(known)
 
 
 class TrainingCheckpoint(_Timed):
-    """Keeps the state of a training in a folder of its own, as `Checkpoint` does a walk's.
+    """Keeps the state of a training, and what it ended with, in a folder of its own.
 
     What is damaged goes into the `quarantine` of the folder `rescue`.
     """
 
     def load(self, state: type[AnyState]) -> AnyState | None:
-        """The last state that was kept whole, of its class; None where there is none."""
-        found = self._load(state)
-        return None if found is None else self._unpack(found, state)
+        """The last state that was kept whole; None where there is none, or one of another class."""
+        found = self._load()
+        if found is None or found.about.get("state") != state.__qualname__:
+            return None
+        self._classes = named_classes(state)
+        return self._unpack(found, state)
 
     def save(self, state: object) -> None:
-        """Write a state over the older of the two."""
-        begun = time.monotonic()
-        self._classes = self._classes or named_classes(type(state))
-        self._save(begun, state, {}, {})
+        """Write a state, after `load`, over the older of the two."""
+        self._classes = named_classes(type(state))
+        self._save(state, {"state": type(state).__qualname__}, {})
 
 
 class Checkpoint(_Timed):
@@ -163,20 +168,9 @@ class Checkpoint(_Timed):
         self.progress = 0
 
     def load(self, state: type, asked: Mapping[str, Any]) -> Snapshot | None:
-        """The last snapshot that was kept whole.
-
-        Args:
-            state: Class of the method's state.
-            asked: What determines the walk.
-
-        Returns:
-            The snapshot; None where there is none.
-
-        Raises:
-            InputError: It is of another walk; the difference is shown.
-            ResultsError: It was kept by another version of isoloss, or holds anything but a walk.
-        """
-        found = self._load(Snapshot, state, Ending)
+        """The last snapshot that was kept whole, as `Keeper.load`."""
+        self._classes = named_classes(Snapshot, state, Ending)
+        found = self._load()
         if found is None:
             return None
         different = differences(found.about["asked"], asked)
@@ -188,7 +182,7 @@ class Checkpoint(_Timed):
         theta = snapshot.state.point.theta
         kept = [
             # clones: memory from torch is aligned, which some products' last bits depend on
-            Kept(count, step, _tensor(found.points[step], theta.dtype).to(theta.device))
+            Kept(count, step, _tensor(found.points[step], theta))
             for count, step in found.about["kept"]
         ]
         self.progress = snapshot.recorded.progress
@@ -196,22 +190,34 @@ class Checkpoint(_Timed):
         return replace(snapshot, asked=dict(asked), recorded=recorded)
 
     def save(self, snapshot: Snapshot) -> None:
-        """Write a snapshot over the older of the two.
-
-        Args:
-            snapshot: The walk as it is now.
-
-        Raises:
-            InputError: The state of the walk holds something that cannot be kept.
-            StorageError: It cannot be written; those before are still valid.
-        """
-        begun = time.monotonic()
+        """Write a snapshot over the older of the two; of the points only new ones."""
         recorded = snapshot.recorded
         rows = recorded.rows[: recorded.length]
         bare = replace(snapshot, asked={}, recorded=replace(recorded, rows=rows, kept=()))
         kept = [[kept.count, kept.step] for kept in recorded.kept]
         about = {"asked": snapshot.asked, "kept": kept}
-        self._save(begun, bare, about, {kept.step: kept.theta for kept in recorded.kept})
+        self._save(bare, about, {kept.step: kept.theta for kept in recorded.kept})
+
+
+def load_start(folder: Path, tell: Callable[[str], object] = str) -> dict[str, Tensor] | None:
+    """What phase 1 of a run ended with, if it has; `tell` receives what was found damaged."""
+    kept = TrainingCheckpoint(training_folder(folder), folder, 0.0)
+    found: dict[str, Tensor] | None = kept.load(dict)
+    for sentence in kept.damage:
+        tell(sentence)
+    return found
+
+
+def save_start(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Keep what phase 1 ended with, so that it is not done again."""
+    kept = TrainingCheckpoint(training_folder(folder), folder, 0.0)
+    kept.load(dict)  # it becomes the newest of the training's states
+    kept.save(dict(tensors))
+
+
+def training_folder(folder: Path) -> Path:
+    """Where phase 1 of a run is kept."""
+    return folder / CHECKPOINT / "training"
 
 
 def named_classes(*classes: type) -> dict[str, type]:
@@ -244,8 +250,8 @@ def _fields(classes: Mapping[str, type]) -> dict[str, list[str]]:
     }
 
 
-def _tensor(content: bytes, dtype: torch.dtype) -> torch.Tensor:
-    return torch.frombuffer(bytearray(content), dtype=dtype).clone()
+def _tensor(content: memoryview, like: Tensor) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=like.dtype).clone().to(like.device)
 
 
 def _member(kind: Any, name: str) -> enum.Enum:

@@ -1,51 +1,56 @@
-"""A run folder, of whatever kind of run: where it is, how it begins, goes on and ends.
+"""A run folder, of whatever kind of run: where it is, its one writer, how it begins and ends.
 
 `config.json` is written before the run, `outcome.json` last: it holds the checksums of the others,
-and a run without it is not finished. While the run goes on, `checkpoint/` holds what it continues
-from; it is deleted when the run is finished. docs/formats.md tells every field.
+and a run without it is not finished. Until then `checkpoint/` holds what the run continues from.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+import socket
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
 import pandas as pd
+from filelock import FileLock, Timeout
 from torch import Tensor
 
-from isoloss.errors import InputError
+from isoloss.errors import InputError, IsolossError
 from isoloss.files import (
     FAILED,
     OUTCOME,
     DamagedError,
     Ending,
     ResultsError,
-    Stamp,
+    StorageError,
     digest_of,
+    quarantine,
     read_ending,
     read_json,
-    read_tensors,
     remove,
     sync,
     write_folder,
     write_json,
-    write_tensors,
     writing,
 )
 from isoloss.outcome import Outcome
 from isoloss.path import POINTS, STEPS, Path, write_path
 from isoloss.snapshot import differences
-from isoloss.store.lock import quarantine
+from isoloss.store.checkpoint import CHECKPOINT
 
 FINISHED, NON_FINITE = "finished", "non_finite"
 NOT_FINISHED = "not finished"
-CHECKPOINT = "checkpoint"
 MEMBERS, EPOCHS = "members.parquet", "epochs.parquet"
 _FILES = (STEPS, MEMBERS, EPOCHS, POINTS)
+
+SECONDS_TO_SAY_WHO = 5.0
+"""How long to wait for the holder of a lock to have written who it is."""
 
 Kind = Literal["traverse", "decay", "equivalent", "after-decay"]
 Tell = Callable[[str], object]
@@ -78,6 +83,71 @@ def check_out_folder(folder: FilePath) -> None:
         )
 
 
+# ---------------------------------------------------------------- its one writer
+
+
+class LockedError(IsolossError):
+    """Another process writes to the folder; the text says which."""
+
+
+@contextlib.contextmanager
+def only_writer(folder: FilePath) -> Generator[str | None]:
+    """Be the only process that writes to a run folder; who held it and died without letting go.
+
+    The system lets go of the lock when its owner dies, however it dies. The files lie beside the
+    run folder, so that it can be moved: `.NAME.lock`, never deleted, and `.NAME.holder.json`.
+    """
+    note = folder.with_name(f".{folder.name}.holder.json")
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    give_up = time.monotonic() + SECONDS_TO_SAY_WHO
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        while not _acquired(lock):
+            holder, alive = _holder(note)  # a dead one, until the living one has said who it is
+            if alive or time.monotonic() > give_up:
+                raise LockedError(
+                    f"{folder} is being written to by {holder if alive else 'another process'}; "
+                    f"wait until it is done, or stop it and call the same command again"
+                )
+            time.sleep(0.02)
+    try:
+        died, _ = _holder(note)
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(note, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+        try:
+            yield died
+        finally:
+            with contextlib.suppress(OSError):
+                note.unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def _acquired(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True
+
+
+def _holder(note: FilePath) -> tuple[str | None, bool]:
+    """Who holds a lock, and whether it is alive, as far as can be seen from here."""
+    try:
+        content = read_json(note)
+    except (ResultsError, StorageError):
+        return None, False  # not written yet: the lock tells that there is somebody
+    alive = True
+    if content["host"] == socket.gethostname():
+        try:
+            os.kill(content["pid"], 0)
+        except ProcessLookupError:
+            alive = False
+        except PermissionError:
+            pass
+    return "process {pid} on {host} since {since}".format(**content), alive
+
+
 # ---------------------------------------------------------------- how a run stands
 
 
@@ -105,7 +175,8 @@ def begin(
     try:
         _check_config(folder, config)
     except DamagedError as error:
-        _settle_config(folder, config, made_with, tell, error)
+        _settle_config(folder, config, tell, str(error))
+        write_json(folder / "config.json", {"config": config, "made_with": made_with})
     try:
         finished = _finished(folder)
     except DamagedError as error:
@@ -116,7 +187,7 @@ def begin(
                 quarantine(folder / name, folder)
     remove(*folder.glob(".*.part"), *folder.glob(".tmp*"))  # of a process that was killed
     if finished:
-        _delete(folder / CHECKPOINT)
+        _delete_checkpoint(folder)
     return not finished
 
 
@@ -204,50 +275,6 @@ def save_failure(folder: FilePath, message: str) -> None:
     write_json(folder / OUTCOME, {"outcome": FAILED, "message": message})
 
 
-def failure(folder: FilePath) -> str | None:
-    """The sentence of a failed run; None for a run that did not fail."""
-    file = folder / OUTCOME
-    ending = read_json(file) if file.exists() else {}
-    return ending["message"] if ending.get("outcome") == FAILED else None
-
-
-# ---------------------------------------------------------------- what phase 1 ended with
-
-
-def training_folder(folder: FilePath) -> FilePath:
-    """Where phase 1 is kept while it goes on."""
-    return folder / CHECKPOINT / "training"
-
-
-def save_start(folder: FilePath, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Keep what phase 1 ended with, so that it is not done again; its checkpoints go."""
-    kept, training = folder / CHECKPOINT, training_folder(folder)
-    with writing(training):  # as long as it is there, a missing start.json was never written
-        training.mkdir(parents=True, exist_ok=True)
-    stamp = write_tensors(kept / "start.safetensors", tensors)
-    write_json(kept / "start.json", {"config": digest_of(config), "start": asdict(stamp)})
-    _delete(training)
-
-
-def load_start(folder: FilePath, tell: Tell = str) -> dict[str, Tensor] | None:
-    """What `save_start` kept; None where nothing is whole: what is damaged goes into quarantine."""
-    kept = folder / CHECKPOINT
-    remove(*kept.glob(".*.part"), *kept.glob(".tmp*"))
-    written = (kept / "start.json").exists() or not training_folder(folder).exists()
-    if not written or not any(kept.glob("start.*")):
-        return None
-    try:
-        stamp = Stamp(**read_json(kept / "start.json")["start"])
-        found = read_tensors(kept / "start.safetensors", stamp)
-    except DamagedError as error:
-        for name in ("start.json", "start.safetensors"):
-            quarantine(kept / name, folder)
-        tell(str(error))
-        return None
-    _delete(training_folder(folder))
-    return found
-
-
 # ---------------------------------------------------------------- parts of the above
 
 
@@ -264,53 +291,30 @@ def _finished(folder: FilePath) -> bool:
     return whole(folder).content["outcome"] not in (FAILED, Outcome.INTERRUPTED.value)
 
 
-def _settle_config(
-    folder: FilePath,
-    config: Mapping[str, Any],
-    made_with: Mapping[str, Any],
-    tell: Tell,
-    damage: DamagedError,
-) -> None:
-    """Write a `config.json` that is missing or damaged, and move away what it may not be of."""
+def _settle_config(folder: FilePath, config: Mapping[str, Any], tell: Tell, damage: str) -> None:
+    """Move away a damaged `config.json`, and results of which nothing else tells the settings."""
     file = folder / "config.json"
-    others = [folder / name for name in (OUTCOME, CHECKPOINT, *_FILES)]
-    others = [other for other in others if other.exists() and not _vouches_for_nothing(other)]
+    others = [folder / name for name in (CHECKPOINT, *_FILES) if (folder / name).exists()]
     if file.exists() or others:
-        tell(str(damage))
+        tell(damage)
     quarantine(file, folder)
-    if not _is_of(folder, config):  # nothing tells what the others are results of
-        for other in others:
-            quarantine(other, folder)
-    write_json(file, {"config": config, "made_with": made_with})
-
-
-def _vouches_for_nothing(file: FilePath) -> bool:
-    """Whether a file is the `outcome.json` of a run that failed, perhaps before it had begun."""
     try:
-        return file.name == OUTCOME and read_json(file).get("outcome") == FAILED
+        same = read_json(folder / OUTCOME).get("config") == digest_of(config)
     except ResultsError:
-        return False
-
-
-def _is_of(folder: FilePath, config: Mapping[str, Any]) -> bool:
-    """Whether what is left of a run tells that it was made with a configuration."""
-    for name in (OUTCOME, f"{CHECKPOINT}/start.json"):
-        try:
-            if read_json(folder / name).get("config") == digest_of(config):
-                return True
-        except ResultsError:
-            continue
-    return False
+        same = False
+    if others and not same:
+        for other in (folder / OUTCOME, *others):
+            quarantine(other, folder)
 
 
 def _settle(folder: FilePath, outcome: str) -> None:
     """Once a run has ended for good, delete what it would have continued from."""
     if outcome != Outcome.INTERRUPTED.value:
-        _delete(folder / CHECKPOINT)
+        _delete_checkpoint(folder)
 
 
-def _delete(checkpoint: FilePath) -> None:
-    if checkpoint.exists():
-        with writing(checkpoint):
-            shutil.rmtree(checkpoint)
-            sync(checkpoint.parent)
+def _delete_checkpoint(folder: FilePath) -> None:
+    if (folder / CHECKPOINT).exists():
+        with writing(folder):
+            shutil.rmtree(folder / CHECKPOINT)
+            sync(folder)

@@ -1,6 +1,6 @@
 """Two generations of a checkpoint in a folder, of which one is whole whatever happens.
 
-`a` and `b` are written in turn, each atomically: a line of JSON, with the SHA-256 of itself and of
+`a` and `b` are written by turns, each atomically: a line of JSON, with the SHA-256 of itself and of
 all that belongs to the generation, and after it what `torch.save` wrote. Vectors that never change
 lie in `points.bin`: new ones are appended, or take the room of those that neither names any more.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,25 +21,21 @@ from torch import Tensor
 from isoloss.files import (
     DamagedError,
     Stamp,
-    atomically,
+    quarantine,
     reading,
+    remove,
     sealed,
     sync,
     unsealed,
+    write_bytes,
     writing,
 )
-from isoloss.store.lock import quarantine
 
 SLOTS: tuple[str, ...] = ("a", "b")
 POINTS_FILE = "points.bin"
 
-
-@dataclass(frozen=True)
-class Block:
-    """Where a vector lies in `points.bin`, counted in vectors, and the SHA-256 of its bytes."""
-
-    index: int
-    sha256: str
+Blocks = dict[int, tuple[int, str]]
+"""Where vectors lie in `points.bin`, counted in vectors, and the SHA-256 of their bytes."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,11 @@ class Generation:
     number: int = 0
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what JSON can hold
     payload: bytes = b""
-    points: Mapping[int, bytes] = field(default_factory=dict[int, bytes])
+    points: Mapping[int, memoryview] = field(default_factory=dict[int, memoryview])
+
+
+NOT_YET = Generation(about={"waiting": True})
+"""In the other slot while the first of all generations is being written."""
 
 
 class Generations:
@@ -64,45 +63,47 @@ class Generations:
         self._size = 0  # bytes of a vector
         self._torn = False
         self._numbers = dict.fromkeys(SLOTS, 0)
-        self._blocks: dict[str, dict[int, Block]] = {slot: {} for slot in SLOTS}
+        self._blocks: dict[str, Blocks] = {slot: {} for slot in SLOTS}
 
     def load(self) -> Generation | None:
         """The newest generation that is whole."""
         there = [slot for slot in SLOTS if (self.folder / slot).exists()]
+        points = memoryview(b"")
+        if self._points.exists():
+            with reading(self._points):
+                points = memoryview(self._points.read_bytes())
         found: dict[str, Generation] = {}
-        read: dict[int, bytes] = {}
         for slot in there:
             try:
-                found[slot] = self._read(slot, read)
+                found[slot] = self._read(slot, points)
             except DamagedError as error:
                 self.damage.append(str(error))
                 quarantine(self.folder / slot, self._rescue)
         newest = max(found.values(), key=lambda one: one.number, default=Generation())
-        if newest.number or self.damage or (not there and self._points.exists()):
+        begun = there or self._points.exists()
+        if self.damage or (begun and list(found.values()) != [NOT_YET]):
             lost = [slot for slot in SLOTS if slot not in there]  # once there is one, both are
             self.damage += [f"{self.folder / slot} is missing" for slot in lost]
-        if self.damage and newest.number:
+        if self.damage and not newest.number:
+            quarantine(self._points, self._rescue)
+            remove(*(self.folder / slot for slot in found))  # begins as if there had been none
+        elif self.damage:
             if self._torn:  # some of it may be needed
-                copy = self.folder / f"{POINTS_FILE}.damaged"
-                with writing(copy):
-                    shutil.copyfile(self._points, copy)
-                    sync(copy)
-                quarantine(copy, self._rescue)
+                quarantine(self._points, self._rescue, copy=True)
             for slot in SLOTS:
                 if slot not in found:
                     self._write(slot, Generation(), {})
-        elif self.damage:
-            quarantine(self._points, self._rescue)
         return newest if newest.number else None
 
     def save(self, about: Mapping[str, Any], payload: bytes, points: Mapping[int, Tensor]) -> None:
         """Write a generation over the older one; of the points, by number, those that are new."""
         older, newer = sorted(SLOTS, key=lambda slot: self._numbers[slot])
-        if not self._numbers[newer]:
-            self._write(newer, Generation(), {})
-        used = {block.index for blocks in self._blocks.values() for block in blocks.values()}
+        first = not self._numbers[newer]
+        if first:
+            self._write(newer, NOT_YET, {})
+        used = {index for blocks in self._blocks.values() for index, _ in blocks.values()}
         free = (index for index in itertools.count() if index not in used)
-        blocks: dict[int, Block] = {}
+        blocks: Blocks = {}
         new: dict[int, bytes] = {}
         for number, point in points.items():
             if number in self._blocks[newer]:
@@ -110,54 +111,44 @@ class Generations:
                 continue
             content = bytes_of(point)
             self._size = len(content)
-            blocks[number] = Block(next(free), hashlib.sha256(content).hexdigest())
-            new[blocks[number].index] = content
+            blocks[number] = next(free), hashlib.sha256(content).hexdigest()
+            new[blocks[number][0]] = content
         if new:
             write_blocks(self._points, new)
         self._write(older, Generation(self._numbers[newer] + 1, about, payload), blocks)
+        if first:  # from now on, neither may be missing
+            self._write(newer, Generation(), {})
 
-    def _write(self, slot: str, made: Generation, blocks: dict[int, Block]) -> None:
+    def _write(self, slot: str, made: Generation, blocks: Blocks) -> None:
         content = {
             "number": made.number,
             "about": made.about,
             "size": self._size,
-            "points": {str(number): asdict(block) for number, block in blocks.items()},
+            "points": blocks,
             "payload": asdict(Stamp.of(made.payload)),
         }
-        line = sealed(content, indent=None).encode()
-
-        def write(part: Path) -> None:
-            with part.open("wb") as opened:
-                opened.write(line)
-                opened.write(made.payload)
-
-        atomically(self.folder / slot, write)
+        write_bytes(self.folder / slot, sealed(content, indent=None).encode() + made.payload)
         self._numbers[slot], self._blocks[slot] = made.number, blocks
 
-    def _read(self, slot: str, read: dict[int, bytes]) -> Generation:
-        """A generation, once every byte of it is found to be whole; `read` holds vectors read."""
+    def _read(self, slot: str, points: memoryview) -> Generation:
+        """A generation, once every byte of it is found to be whole."""
         file = self.folder / slot
         with reading(file):
             line, _, payload = file.read_bytes().partition(b"\n")
             header = unsealed(file, line.decode("utf-8") + "\n", indent=None)
             Stamp(**header["payload"]).check(file, payload)
-            number, about, size = header["number"], header["about"], header["size"]
-            blocks = {int(k): Block(**block) for k, block in header["points"].items()}
-        points: dict[int, bytes] = {}
-        for k, block in blocks.items():
-            if block.index not in read:
-                with reading(self._points), self._points.open("rb") as opened:
-                    opened.seek(block.index * size)
-                    read[block.index] = opened.read(size)
-            points[k] = read[block.index]
-            if hashlib.sha256(points[k]).hexdigest() != block.sha256:
+            number, size = header["number"], header["size"]
+            blocks = {int(k): (index, digest) for k, (index, digest) in header["points"].items()}
+        own = {k: points[index * size :][:size] for k, (index, _) in blocks.items()}
+        for k, content in own.items():
+            if hashlib.sha256(content).hexdigest() != blocks[k][1]:
                 self._torn = True
                 raise DamagedError(
                     f"{self._points} was changed or cut after it was written: the checksum of the "
                     f"point at step {k} differs"
                 )
         self._numbers[slot], self._blocks[slot], self._size = number, blocks, size
-        return Generation(number, about, payload, points)
+        return Generation(number, header["about"], payload, own)
 
 
 def bytes_of(point: Tensor) -> bytes:
@@ -170,7 +161,7 @@ def write_blocks(file: Path, blocks: Mapping[int, bytes]) -> None:
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         new = not file.exists()
-        with file.open("r+b" if not new else "xb") as opened:
+        with file.open("xb" if new else "r+b") as opened:
             for index, content in blocks.items():
                 opened.seek(index * len(content))
                 opened.write(content)
