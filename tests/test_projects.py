@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import isoloss
 from isoloss import experiments, open_results
 from isoloss.cli import main
-from isoloss.cli.projects import template
+from isoloss.cli.reports import template
 from isoloss.projects import Project, is_project
 from isoloss.runs.walk import WalkRun, walk_settings
 from isoloss.store import run_folder

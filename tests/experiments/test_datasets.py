@@ -215,9 +215,3 @@ def test_only_what_is_drawn_is_made_float():
     np.testing.assert_array_equal(part.train_inputs, PIXELS[rows].astype(np.float32) / 255)
     assert part.train_inputs is part.train_inputs
     assert "train_inputs" not in vars(TOY)
-
-
-@pytest.mark.parametrize("count", [0, -1, 11])
-def test_refuses_an_impossible_count(count, refuses):
-    with refuses("count must be a whole number from 1 to 10", "toy", f"got {count}"):
-        draw(TOY, count, seed=0)

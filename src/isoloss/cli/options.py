@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,17 +30,30 @@ console = Console(highlight=False, markup=False, emoji=False)
 errors = Console(highlight=False, markup=False, emoji=False, stderr=True)
 
 
-def _folder(path: FilePath) -> FilePath:
+def _folder(text: str) -> FilePath:
     try:
-        return path.expanduser()
-    except RuntimeError as error:
-        raise typer.BadParameter(f"{path}: {error}") from None
+        if text:  # else it would be the current one, where a shell's variable is not set
+            return FilePath(text).expanduser()
+    except RuntimeError:  # of a home that is nobody's
+        pass
+    raise typer.BadParameter(f"must name a folder, got {text or 'nothing'}")
 
 
-def _finite(number: float) -> float:
-    if not math.isfinite(number):
-        raise typer.BadParameter(f"{number} is not a finite number.")
-    return number
+def _number(kind: type[int | float], least: int, most: float = math.inf) -> Callable[[str], float]:
+    """Reads a number; what is none or out of range is named, which typer itself does not do."""
+    what = "a whole number" if kind is int else "a finite number"
+    bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+
+    def parse(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = math.nan
+        if least <= number <= most and number < math.inf:
+            return number
+        raise typer.BadParameter(f"must be {what} {bounds}, got {text or 'nothing'}")
+
+    return parse
 
 
 # fmt: off
@@ -53,14 +66,14 @@ Reported = Annotated[list[str], typer.Argument(
 DataNames = Annotated[list[str] | None, typer.Argument(
     metavar="[NAME...]", help="Data sets; all by default.")]
 Folder = Annotated[FilePath, typer.Argument(
-    metavar="FOLDER", callback=_folder, help="A folder of results, or any folder in it.")]
+    metavar="FOLDER", parser=_folder, help="A folder of results, or any folder in it.")]
 Out = Annotated[FilePath, typer.Option(
-    "--out", metavar="FOLDER", callback=_folder, help="Where results are kept.")]
+    "--out", metavar="FOLDER", parser=_folder, help="Where results are kept.")]
 Runs = Annotated[int | None, typer.Option(
-    "--runs", metavar="N", min=1, max=MOST_RUNS, show_default="the experiment's",
+    "--runs", metavar="N", parser=_number(int, 1, MOST_RUNS), show_default="the experiment's",
     help="How many random starts.")]
 Seed = Annotated[int, typer.Option(
-    "--seed", metavar="SEED", min=0, max=MOST_SEED,
+    "--seed", metavar="SEED", parser=_number(int, 0, MOST_SEED),
     help="Of the first run; the next ones have SEED + 1, ...")]
 Method = Annotated[str, typer.Option(
     "--method", metavar="METHOD", help="How to step: sqp, or paper.")]
@@ -73,14 +86,14 @@ Penalties = Annotated[str | None, typer.Option(
     "--penalties", metavar="P,P,...", show_default="0 and 1e-6 to 1e6",
     help="Weights of the squared norm, as in 0,1e-3,1.")]
 Epochs = Annotated[int | None, typer.Option(
-    "--epochs", metavar="N", min=1, show_default="the experiment's",
+    "--epochs", metavar="N", parser=_number(int, 1), show_default="the experiment's",
     help="Passes over the training examples.")]
 Quick = Annotated[bool, typer.Option(
     "--quick", help="Few runs and steps, for a first picture in two minutes.")]
 Restart = Annotated[bool, typer.Option(
     "--restart", help="Move old runs aside, deleting nothing, and start over.")]
 CheckpointEvery = Annotated[float, typer.Option(
-    "--checkpoint-every", metavar="SECONDS", min=0, callback=_finite,
+    "--checkpoint-every", metavar="SECONDS", parser=_number(float, 0),
     help="Time between two checkpoints of a run.")]
 Regularizer = Annotated[str, typer.Option(
     "--regularizer", metavar="NAME", help="Name of the regularizer, such as l1.")]

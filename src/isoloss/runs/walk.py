@@ -18,6 +18,7 @@ from isoloss.progress import describe
 from isoloss.regularizers import REGULARIZERS
 from isoloss.runs.run import Contact, News, Run
 from isoloss.settings import ONLY_IN_PYTHON, Settings, override, parse_pairs
+from isoloss.store import Results, run_folder
 from isoloss.store.checkpoint import Checkpoint, TrainingCheckpoint
 from isoloss.store.folder import (
     CHECKPOINT,
@@ -83,7 +84,7 @@ def walk_settings(
     given = parse_pairs(pairs, *(type(part) for part in (start, stop, record, level)))
     name = given.get("regularizer", level.regularizer)
     if name not in REGULARIZERS:
-        raise unknown("regularizer", str(name), REGULARIZERS)
+        raise unknown("regularizer", name or "none", REGULARIZERS)
     return WalkSettings(
         subject=subject,
         method=cast("Method", override(start, given)),
@@ -205,6 +206,25 @@ class WalkRun(Run):
         last: Row = path.steps.iloc[-1].to_dict()
         done = sum(kind not in NO_STEPS for kind in path.steps["kind"])
         return News(self.index, "done", done, last, ending=path.outcome.value)
+
+
+def after_decay_runs(results: Results, walk: WalkSettings) -> list[WalkRun]:
+    """Walks from the best network that weight decay found in each run with examples held out.
+
+    The best is that with the smallest loss on held-out training examples, so that the test set has
+    no part in the choice.
+    """
+    from isoloss.report.comparison import chosen_per_run  # slow to load
+
+    name, runs = walk.subject.name, list[WalkRun]()
+    table = results.decay(name)
+    points = results.decay_points(name) if len(table) else torch.empty(0)
+    for position, row in chosen_per_run(table).to_dict("index").items():
+        index, seed, penalty = int(row["run"]), int(row["seed"]), float(row["penalty"])
+        folder = run_folder(results.folder, name, walk.method.name, index, "after-decay")
+        origin = Origin(f"weight decay, penalty {penalty:g}", points[cast("int", position)].clone())
+        runs.append(WalkRun(index, seed, folder, walk, origin=origin))
+    return runs
 
 
 def _size(start: Start) -> Tensor:
