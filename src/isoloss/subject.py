@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,6 @@ class Subject(Protocol):
 
     def prepare(self) -> None:
         """Fetch what its runs need, before they are spread over the cores."""
-        ...
 
     def method(self, name: str) -> Method:
         """The method of that name, with the settings that suit this subject."""
@@ -75,27 +74,6 @@ class Subject(Protocol):
         self,
         seed: int,
         *,
-        dtype: torch.dtype | None = ...,
-        weights: Tensor | None = ...,
-        chunk_size: int | None = ...,
-    ) -> Start:
-        """Train; where `weights` are given, those that training ended with before are kept."""
-        ...
-
-
-@runtime_checkable
-class Trained(Subject, Protocol):
-    """A subject that is trained here: on a device of choice, and kept while it is."""
-
-    @property
-    def epochs(self) -> int:
-        """Epochs of its training."""
-        ...
-
-    def start(
-        self,
-        seed: int,
-        *,
         device: str = ...,
         dtype: torch.dtype | None = ...,
         weights: Tensor | None = ...,
@@ -103,5 +81,8 @@ class Trained(Subject, Protocol):
         after_epoch: Callable[[TrainingState], object] | None = ...,
         chunk_size: int | None = ...,
     ) -> Start:
-        """Train, continuing from the state `training`, or load the weights."""
+        """Train, continuing from the state `training`.
+
+        Where `weights` are given, those that training ended with before are kept.
+        """
         ...

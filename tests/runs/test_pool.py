@@ -37,12 +37,6 @@ class Toy(Run):
     settings: Made
     total = None
 
-    def numbers(self, done, row):
-        return ()
-
-    def describe(self, row):
-        return ""
-
     def _finished_before(self):
         return News(self.index, "done", ending="finished")
 

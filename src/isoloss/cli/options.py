@@ -104,11 +104,12 @@ def chosen(names: Sequence[str]) -> list[Experiment]:
     """The experiments meant, all of them for `all`."""
     from isoloss import experiments
 
-    return [experiments.get(one) for one in (experiments.names() if "all" in names else names)]
+    return [experiment(one) for one in (experiments.names() if "all" in names else names)]
 
 
 def experiment(name: str) -> Experiment:
     """The experiment of that name, for commands that a project cannot be given to."""
+    from isoloss import experiments
     from isoloss.projects import is_project
 
     if is_project(name):
@@ -116,7 +117,7 @@ def experiment(name: str) -> Experiment:
             f"{name} must be an experiment of the paper, as only these are trained with weight "
             f"decay; walk your own with 'isoloss traverse {name}'"
         )
-    return chosen([name])[0]
+    return experiments.get(name)
 
 
 def subject(name: str, given_device: str) -> tuple[Subject, str]:
@@ -142,9 +143,11 @@ def device(given: str) -> str:
     try:
         found = torch.device(given)
     except RuntimeError:
-        raise InputError(f"--device must be auto, cpu, cuda or cuda:N, got {given}") from None
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device {given} needs CUDA, which torch does not find here; use cpu")
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise InputError(f"--device must be auto, cpu, cuda or cuda:N, got {given}")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"--device {given} needs a GPU that torch does not find here; use cpu")
     return given
 
 

@@ -85,10 +85,7 @@ def verify(folder: Folder = RESULTS) -> None:
 
 
 def check(
-    name: Walked,
-    seed: Seed = 0,
-    regularizer: Regularizer = "squared_norm",
-    device: Device = "auto",
+    name: Walked, seed: Seed = 0, regularizer: Regularizer = "squared_norm", device: Device = "auto"
 ) -> None:
     """Find out whether a loss is fit to be walked.
 
@@ -96,15 +93,11 @@ def check(
     """
     from isoloss.checking.check import check as check_problem
     from isoloss.data import random_state_kept
-    from isoloss.subject import Trained
 
     subject, target = options.subject(name, device)
     subject.prepare()
     with random_state_kept():
-        if isinstance(subject, Trained):
-            start = subject.start(seed, device=target, dtype=None)
-        else:
-            start = subject.start(seed)
+        start = subject.start(seed, device=target, dtype=None)
         found = check_problem(start.problem, regularizer)
     typer.echo(str(found))
     if not found.passed:

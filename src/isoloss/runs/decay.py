@@ -190,29 +190,19 @@ class DecayRun(Run):
     settings: DecaySettings
 
     unit: ClassVar[str] = "epochs"
-    headings: ClassVar[tuple[str, ...]] = (
-        "epochs", "networks", "lost", "best penalty", "test loss"
-    )  # fmt: skip
+    figures: ClassVar[str] = "best penalty {penalty:.4g}, test loss {test_loss:.4g}"
+    columns: ClassVar[dict[str, str]] = {
+        "networks": "{networks}",
+        "lost": "{lost}",
+        "best penalty": "{penalty:.4g}",
+        "test loss": "{test_loss:.4g}",
+    }
 
     @property
     def total(self) -> int:
         """Epochs of all trainings together, that with examples held out included."""
         options = self.settings.options
         return (2 if options.held_out else 1) * options.epochs
-
-    def numbers(self, done: int, row: Row) -> tuple[str, ...]:
-        """A line of the summary."""
-        return (
-            f"{done:,}",
-            f"{row['networks']}",
-            f"{row['lost']}",
-            f"{row['penalty']:.4g}",
-            f"{row['test_loss']:.4g}",
-        )
-
-    def describe(self, row: Row) -> str:
-        """The best penalty so far and its test loss."""
-        return f"best penalty {row['penalty']:.4g}, test loss {row['test_loss']:.4g}"
 
     def _work(self, contact: Contact) -> News:
         settings = self.settings

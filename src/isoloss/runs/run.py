@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -96,20 +97,13 @@ class Run(ABC):
     checkpoint_every: float = 30.0  # seconds
 
     unit: ClassVar[str]  # what progress is counted in
-    headings: ClassVar[tuple[str, ...]]  # of what `numbers` gives
+    figures: ClassVar[str]  # the progress line's template, filled from the last row
+    columns: ClassVar[dict[str, str]]  # templates of the summary's columns, by their headings
 
     @property
     @abstractmethod
     def total(self) -> int | None:
         """Where its progress ends; None where the run ends when it has converged."""
-
-    @abstractmethod
-    def numbers(self, done: int, row: Row) -> tuple[str, ...]:
-        """A line of the summary, from the progress and the last row."""
-
-    @abstractmethod
-    def describe(self, row: Row) -> str:
-        """The figures of the progress line."""
 
     @abstractmethod
     def _work(self, contact: Contact) -> News:
@@ -237,7 +231,7 @@ class Display:
         one, task = self._runs[news.index], self._tasks[news.index]
         if news.row and not self._live.tasks[task].started:  # time left is not that of phase 1
             self._live.start_task(task)
-        fields: dict[str, Any] = {"figures": one.describe(news.row)} if news.row else {}
+        fields: dict[str, Any] = {"figures": one.figures.format_map(news.row)} if news.row else {}
         label = _label(one, _word(news))
         self._live.update(task, description=label, completed=news.done, **fields)
         if news.phase == "done":
@@ -247,23 +241,33 @@ class Display:
                 if news.failed:
                     line += f": {news.ending}"
                 elif news.row:
-                    line += f": {news.done:,} {one.unit}, {one.describe(news.row)}"
+                    line += f": {news.done:,} {one.unit}, {one.figures.format_map(news.row)}"
                 self._live.console.print(line, soft_wrap=True)
 
     def summary(self) -> Table:
         """A table with a line per run: where it started, where it ended, and why."""
+        first = next(iter(self._runs.values()))
         table = Table(box=None, pad_edge=False)
-        headings = next(iter(self._runs.values())).headings
-        for heading in ("run", "seed", *headings):
+        for heading in ("run", "seed", first.unit, *first.columns):
             table.add_column(heading, justify="right" if heading != "run" else "left")
         table.add_column("outcome")
         for index, one in sorted(self._runs.items()):
             news = self._last.get(index)
-            row = news.row if news and not news.failed else None
-            numbers = one.numbers(news.done, row) if news and row else ("",) * len(headings)
+            numbers = [""] * (1 + len(one.columns))
+            if news and news.row and not news.failed:
+                row = defaultdict(_Nothing, news.row)
+                numbers = [text.format_map(row) for text in one.columns.values()]
+                numbers.insert(0, f"{news.done:,}")
             ending = _word(news) if news else "not started"
             table.add_row(one.folder.name, str(one.seed), *numbers, ending)
         return table
+
+
+class _Nothing:
+    """What is not in a row, such as the test loss where there is no test set: shown as nothing."""
+
+    def __format__(self, _: str) -> str:
+        return ""
 
 
 def _word(news: News) -> str:
