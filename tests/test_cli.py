@@ -200,6 +200,7 @@ def test_costs_grow_with_the_examples_and_the_test_set_counts_as_often_as_it_is_
         (["traverse", "IRIS_FF", "--wrong"], ["--wrong"]),
         (["decay", "IRIS_FF", "--penalties", "0,-1"], ["penalty", "-1"]),
         (["decay", "IRIS_FF", "--penalties", "0,,1"], ["--penalties must be numbers", "0,,1"]),
+        (["decay", "IRIS_FF", "--penalties="], ["--penalties must be numbers", "got nothing"]),
         (["decay", "IRIS_FF", "--epochs", "0"], ["--epochs", "of at least 1, got 0"]),
         (["decay", "IRIS_FF", "--set", "held_out=1"], ["held_out of DecayOptions", "got 1"]),
         (["compare", "IRIS_F"], ["IRIS_F", "did you mean IRIS_FF"]),

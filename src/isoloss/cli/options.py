@@ -60,11 +60,11 @@ def _number(kind: type[int | float], least: int, most: float = math.inf) -> Call
 Name = Annotated[str, typer.Argument(metavar="NAME", help="An experiment, such as IRIS_FF.")]
 Walked = Annotated[str, typer.Argument(
     metavar="NAME", help="An experiment, such as IRIS_FF, or your function, FILE.py:build.")]
-Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Experiments, or 'all'.")]
+Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Experiments, or 'all'.")]
 Reported = Annotated[list[str], typer.Argument(
-    metavar="NAME...", help="Experiments, 'all', or your functions, FILE.py:build.")]
+    metavar="NAME", help="Experiments, 'all', or your functions, FILE.py:build.")]
 DataNames = Annotated[list[str] | None, typer.Argument(
-    metavar="[NAME...]", help="Data sets; all by default.")]
+    metavar="NAME", help="Data sets; all by default.")]
 Folder = Annotated[FilePath, typer.Argument(
     metavar="FOLDER", parser=_folder, help="A folder of results, or any folder in it.")]
 Out = Annotated[FilePath, typer.Option(
@@ -151,12 +151,13 @@ def device(given: str) -> str:
     return given
 
 
-def numbers(name: str, given: str) -> list[float]:
+def penalties(given: str) -> list[float]:
     """The numbers of a list such as 0,1e-3,1."""
     try:
         return [float(text) for text in given.split(",")]
     except ValueError:
-        raise InputError(f"{name} must be numbers, as in 0,1e-3,1, got {given}") from None
+        given = given or "nothing"
+        raise InputError(f"--penalties must be numbers, as in 0,1e-3,1, got {given}") from None
 
 
 def table(*headings: str) -> Table:

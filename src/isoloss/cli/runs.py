@@ -68,7 +68,7 @@ def decay(
     from isoloss.store import run_folder
 
     experiment = options.experiment(name)
-    weights = None if penalties is None else options.numbers("--penalties", penalties)
+    weights = None if penalties is None else options.penalties(penalties)
     chosen = decay_settings(experiment, weights, epochs, settings or [], options.device(device))
     planned = [
         DecayRun(

@@ -13,7 +13,6 @@ from pathlib import Path as FilePath
 from typing import Any, ClassVar, Protocol
 
 import torch
-from rich.progress import TaskID
 from rich.table import Table
 
 from isoloss import __version__
@@ -193,12 +192,13 @@ class Display:
         self._live = columns(runs[0].unit)
         self._terminal = self._live.console.is_terminal
         self._live.disable = not self._terminal
-        self._tasks: dict[int, TaskID] = {}
         self._last: dict[int, News] = {}
-        for one in runs:
-            self._tasks[one.index] = self._live.add_task(
+        self._tasks = {
+            one.index: self._live.add_task(
                 _label(one, "waiting"), total=one.total, start=False, figures=""
             )
+            for one in runs
+        }
 
     def __enter__(self) -> Display:
         """Begin to show."""
