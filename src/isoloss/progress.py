@@ -13,6 +13,8 @@ from rich.text import Text
 from isoloss.path import Row
 
 SECONDS_BETWEEN = 0.1
+FIGURES = "R {regularizer:.4g}, {angle_degrees:.2f} deg"
+"""What is shown of a walk's last row."""
 
 
 class TimeLeft(TimeRemainingColumn):
@@ -37,11 +39,6 @@ def columns(unit: str = "steps") -> Progress:
     )
 
 
-def describe(row: Row) -> str:
-    """Regularizer and angle of a row of a walk."""
-    return f"R {row['regularizer']:.4g}, {row['angle_degrees']:.2f} deg"
-
-
 def _hide(*_: object) -> None:
     pass
 
@@ -62,6 +59,6 @@ def walk_progress(*, enabled: bool, steps: int) -> Generator[Callable[[Row, int]
             now = time.monotonic()
             if now - shown >= SECONDS_BETWEEN:
                 shown = now
-                display.update(task, completed=done, figures=describe(row))
+                display.update(task, completed=done, figures=FIGURES.format_map(row))
 
         yield show

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,11 +106,12 @@ class Project:
         dtype: torch.dtype | None = None,
         weights: Tensor | None = None,
         chunk_size: int | None = None,
+        **_: object,
     ) -> Start:
         """Call the function, with torch's, NumPy's and Python's random numbers seeded.
 
-        It trains again when a walk is resumed, and has to give the weights that the walk began
-        with.
+        It decides on its device, trains again when a walk is resumed, and then has to give the
+        weights that the walk began with.
         """
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
@@ -136,22 +137,22 @@ class Project:
         return Start(problem, probes)
 
     def _parts(self, given: Any) -> tuple[Problem, dict[str, Problem]]:
-        problem, probes = given, cast("Any", {})
-        if isinstance(given, tuple) and len(cast("tuple[Any, ...]", given)) == 2:
-            problem, probes = cast("tuple[Any, Any]", given)
-        named = isinstance(probes, Mapping) and all(
-            isinstance(name, str) and isinstance(probe, Problem)
-            for name, probe in cast("Mapping[Any, Any]", probes).items()
+        pair = isinstance(given, tuple) and len(given) == 2
+        problem, probes = given if pair else (given, {})
+        if (
+            isinstance(problem, Problem)
+            and isinstance(probes, Mapping)
+            and all(isinstance(name, str) for name in probes)
+            and all(isinstance(probe, Problem) for probe in probes.values())
+        ):
+            return problem, dict(probes)
+        kind = type(given).__name__
+        if isinstance(given, tuple):
+            kind = f"({', '.join(type(one).__name__ for one in given)})"
+        raise InputError(
+            f"{self.function} in {self.file.name} must return an isoloss.Problem, or a problem "
+            f"and probes, as return problem, {{'test': test_problem}}; it returned {kind}"
         )
-        if not isinstance(problem, Problem) or not named:
-            kind = type(given).__name__
-            if isinstance(given, tuple):
-                kind = f"({', '.join(type(one).__name__ for one in cast('tuple[Any]', given))})"
-            raise InputError(
-                f"{self.function} in {self.file.name} must return an isoloss.Problem, or a problem "
-                f"and probes, as return problem, {{'test': test_problem}}; it returned {kind}"
-            )
-        return problem, dict(cast("Mapping[str, Problem]", probes))
 
 
 def load_function(file: FilePath, name: str) -> Callable[[int], Any]:

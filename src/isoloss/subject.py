@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -36,61 +36,24 @@ class Subject(Protocol):
     """Something that a seed determines a run of; sent to the process of each run."""
 
     @property
-    def name(self) -> str:
-        """Names its folder of results: one component of a path."""
-        ...
+    def name(self) -> str: ...  # names its folder of results: one component of a path
 
     @property
-    def identity(self) -> Mapping[str, Any]:
-        """What tells it from others of its name, for a run's `config.json`."""
-        ...
+    def identity(self) -> Mapping[str, Any]: ...  # what tells it from others of its name
 
     @property
-    def runs(self) -> int:
-        """Runs of a walk unless another number is asked for."""
-        ...
+    def runs(self) -> int: ...  # of a walk, unless another number is asked for
 
     @property
-    def default_dtype(self) -> str | None:
-        """Name of the type in which it is evaluated; None for that of the problem."""
-        ...
+    def default_dtype(self) -> str | None: ...  # in which it is evaluated; None: the problem's own
 
-    def prepare(self) -> None:
-        """Fetch what its runs need, before they are spread over the cores."""
-        ...
+    def prepare(self) -> None: ...  # fetches what its runs need, before they are spread
 
-    def method(self, name: str) -> Method:
-        """The method of that name, with the settings that suit this subject."""
-        ...
+    def method(self, name: str) -> Method: ...  # with the settings that suit this subject
 
-    def stop(self) -> Stop:
-        """The end of a walk."""
-        ...
+    def stop(self) -> Stop: ...  # the end of a walk
 
-    def record(self, method: Method) -> Record:
-        """What is kept of a walk by a method."""
-        ...
-
-    def start(
-        self,
-        seed: int,
-        *,
-        dtype: torch.dtype | None = ...,
-        weights: Tensor | None = ...,
-        chunk_size: int | None = ...,
-    ) -> Start:
-        """Train; where `weights` are given, those that training ended with before are kept."""
-        ...
-
-
-@runtime_checkable
-class Trained(Subject, Protocol):
-    """A subject that is trained here: on a device of choice, and kept while it is."""
-
-    @property
-    def epochs(self) -> int:
-        """Epochs of its training."""
-        ...
+    def record(self, method: Method) -> Record: ...  # what is kept of a walk by a method
 
     def start(
         self,
@@ -103,5 +66,8 @@ class Trained(Subject, Protocol):
         after_epoch: Callable[[TrainingState], object] | None = ...,
         chunk_size: int | None = ...,
     ) -> Start:
-        """Train, continuing from the state `training`, or load the weights."""
+        """Train, continuing from the state `training`.
+
+        Where `weights` are given, those that training ended with before are kept.
+        """
         ...

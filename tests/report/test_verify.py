@@ -16,7 +16,7 @@ from tests.torture.victim import make
 from isoloss import InputError
 from isoloss import Path as Walk
 from isoloss.cli import main
-from isoloss.cli.projects import template
+from isoloss.cli.reports import template
 from isoloss.files import read_ending, write_folder
 from isoloss.path import POINTS
 from isoloss.projects import Project

@@ -13,9 +13,8 @@ from isoloss.report import report
 from isoloss.report.chapter import FILES, read_runs, report_tables
 from isoloss.report.tables import chosen_per_run, equivalent_penalty, equivalent_table
 from isoloss.report.verify import check_reports
-from isoloss.runs.compare import after_decay_runs, equivalent_runs
-from isoloss.runs.decay import DecayRun, decay_settings
-from isoloss.runs.walk import WalkRun, walk_settings
+from isoloss.runs.decay import DecayRun, decay_settings, equivalent_runs
+from isoloss.runs.walk import WalkRun, after_decay_runs, walk_settings
 from isoloss.store import run_folder
 
 IRIS = experiments.get("IRIS_FF")

@@ -1,7 +1,5 @@
 """Runs of weight decay: what is written is what independent code computes from the end points."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -47,10 +45,7 @@ def test_rows_are_runs_and_penalties(results):
 def test_figures_are_those_of_the_end_points_in_double_precision(results):
     table, points = results.decay("IRIS_FF"), results.decay_points("IRIS_FF")
     data, model = IRIS.data(3), IRIS.network(3)
-    kinds = {
-        "train": (data.inputs, data.targets),
-        "test": (data.test_inputs, data.test_targets),
-    }
+    kinds = {"train": (data.inputs, data.targets), "test": (data.test_inputs, data.test_targets)}
     problems = {
         kind: Problem(model, "cross_entropy", pair, dtype=torch.float64)
         for kind, pair in kinds.items()
@@ -99,7 +94,6 @@ def test_progress_counts_the_epochs_of_both_trainings(tmp_path, pairs, epochs):
     one = DecayRun(0, 3, folder, decay_settings(IRIS, PENALTIES, 5, pairs))
     told = one.execute(lambda news: None, bool)
     assert told.done == one.total == epochs
-    assert one.numbers(told.done, told.row)[0] == str(epochs)
     assert ("validation_loss" in open_results(tmp_path).decay("IRIS_FF")) is (epochs == 10)
 
 
@@ -146,34 +140,13 @@ def test_other_settings_in_the_folder_are_refused(tmp_path):
     run(tmp_path)
     with pytest.raises(InputError, match=r"penalties was .* now \[0\.0\]"):
         run(tmp_path, penalties=(0.0,))
-    with pytest.raises(InputError, match="include_biases was False, now True"):
-        run(tmp_path, pairs=("record_every=2", "include_biases=true"))
-
-
-@pytest.mark.parametrize("name", ["members.parquet", "epochs.parquet", "points.safetensors"])
-def test_damaged_files_are_named(tmp_path, name):
-    run(tmp_path)
-    (run_folder(tmp_path, "IRIS_FF", None, 0, "decay") / name).write_bytes(b"{")
-    results = open_results(tmp_path)
-    assert len(results.decay("IRIS_FF")) == 0
-    assert name in results.decay_unfinished("IRIS_FF")["run-000"]
-
-
-def test_config_says_everything(tmp_path):
-    run(tmp_path)
-    config = json.loads(
-        (run_folder(tmp_path, "IRIS_FF", None, 0, "decay") / "config.json").read_text()
-    )
-    assert config["config"] == {
-        "experiment": "IRIS_FF",
-        "seed": 3,
-        "device": "cpu",
-        "penalties": list(PENALTIES),
-        "epochs": 5,
-        "include_biases": False,
-        "held_out": 0.2,
-        "record_every": 2,
-    }
+    for pair, words in (
+        ("include_biases=true", "include_biases was False, now True"),
+        ("held_out=0.3", r"held_out was 0\.2, now 0\.3"),
+        ("record_every=3", "record_every was 2, now 3"),
+    ):
+        with pytest.raises(InputError, match=words):
+            run(tmp_path, pairs=(*(() if "every" in pair else ("record_every=2",)), pair))
 
 
 @pytest.mark.parametrize(

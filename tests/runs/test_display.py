@@ -8,8 +8,7 @@ from rich.progress import Progress
 
 from isoloss import experiments
 from isoloss.progress import TimeLeft
-from isoloss.runs.display import Display
-from isoloss.runs.run import News
+from isoloss.runs.run import Display, News
 from isoloss.runs.walk import WalkRun, walk_settings
 
 ROW = {"evaluations": 7, "regularizer": 3.5, "angle_degrees": 120.0, "test_loss": 0.25}

@@ -37,12 +37,6 @@ class Toy(Run):
     settings: Made
     total = None
 
-    def numbers(self, done, row):
-        return ()
-
-    def describe(self, row):
-        return ""
-
     def _finished_before(self):
         return News(self.index, "done", ending="finished")
 
@@ -65,7 +59,7 @@ class Toy(Run):
                 time.sleep(0.01)
             return News(self.index, "done", 1, ending="interrupted")
         elif does == "hangs":
-            time.sleep(60)
+            time.sleep(600)
         return News(self.index, "done", 1, ending="finished")
 
 
@@ -150,7 +144,7 @@ def test_ctrl_c_a_second_time_does_not_wait(tmp_path: Path) -> None:
 
     began = time.monotonic()
     code, lasts = go(toys(tmp_path, "hangs"), when)
-    assert time.monotonic() - began < 40
+    assert time.monotonic() - began < 300
     assert code == 130
     assert "second Ctrl-C" in lasts[0].ending
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from isoloss import __version__
-from isoloss.cli import experiments, projects, reports, runs
+from isoloss.cli import experiments, reports, runs
 from isoloss.cli.options import errors, say
 from isoloss.errors import InputError, IsolossError
 from isoloss.runs.pool import Terminated, sigterm_raises
@@ -29,8 +29,8 @@ app.command("compare")(runs.compare)
 app.command("report")(reports.report)
 app.command("reproduce")(runs.reproduce)
 app.command("verify")(reports.verify)
-app.command("check")(projects.check)
-app.command("new")(projects.new)
+app.command("check")(reports.check)
+app.command("new")(reports.new)
 
 
 def _version(wanted: bool) -> None:

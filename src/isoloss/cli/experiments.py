@@ -116,7 +116,10 @@ def fetch(names: DataNames = None) -> None:
 
 @data.command("verify")
 def verify(names: DataNames = None) -> None:
-    """Compare the files at hand with their published hashes; exits with 1 if any is not right."""
+    """Compare the files at hand with their published hashes.
+
+    Exits with 1 if any is not right.
+    """
     from isoloss.experiments import datasets
 
     wrong = False

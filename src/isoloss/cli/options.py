@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,37 +30,50 @@ console = Console(highlight=False, markup=False, emoji=False)
 errors = Console(highlight=False, markup=False, emoji=False, stderr=True)
 
 
-def _folder(path: FilePath) -> FilePath:
+def _folder(text: str) -> FilePath:
     try:
-        return path.expanduser()
-    except RuntimeError as error:
-        raise typer.BadParameter(f"{path}: {error}") from None
+        if text:  # else it would be the current one, where a shell's variable is not set
+            return FilePath(text).expanduser()
+    except RuntimeError:  # of a home that is nobody's
+        pass
+    raise typer.BadParameter(f"must name a folder, got {text or 'nothing'}")
 
 
-def _finite(number: float) -> float:
-    if not math.isfinite(number):
-        raise typer.BadParameter(f"{number} is not a finite number.")
-    return number
+def _number(kind: type[int | float], least: int, most: float = math.inf) -> Callable[[str], float]:
+    """Reads a number; what is none or out of range is named, which typer itself does not do."""
+    what = "a whole number" if kind is int else "a finite number"
+    bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+
+    def parse(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = math.nan
+        if least <= number <= most and number < math.inf:
+            return number
+        raise typer.BadParameter(f"must be {what} {bounds}, got {text or 'nothing'}")
+
+    return parse
 
 
 # fmt: off
 Name = Annotated[str, typer.Argument(metavar="NAME", help="An experiment, such as IRIS_FF.")]
 Walked = Annotated[str, typer.Argument(
     metavar="NAME", help="An experiment, such as IRIS_FF, or your function, FILE.py:build.")]
-Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Experiments, or 'all'.")]
+Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Experiments, or 'all'.")]
 Reported = Annotated[list[str], typer.Argument(
-    metavar="NAME...", help="Experiments, 'all', or your functions, FILE.py:build.")]
+    metavar="NAME", help="Experiments, 'all', or your functions, FILE.py:build.")]
 DataNames = Annotated[list[str] | None, typer.Argument(
-    metavar="[NAME...]", help="Data sets; all by default.")]
+    metavar="NAME", help="Data sets; all by default.")]
 Folder = Annotated[FilePath, typer.Argument(
-    metavar="FOLDER", callback=_folder, help="A folder of results, or any folder in it.")]
+    metavar="FOLDER", parser=_folder, help="A folder of results, or any folder in it.")]
 Out = Annotated[FilePath, typer.Option(
-    "--out", metavar="FOLDER", callback=_folder, help="Where results are kept.")]
+    "--out", metavar="FOLDER", parser=_folder, help="Where results are kept.")]
 Runs = Annotated[int | None, typer.Option(
-    "--runs", metavar="N", min=1, max=MOST_RUNS, show_default="the experiment's",
+    "--runs", metavar="N", parser=_number(int, 1, MOST_RUNS), show_default="the experiment's",
     help="How many random starts.")]
 Seed = Annotated[int, typer.Option(
-    "--seed", metavar="SEED", min=0, max=MOST_SEED,
+    "--seed", metavar="SEED", parser=_number(int, 0, MOST_SEED),
     help="Of the first run; the next ones have SEED + 1, ...")]
 Method = Annotated[str, typer.Option(
     "--method", metavar="METHOD", help="How to step: sqp, or paper.")]
@@ -73,14 +86,14 @@ Penalties = Annotated[str | None, typer.Option(
     "--penalties", metavar="P,P,...", show_default="0 and 1e-6 to 1e6",
     help="Weights of the squared norm, as in 0,1e-3,1.")]
 Epochs = Annotated[int | None, typer.Option(
-    "--epochs", metavar="N", min=1, show_default="the experiment's",
+    "--epochs", metavar="N", parser=_number(int, 1), show_default="the experiment's",
     help="Passes over the training examples.")]
 Quick = Annotated[bool, typer.Option(
     "--quick", help="Few runs and steps, for a first picture in two minutes.")]
 Restart = Annotated[bool, typer.Option(
     "--restart", help="Move old runs aside, deleting nothing, and start over.")]
 CheckpointEvery = Annotated[float, typer.Option(
-    "--checkpoint-every", metavar="SECONDS", min=0, callback=_finite,
+    "--checkpoint-every", metavar="SECONDS", parser=_number(float, 0),
     help="Time between two checkpoints of a run.")]
 Regularizer = Annotated[str, typer.Option(
     "--regularizer", metavar="NAME", help="Name of the regularizer, such as l1.")]
@@ -91,11 +104,12 @@ def chosen(names: Sequence[str]) -> list[Experiment]:
     """The experiments meant, all of them for `all`."""
     from isoloss import experiments
 
-    return [experiments.get(one) for one in (experiments.names() if "all" in names else names)]
+    return [experiment(one) for one in (experiments.names() if "all" in names else names)]
 
 
 def experiment(name: str) -> Experiment:
     """The experiment of that name, for commands that a project cannot be given to."""
+    from isoloss import experiments
     from isoloss.projects import is_project
 
     if is_project(name):
@@ -103,7 +117,7 @@ def experiment(name: str) -> Experiment:
             f"{name} must be an experiment of the paper, as only these are trained with weight "
             f"decay; walk your own with 'isoloss traverse {name}'"
         )
-    return chosen([name])[0]
+    return experiments.get(name)
 
 
 def subject(name: str, given_device: str) -> tuple[Subject, str]:
@@ -129,18 +143,21 @@ def device(given: str) -> str:
     try:
         found = torch.device(given)
     except RuntimeError:
-        raise InputError(f"--device must be auto, cpu, cuda or cuda:N, got {given}") from None
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device {given} needs CUDA, which torch does not find here; use cpu")
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise InputError(f"--device must be auto, cpu, cuda or cuda:N, got {given}")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"--device {given} needs a GPU that torch does not find here; use cpu")
     return given
 
 
-def numbers(name: str, given: str) -> list[float]:
+def penalties(given: str) -> list[float]:
     """The numbers of a list such as 0,1e-3,1."""
     try:
         return [float(text) for text in given.split(",")]
     except ValueError:
-        raise InputError(f"{name} must be numbers, as in 0,1e-3,1, got {given}") from None
+        given = given or "nothing"
+        raise InputError(f"--penalties must be numbers, as in 0,1e-3,1, got {given}") from None
 
 
 def table(*headings: str) -> Table:

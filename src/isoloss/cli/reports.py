@@ -1,4 +1,4 @@
-"""`isoloss report`, `isoloss verify`."""
+"""`isoloss report`, `isoloss verify`, `isoloss check`, `isoloss new`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,19 @@ from pathlib import Path as FilePath
 import typer
 
 from isoloss.cli import options
-from isoloss.cli.options import RESULTS, Folder, Out, Reported, console, say, table
+from isoloss.cli.options import (
+    RESULTS,
+    Device,
+    Folder,
+    Out,
+    Regularizer,
+    Reported,
+    Seed,
+    Walked,
+    console,
+    say,
+    table,
+)
 
 
 def report(name: Reported, out: Out = RESULTS) -> None:
@@ -70,3 +82,33 @@ def verify(folder: Folder = RESULTS) -> None:
     unfinished = sum(check.found == NOT_FINISHED for check in checks)
     also = f"; {unfinished} are not finished and were not checked" if unfinished else ""
     say(f"All {runs - unfinished} are right{also}.")
+
+
+def check(
+    name: Walked, seed: Seed = 0, regularizer: Regularizer = "squared_norm", device: Device = "auto"
+) -> None:
+    """Find out whether a loss is fit to be walked.
+
+    Prints a table that can be pasted into a bug report; exits with 1 if something failed.
+    """
+    from isoloss.checking.check import check as check_problem
+    from isoloss.data import random_state_kept
+
+    subject, target = options.subject(name, device)
+    subject.prepare()
+    with random_state_kept():
+        start = subject.start(seed, device=target, dtype=None)
+        found = check_problem(start.problem, regularizer)
+    typer.echo(str(found))
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+def template() -> str:
+    """A project's file to begin with, which runs as it is."""
+    return FilePath(__file__).with_name("template.py").read_text(encoding="utf-8")
+
+
+def new() -> None:
+    """Print a file to start from: isoloss new > my_project.py."""
+    typer.echo(template(), nl=False)

@@ -68,7 +68,7 @@ def decay(
     from isoloss.store import run_folder
 
     experiment = options.experiment(name)
-    weights = None if penalties is None else options.numbers("--penalties", penalties)
+    weights = None if penalties is None else options.penalties(penalties)
     chosen = decay_settings(experiment, weights, epochs, settings or [], options.device(device))
     planned = [
         DecayRun(
@@ -96,8 +96,8 @@ def compare(
 
     Trains with the penalties at which walks ended, and walks from weight decay's best networks.
     """
-    from isoloss.runs.compare import after_decay_runs, equivalent_runs
-    from isoloss.runs.walk import walk_settings
+    from isoloss.runs.decay import equivalent_runs
+    from isoloss.runs.walk import after_decay_runs, walk_settings
     from isoloss.store import open_results
 
     experiment, target = options.experiment(name), options.device(device)
@@ -148,7 +148,7 @@ def _run(
 
     Exits with 1 if a run failed, 130 on Ctrl-C, 143 on SIGTERM.
     """
-    from isoloss.runs.display import Display
+    from isoloss.runs.run import Display
     from isoloss.store import check_out_folder
 
     check_out_folder(out)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path as FilePath
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +22,7 @@ from isoloss.losses import METRICS
 from isoloss.path import Row
 from isoloss.runs.run import Contact, News, Run
 from isoloss.settings import Settings, override, parse_pairs
+from isoloss.store import Results, run_folder
 from isoloss.store.checkpoint import TrainingCheckpoint
 from isoloss.store.folder import CHECKPOINT, FINISHED, Stack, save_decay
 from isoloss.training import Training, TrainingState, check_penalties
@@ -81,6 +84,31 @@ def decay_settings(
     also = [] if epochs is None else [f"epochs={epochs}"]
     options = override(default, parse_pairs([*pairs, *also], DecayOptions))
     return DecaySettings(experiment, tuple(chosen), options, device)
+
+
+def equivalent_runs(
+    results: Results,
+    experiment: Experiment,
+    method: str,
+    epochs: int | None = None,
+    device: str = "cpu",
+) -> list[DecayRun]:
+    """Training from each walk's start with the penalty at which the walk ended, if it is positive.
+
+    The penalty is on biases too, as the walk's R is.
+    """
+    from isoloss.report.tables import equivalent_penalty  # slow to load
+
+    runs: list[DecayRun] = []
+    pairs = ["include_biases=true", "held_out=0"]
+    for path in results.paths(experiment.name, method):
+        penalty = equivalent_penalty(path)
+        if math.isfinite(penalty) and penalty > 0:
+            settings = decay_settings(experiment, [penalty], epochs, pairs, device)
+            index = int(FilePath(path.metadata["folder"]).name.removeprefix("run-"))
+            folder = run_folder(results.folder, experiment.name, method, index, "equivalent")
+            runs.append(DecayRun(index, path.metadata["config"]["seed"], folder, settings))
+    return runs
 
 
 @dataclass
@@ -162,29 +190,19 @@ class DecayRun(Run):
     settings: DecaySettings
 
     unit: ClassVar[str] = "epochs"
-    headings: ClassVar[tuple[str, ...]] = (
-        "epochs", "networks", "lost", "best penalty", "test loss"
-    )  # fmt: skip
+    figures: ClassVar[str] = "best penalty {penalty:.4g}, test loss {test_loss:.4g}"
+    columns: ClassVar[dict[str, str]] = {
+        "networks": "{networks}",
+        "lost": "{lost}",
+        "best penalty": "{penalty:.4g}",
+        "test loss": "{test_loss:.4g}",
+    }
 
     @property
     def total(self) -> int:
         """Epochs of all trainings together, that with examples held out included."""
         options = self.settings.options
         return (2 if options.held_out else 1) * options.epochs
-
-    def numbers(self, done: int, row: Row) -> tuple[str, ...]:
-        """A line of the summary."""
-        return (
-            f"{done:,}",
-            f"{row['networks']}",
-            f"{row['lost']}",
-            f"{row['penalty']:.4g}",
-            f"{row['test_loss']:.4g}",
-        )
-
-    def describe(self, row: Row) -> str:
-        """The best penalty so far and its test loss."""
-        return f"best penalty {row['penalty']:.4g}, test loss {row['test_loss']:.4g}"
 
     def _work(self, contact: Contact) -> News:
         settings = self.settings

@@ -1,23 +1,26 @@
-"""What runs of every kind share: the claim to a folder, news, and how they are interrupted."""
+"""What runs of every kind share: the claim to a folder, news and their display, interruption."""
 
 from __future__ import annotations
 
 import platform
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any, ClassVar, Protocol
 
 import torch
+from rich.table import Table
 
 from isoloss import __version__
 from isoloss.errors import IsolossError
 from isoloss.files import ResultsError, StorageError, move_aside, sentence_of
 from isoloss.outcome import Outcome
 from isoloss.path import Row
+from isoloss.progress import columns
 from isoloss.store.checkpoint import TrainingCheckpoint
 from isoloss.store.folder import (
     CHECKPOINT,
@@ -100,20 +103,13 @@ class Run(ABC):
     checkpoint_every: float = 30.0  # seconds
 
     unit: ClassVar[str]  # what progress is counted in
-    headings: ClassVar[tuple[str, ...]]  # of what `numbers` gives
+    figures: ClassVar[str]  # the progress line's template, filled from the last row
+    columns: ClassVar[dict[str, str]]  # templates of the summary's columns, by their headings
 
     @property
     @abstractmethod
     def total(self) -> int | None:
         """Where its progress ends; None where the run ends when it has converged."""
-
-    @abstractmethod
-    def numbers(self, done: int, row: Row) -> tuple[str, ...]:
-        """A line of the summary, from the progress and the last row."""
-
-    @abstractmethod
-    def describe(self, row: Row) -> str:
-        """The figures of the progress line."""
 
     @abstractmethod
     def _work(self, contact: Contact) -> News:
@@ -192,3 +188,98 @@ def _made_with() -> dict[str, Any]:
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
     }
+
+
+class Display:
+    """Shows news of runs: live lines on a terminal, else a line per finished run."""
+
+    def __init__(self, title: str, runs: Sequence[Run]) -> None:
+        self._title = title
+        self._runs = {one.index: one for one in runs}
+        self._live = columns(runs[0].unit)
+        self._terminal = self._live.console.is_terminal
+        self._live.disable = not self._terminal
+        self._last: dict[int, News] = {}
+        self._tasks = {
+            one.index: self._live.add_task(
+                _label(one, "waiting"), total=one.total, start=False, figures=""
+            )
+            for one in runs
+        }
+
+    def __enter__(self) -> Display:
+        """Begin to show."""
+        if self._terminal:
+            self._live.console.print(self._title)
+        self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the last lines standing."""
+        self._live.stop()
+
+    @property
+    def failures(self) -> list[str]:
+        """Which runs failed, with the sentence of the error."""
+        return [
+            f"{self._runs[index].folder}: {news.ending}"
+            for index, news in sorted(self._last.items())
+            if news.failed
+        ]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know beside how the runs ended."""
+        return [note for _, news in sorted(self._last.items()) for note in news.notes]
+
+    def show(self, news: News) -> None:
+        """Take in news of a run."""
+        self._last[news.index] = news
+        one, task = self._runs[news.index], self._tasks[news.index]
+        if news.row and not self._live.tasks[task].started:  # time left is not that of phase 1
+            self._live.start_task(task)
+        fields: dict[str, Any] = {"figures": one.figures.format_map(news.row)} if news.row else {}
+        label = _label(one, _word(news))
+        self._live.update(task, description=label, completed=news.done, **fields)
+        if news.phase == "done":
+            self._live.stop_task(task)
+            if not self._terminal:
+                line = f"{self._title} {label.rstrip()}"
+                if news.failed:
+                    line += f": {news.ending}"
+                elif news.row:
+                    line += f": {news.done:,} {one.unit}, {one.figures.format_map(news.row)}"
+                self._live.console.print(line, soft_wrap=True)
+
+    def summary(self) -> Table:
+        """A table with a line per run: where it started, where it ended, and why."""
+        first = next(iter(self._runs.values()))
+        table = Table(box=None, pad_edge=False)
+        for heading in ("run", "seed", first.unit, *first.columns):
+            table.add_column(heading, justify="right" if heading != "run" else "left")
+        table.add_column("outcome")
+        for index, one in sorted(self._runs.items()):
+            news = self._last.get(index)
+            numbers = [""] * (1 + len(one.columns))
+            if news and news.row and not news.failed:
+                row = defaultdict(_Nothing, news.row)
+                numbers = [text.format_map(row) for text in one.columns.values()]
+                numbers.insert(0, f"{news.done:,}")
+            ending = _word(news) if news else "not started"
+            table.add_row(one.folder.name, str(one.seed), *numbers, ending)
+        return table
+
+
+class _Nothing:
+    """What is not in a row, such as the test loss where there is no test set: shown as nothing."""
+
+    def __format__(self, _: str) -> str:
+        return ""
+
+
+def _word(news: News) -> str:
+    return "failed" if news.failed else news.ending or news.phase
+
+
+def _label(one: Run, word: str) -> str:
+    return f"{one.folder.name} {word:<11}"

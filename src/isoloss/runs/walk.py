@@ -14,10 +14,11 @@ from torch import Tensor
 from isoloss.errors import unknown
 from isoloss.methods import Method
 from isoloss.path import Path, Record, Row, Stop
-from isoloss.progress import describe
+from isoloss.progress import FIGURES
 from isoloss.regularizers import REGULARIZERS
 from isoloss.runs.run import Contact, News, Run
 from isoloss.settings import ONLY_IN_PYTHON, Settings, override, parse_pairs
+from isoloss.store import Results, run_folder
 from isoloss.store.checkpoint import (
     Checkpoint,
     TrainingCheckpoint,
@@ -26,7 +27,7 @@ from isoloss.store.checkpoint import (
     training_folder,
 )
 from isoloss.store.folder import CHECKPOINT, save_walk
-from isoloss.subject import Start, Subject, Trained
+from isoloss.subject import Start, Subject
 from isoloss.training import TrainingState
 from isoloss.walking import traverse
 
@@ -83,7 +84,7 @@ def walk_settings(
     given = parse_pairs(pairs, *(type(part) for part in (start, stop, record, level)))
     name = given.get("regularizer", level.regularizer)
     if name not in REGULARIZERS:
-        raise unknown("regularizer", str(name), REGULARIZERS)
+        raise unknown("regularizer", name or "none", REGULARIZERS)
     return WalkSettings(
         subject=subject,
         method=cast("Method", override(start, given)),
@@ -110,7 +111,13 @@ class WalkRun(Run):
     origin: Origin | None = None
 
     unit: ClassVar[str] = "steps"
-    headings: ClassVar[tuple[str, ...]] = ("steps", "evaluations", "R", "angle", "test loss")
+    figures: ClassVar[str] = FIGURES
+    columns: ClassVar[dict[str, str]] = {
+        "evaluations": "{evaluations:,}",
+        "R": "{regularizer:.4g}",
+        "angle": "{angle_degrees:.2f}",
+        "test loss": "{test_loss:.4g}",
+    }
 
     @property
     def total(self) -> int | None:
@@ -121,20 +128,6 @@ class WalkRun(Run):
         """Everything that determines the run."""
         start = {} if self.origin is None else {"start": self.origin.name}
         return {**super().config(), **start}
-
-    def numbers(self, done: int, row: Row) -> tuple[str, ...]:
-        """A line of the summary."""
-        return (
-            f"{done:,}",
-            f"{row['evaluations']:,}",
-            f"{row['regularizer']:.4g}",
-            f"{row['angle_degrees']:.2f}",
-            f"{row['test_loss']:.4g}" if "test_loss" in row else "",
-        )
-
-    def describe(self, row: Row) -> str:
-        """Regularizer and angle."""
-        return describe(row)
 
     def _work(self, contact: Contact) -> News:
         settings = self.settings
@@ -170,41 +163,53 @@ class WalkRun(Run):
         """Phase 1, or what it ended with before."""
         kept = load_start(self.folder, contact.notes.append)
         weights = None if self.origin is None else self.origin.weights
-        size = self.settings.level.chunk_size
+        level, size = self.settings.level, self.settings.level.chunk_size
         if kept is not None:
             weights = kept["weights"]
             size = size or int(kept["chunk_size"]) or None
-        start = self._train(contact, weights, size)
-        if kept is None:  # measured again, the size might be another
-            tensors = {"weights": start.problem.current(), "chunk_size": _size(start)}
-            save_start(self.folder, tensors)
-        return start
-
-    def _train(self, contact: Contact, weights: Tensor | None, size: int | None) -> Start:
-        subject, dtype = self.settings.subject, self.settings.level.dtype
-        type_ = None if dtype is None else getattr(torch, dtype)
+        checkpoint = TrainingCheckpoint(
+            training_folder(self.folder), self.folder, self.checkpoint_every
+        )
         if weights is None:
             contact.tell("training")
-        if not isinstance(subject, Trained):
-            return subject.start(self.seed, dtype=type_, weights=weights, chunk_size=size)
-        folder = training_folder(self.folder)
-        checkpoint = TrainingCheckpoint(folder, self.folder, self.checkpoint_every)
-        start = subject.start(
+        start = self.settings.subject.start(
             self.seed,
             device=self.settings.device,
-            dtype=type_,
+            dtype=None if level.dtype is None else getattr(torch, level.dtype),
             weights=weights,
             training=checkpoint.load(TrainingState) if weights is None else None,
             after_epoch=partial(contact.keep_or_stop, checkpoint),
             chunk_size=size,
         )
         contact.notes += checkpoint.damage
+        if kept is None:  # measured again, the size might be another
+            tensors = {"weights": start.problem.current(), "chunk_size": _size(start)}
+            save_start(self.folder, tensors)
         return start
 
     def _done(self, path: Path) -> News:
         last: Row = path.steps.iloc[-1].to_dict()
         done = sum(kind not in NO_STEPS for kind in path.steps["kind"])
         return News(self.index, "done", done, last, ending=path.outcome.value)
+
+
+def after_decay_runs(results: Results, walk: WalkSettings) -> list[WalkRun]:
+    """Walks from the best network that weight decay found in each run with examples held out.
+
+    The best is that with the smallest loss on held-out training examples, so that the test set has
+    no part in the choice.
+    """
+    from isoloss.report.tables import chosen_per_run  # slow to load
+
+    name, runs = walk.subject.name, list[WalkRun]()
+    table = results.decay(name)
+    points = results.decay_points(name) if len(table) else torch.empty(0)
+    for position, row in chosen_per_run(table).to_dict("index").items():
+        index, seed, penalty = int(row["run"]), int(row["seed"]), float(row["penalty"])
+        folder = run_folder(results.folder, name, walk.method.name, index, "after-decay")
+        origin = Origin(f"weight decay, penalty {penalty:g}", points[cast("int", position)].clone())
+        runs.append(WalkRun(index, seed, folder, walk, origin=origin))
+    return runs
 
 
 def _size(start: Start) -> Tensor:
