@@ -148,13 +148,6 @@ def test_another_frozen_layer_is_refused_by_name(refuses: Any) -> None:
     assert "3.weight" not in path.state_dict()
 
 
-@pytest.mark.parametrize("k", [99, -99, "a", None, 1.5])
-def test_no_other_point_is_given(refuses: Any, k: Any) -> None:
-    path = walked(with_batch_norm())
-    with refuses("k must be", f"got {k!r}"):
-        path.state_dict(k)
-
-
 def test_weights_of_today_with_buffers_of_yesterday_are_refused(refuses: Any) -> None:
     model = with_batch_norm()
     problem = Problem(model, "cross_entropy", (INPUTS, CLASSES))
