@@ -143,32 +143,16 @@ def test_the_chosen_size_given_again_gives_the_same_bits(images: bool) -> None:
     model, shape = (convolutional(), (1, 6, 6)) if images else (network(), (5,))
     chosen = problem(model, 500, *shape)
     theta = chosen.current()
+    before = torch.get_rng_state()
     value, grad = chosen.loss_and_grad(theta)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert chosen.evaluations == 1
     assert chosen.chunk_size is not None
+    exact = chosen.with_dtype(torch.float64)  # chosen for anew
+    assert exact.loss_and_grad(theta.double())[0].item() == pytest.approx(value.item(), rel=1e-5)
     fixed = problem(model, 500, *shape, chunk_size=chosen.chunk_size)
     assert torch.equal(fixed.loss_and_grad(theta)[1], grad)
     assert torch.equal(fixed.loss_and_grad(theta)[0], value)
-
-
-def test_measuring_changes_nothing_else() -> None:
-    one, other = problem(network(), 1000), problem(network(), 1000, chunk_size=300)
-    theta = normal(one.size, seed=5).float()
-    before = torch.get_rng_state()
-    value, _ = one.loss_and_grad(theta)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert one.evaluations == 1
-    assert value.item() == pytest.approx(other.loss(theta).item(), rel=1e-6)
-
-
-def test_another_type_is_chosen_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, {250: 0.5})
-    one = problem(network(), 1000)
-    one.loss_and_grad(one.current())
-    exact = one.with_dtype(torch.float64)
-    theta = one.current().double()
-    assert exact.loss_and_grad(theta)[0].item() == pytest.approx(
-        exact.loss(theta).item(), rel=1e-13
-    )
 
 
 # ---------------------------------------------------------------- memory and other devices
