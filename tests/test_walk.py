@@ -142,13 +142,18 @@ def test_the_level_held_is_the_one_given() -> None:
     assert (kept_rows(path)["loss"] - path.level).abs().max() <= 1e-5
 
 
-def test_another_regularizer_is_made_small() -> None:
+def test_another_regularizer_is_made_small_up_to_the_residual_asked_for() -> None:
     known = sphere()
-    path = walk(known.problem, regularizer=known.regularizer, method=BRISK, stop=Stop(steps=400))
+    settings = {"regularizer": known.regularizer, "stop": Stop(kkt_residual=0.1)}
+    path = walk(known.problem, method=BRISK, **settings)
     values = path.points @ known.regularizer.slope
     np.testing.assert_allclose(kept_rows(path)["regularizer"], values.numpy(), rtol=1e-12)
     assert path.regularizer == "linear"
     assert values[-1] < values[0] - 0.5
+    residuals = kept_rows(path)["kkt_residual"].to_numpy()
+    assert path.outcome is Outcome.CONVERGED
+    assert residuals[-1] <= 0.1 < residuals[-2]
+    assert known.gap(path.points[-1]) < 0.2
 
 
 # ---------------------------------------------------------------- the end
@@ -207,17 +212,6 @@ def test_a_regularizer_small_enough_ends_the_walk(net: Net, path: Path) -> None:
     values = kept_rows(shorter)["regularizer"].to_numpy()
     assert shorter.outcome is Outcome.REGULARIZER_REACHED
     assert values[-1] <= wanted < values[-2]
-
-
-def test_a_small_kkt_residual_ends_the_walk() -> None:
-    known = sphere(seed=3)
-    path = walk(
-        known.problem, regularizer=known.regularizer, method=BRISK, stop=Stop(kkt_residual=0.1)
-    )
-    residuals = kept_rows(path)["kkt_residual"].to_numpy()
-    assert path.outcome is Outcome.CONVERGED
-    assert residuals[-1] <= 0.1 < residuals[-2]
-    assert known.gap(path.points[-1]) < 0.2
 
 
 def test_ctrl_c_in_an_evaluation_returns_what_there_is() -> None:
@@ -300,15 +294,6 @@ def test_a_stalled_walk_is_told_what_helps_in_its_type(dtype: torch.dtype) -> No
 
 
 # ---------------------------------------------------------------- what is kept
-
-
-def test_no_more_than_200_points_are_kept_by_default(net: Net) -> None:
-    path = traverse(
-        net.problem(), method=Paper(), stop=Stop(steps=300, kkt_residual=0), progress=False
-    )
-    assert 100 <= len(path.points) <= 200
-    assert path.point_steps[0] == 0
-    assert path.point_steps[-1] == path.steps["step"].iloc[-1]
 
 
 def test_thinning_does_not_change_the_walk(net: Net, path: Path) -> None:
@@ -466,6 +451,13 @@ def test_a_model_whose_weights_are_not_finite_is_refused(refuses) -> None:
         net.model[0].bias.fill_(math.nan)
     with refuses("the model must", "5 entries", "NaN"):
         walk(net.problem())
+
+
+def test_a_random_loss_is_refused_with_the_layer_named(refuses) -> None:
+    model = nn.Sequential(nn.Linear(3, 9), nn.Dropout(0.5), nn.Linear(9, 2)).train()
+    data = (normal(6, 3, seed=0).float(), torch.arange(6) % 2)
+    with refuses("1 (Dropout)", "model.eval()"):
+        walk(Problem(model, "cross_entropy", data))
 
 
 def test_a_tolerance_below_the_noise_of_the_loss_is_refused(refuses) -> None:

@@ -36,17 +36,11 @@ def keras_to_torch(flat: NDArray[np.float32], model: nn.Module) -> Tensor:
 
 @dataclass(frozen=True)
 class Golden:
-    """A recorded trace and our walk from its start.
-
-    Attributes:
-        recorded: The arrays of the file, by name.
-        path: Our walk, all points kept.
-        last_saved: The last point that the reference saved, as our theta.
-    """
+    """A recorded trace and our walk from its start, all points kept."""
 
     recorded: dict[str, NDArray[Any]]
     path: Path
-    last_saved: Tensor
+    last_saved: Tensor  # the last point that the reference saved, as our theta
 
     @property
     def first(self) -> int:

@@ -291,25 +291,6 @@ def test_the_relative_tolerance_is_not_used() -> None:
 # ---------------------------------------------------------------- properties, whatever the network
 
 
-@given(seed=st.integers(0, 10**6), method=st.sampled_from([ADAPTIVE, LIVELY, BRISK]))
-def test_predictors_are_tangent_and_raise_r_only_where_longer_than_the_tangent(
-    seed: int, method: Paper
-) -> None:
-    net = (classifier if seed % 2 else regressor)(seed=seed)
-    objective = Objective(net.problem(), SquaredNorm())
-    state = method.init(objective, net.theta, None, rtol=1e-3)
-    for _ in range(20):
-        before, state = state, method.step(objective, state)
-        if state.kind != "predict":
-            continue
-        here, there = before.point.theta.numpy(), state.point.theta.numpy()
-        _, g = net.loss_and_grad(here)
-        s, r = state.step_length, 2 * here
-        tangent = np.linalg.norm(r - (r @ g) / (g @ g) * g)
-        assert abs((there - here) @ g) <= 1e-11 * s * np.linalg.norm(g)
-        assert there @ there - here @ here == pytest.approx(s * (s - tangent), abs=1e-11)
-
-
 def test_a_length_falls_to_a_tenth_where_the_way_turns_by_a_tenth_of_a_degree() -> None:
     # on a circle of radius 1 a step of s turns the tangent by s radians: 0.1 degrees at 0.00175
     known = sphere(n=2, radius=1.0)
