@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import isoloss.evaluation as choice
 from isoloss import Problem
 from isoloss._kernels.chain import keep_freed_memory
+from isoloss.problem import inside
 
 
 @pytest.fixture(autouse=True)
@@ -219,3 +220,37 @@ def test_on_cuda_an_evaluation_does_not_synchronize_and_agrees(make: Any) -> Non
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
     torch.testing.assert_close(grad.cpu(), expected_grad, rtol=1e-4, atol=1e-6)
     assert there.chunk_size is None
+
+
+# ---------------------------------------------------------------- layouts
+
+
+def image_problem(shortcut: nn.Module) -> Problem:
+    model = nn.Sequential(shortcut, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    channels = shortcut.in_channels
+    outputs = torch.zeros(50, shortcut.out_channels)
+    return Problem(model, "mse", (torch.randn(50, channels, 8, 8), outputs))
+
+
+@pytest.mark.parametrize(
+    ("layer", "safe"),
+    [
+        (nn.Conv2d(4, 8, 1, stride=2), False),  # corrupts the heap in torch 2.13, channels last
+        (nn.Conv2d(8, 8, 1, stride=2, groups=2), False),
+        (nn.Conv2d(8, 16, 1, stride=2), True),
+        (nn.Conv2d(4, 8, 1), True),
+        (nn.Conv2d(4, 8, 3, stride=2), True),
+    ],
+)
+def test_images_are_channels_last_where_torch_can_do_it(layer: nn.Module, safe: bool) -> None:
+    problem = image_problem(layer)
+    (inputs, *_) = next(iter(inside(problem).chunks))
+    assert inputs.is_contiguous(memory_format=torch.channels_last) is safe
+
+
+def test_a_strided_convolution_of_few_channels_can_be_differentiated_many_times() -> None:
+    problem = image_problem(nn.Conv2d(4, 8, 1, stride=2))
+    theta = problem.current()
+    first = problem.loss_and_grad(theta)[1]
+    for _ in range(20):
+        assert torch.equal(problem.loss_and_grad(theta)[1], first)

@@ -274,16 +274,6 @@ def test_scaling_the_loss_and_its_level_scales_nothing_else(factor: float) -> No
     )
 
 
-def test_it_is_the_default() -> None:
-    paths = [
-        walk(classifier().problem(), stop=Stop(steps=4), **chosen)
-        for chosen in ({}, {"method": "sqp"}, {"method": SQP()})
-    ]
-    assert {path.method for path in paths} == {"sqp"}
-    assert torch.equal(paths[0].points, paths[1].points)
-    assert torch.equal(paths[0].points, paths[2].points)
-
-
 # ---------------------------------------------------------------- stepping by hand
 
 
