@@ -8,7 +8,7 @@ from tests.problems import classifier, normal, snapshot
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from isoloss.flat import FlatNetwork, flatten, load_into, trainable
+from isoloss.flat import BLOCK, FlatNetwork, flatten, inner, load_into, trainable
 
 
 class Tied(nn.Module):
@@ -110,3 +110,12 @@ def test_what_holds_nothing_to_train_is_refused(refuses) -> None:
         trainable(nn.Linear(2, 2).requires_grad_(False), None)
     with refuses("no trainable parameters"):
         FlatNetwork(lambda p, x: x, {})
+
+
+@pytest.mark.parametrize("size", [1, 1000, BLOCK, BLOCK + 1, 40 * BLOCK + 7])
+def test_inner_products_in_float32_keep_six_digits_at_any_length(size: int) -> None:
+    a = normal(size, seed=size).float()
+    exact = a.double().dot(a.double()).item()
+    assert inner(a, a).item() == pytest.approx(exact, rel=2e-6)
+    if size <= BLOCK:
+        assert inner(a, a) == a.dot(a)

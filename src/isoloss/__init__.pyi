@@ -31,7 +31,6 @@ from .store import Checkpoint as Checkpoint
 from .store import Results as Results
 from .store import ResultsError as ResultsError
 from .store import open_results as open_results
-from .walking import Walk as Walk
 from .walking import traverse as traverse
 from .walking import walk as walk
 

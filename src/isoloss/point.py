@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from isoloss.flat import inner
 from isoloss.problem import Problem
 from isoloss.regularizers import AnyRegularizer, get_regularizer
 
@@ -79,10 +80,10 @@ class Objective:
         loss, g = self.problem.loss_and_grad(theta)
         value, r = self.regularizer.value_and_grad(theta)
         self.evaluations += self.problem.evaluations - before
-        gg, rr, rg = g.dot(g).item(), r.dot(r).item(), r.dot(g).item()
+        gg, rr, rg = (inner(a, b).item() for a, b in ((g, g), (r, r), (r, g)))
         along = rg / gg if gg > 0 else 0.0
         tangent = r.sub(g, alpha=along)
-        g_norm, r_norm, t_norm = (math.sqrt(x) for x in (gg, rr, tangent.dot(tangent).item()))
+        g_norm, r_norm, t_norm = (math.sqrt(x) for x in (gg, rr, inner(tangent, tangent).item()))
         return Point(
             theta=theta,
             loss=loss.item(),

@@ -37,6 +37,7 @@ class Inside:
         autograd: The evaluation that can be differentiated further.
         loss: The per-example loss.
         metric: The per-example metric; None where there is none.
+        given: The parameters of the user's own model, by name.
     """
 
     network: FlatNetwork
@@ -44,6 +45,7 @@ class Inside:
     autograd: Autograd
     loss: Loss
     metric: Loss | None
+    given: Mapping[str, Tensor]
 
 
 class Problem:
@@ -137,7 +139,9 @@ class Problem:
         self, network: FlatNetwork, chunks: Chunks, loss: Loss, metric: Loss | None
     ) -> None:
         self.dtype = network.dtype
-        self._inside = Inside(network, chunks, Autograd(network, chunks, loss), loss, metric)
+        given = trainable(self._model, self._parameters)
+        autograd = Autograd(network, chunks, loss)
+        self._inside = Inside(network, chunks, autograd, loss, metric, given)
         self._evaluation = choose(network, chunks, loss)
         self._gradient: Evaluation | None = None
 

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.optim.adam import adam
 
-from isoloss._kernels.chain import Chain, keep_freed_memory, plain, stackable
-from isoloss._kernels.heads import slope_of
+from isoloss._kernels.chain import Chain, keep_freed_memory, plain, slope_of, stackable
 from isoloss._kernels.layers import Part
 from isoloss.errors import InputError
 from isoloss.flat import Layout, flatten, load_into, trainable

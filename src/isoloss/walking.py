@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isoloss.checking import check_function, check_tolerance
+from isoloss.checking import check_function, check_gradient, check_tolerance
 from isoloss.errors import InputError, kind
 from isoloss.flat import digest, fixed, state_keys
 from isoloss.methods import Method, State, get_method
@@ -46,55 +46,6 @@ TAKEN = {"level", "step", "arc", "kkt", "angle"}
 """No names of probes: their columns would be the walk's own."""
 
 
-def walk(
-    problem: Problem,
-    *,
-    start: Tensor | None = None,
-    level: float | None = None,
-    regularizer: AnyRegularizer = "squared_norm",
-    method: str | Method = "sqp",
-    rtol: float = 1e-3,
-    stop: Stop | None = None,
-    record: Record | None = None,
-    probes: Mapping[str, Problem] | None = None,
-    checkpoint: Keeper | None = None,
-) -> Walk:
-    """The same walk as `traverse` takes, a step at a time: `for row in isoloss.walk(problem): ...`.
-
-    Args:
-        problem: As for `traverse`.
-        start: As for `traverse`.
-        level: As for `traverse`.
-        regularizer: As for `traverse`.
-        method: As for `traverse`.
-        rtol: As for `traverse`.
-        stop: As for `traverse`.
-        record: As for `traverse`.
-        probes: As for `traverse`.
-        checkpoint: As for `traverse`; written to as the iteration advances, and by `Walk.path`.
-
-    Returns:
-        An iterator of the rows of `Path.steps` (dicts of the columns), the start's first; its
-        `path` is the walk so far, whenever you stop.
-
-    Raises:
-        InputError: A value cannot be used; the text says why and what to do.
-    """
-    _check_kinds(problem=problem, stop=stop, record=record, probes=probes, checkpoint=checkpoint)
-    return Walk(
-        problem,
-        _start_of(problem, start),
-        _level_of(level),
-        regularizer,
-        get_method(method),
-        _rtol_of(rtol),
-        stop or Stop(),
-        record or Record(),
-        _checked_probes(probes or {}, problem),
-        checkpoint,
-    )
-
-
 def traverse(
     problem: Problem,
     *,
@@ -108,6 +59,7 @@ def traverse(
     probes: Mapping[str, Problem] | None = None,
     callback: Callback | None = None,
     checkpoint: Keeper | None = None,
+    check: bool = True,
     progress: bool = True,
 ) -> Path:
     """Walk a level set of the training loss, making a regularizer as small as it can be there.
@@ -131,6 +83,8 @@ def traverse(
             there continues from where it was, with the same bits as one never interrupted; one that
             has ended continues if `stop` now asks for more. One with other settings is refused;
             a function is told by its name and by what it gives. None keeps nothing.
+        check: Compare the gradient with differences of the loss on a few examples first, and refuse
+            one that is not that of the values.
         progress: Show a progress line on a terminal.
 
     Returns:
@@ -142,7 +96,7 @@ def traverse(
     _check_kinds(callback=callback)
     steps = walk(
         problem, start=start, level=level, regularizer=regularizer, method=method, rtol=rtol,
-        stop=stop, record=record, probes=probes, checkpoint=checkpoint,
+        stop=stop, record=record, probes=probes, checkpoint=checkpoint, check=check,
     )  # fmt: skip
     with walk_progress(enabled=progress, steps=steps.stop.steps) as show:
         try:
@@ -155,27 +109,46 @@ def traverse(
     return steps.path
 
 
-class Walk(Iterator[Row]):
-    """A walk under way, made by `isoloss.walk`: an iterator of the rows of `Path.steps`.
+class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stands for
+    """The same walk as `traverse` takes, a step at a time: `for row in isoloss.walk(problem): ...`.
+
+    An iterator of the rows of `Path.steps`, dicts of the columns, the start's first. The checkpoint
+    is written to as the iteration advances, and when `path` is asked for.
+
+    Args:
+        problem: The training loss.
+        **settings: `start`, `level`, `regularizer`, `method`, `rtol`, `stop`, `record`, `probes`,
+            `checkpoint` and `check`, as for `traverse`.
 
     Attributes:
-        stop: When it ends.
+        stop: When the walk ends.
+
+    Raises:
+        InputError: A value cannot be used; the text says why and what to do.
     """
 
     def __init__(
         self,
         problem: Problem,
-        theta: Tensor,
-        level: float | None,
-        regularizer: AnyRegularizer,
-        method: Method,
-        rtol: float,
-        stop: Stop,
-        record: Record,
-        probes: Mapping[str, Problem],
-        checkpoint: Keeper | None,
+        *,
+        start: Tensor | None = None,
+        level: float | None = None,
+        regularizer: AnyRegularizer = "squared_norm",
+        method: str | Method = "sqp",
+        rtol: float = 1e-3,
+        stop: Stop | None = None,
+        record: Record | None = None,
+        probes: Mapping[str, Problem] | None = None,
+        checkpoint: Keeper | None = None,
+        check: bool = True,
     ) -> None:
-        self.stop = stop
+        _check_kinds(
+            problem=problem, stop=stop, record=record, probes=probes, checkpoint=checkpoint
+        )
+        theta, level, rtol = _start_of(problem, start), _level_of(level), _rtol_of(rtol)
+        method, record = get_method(method), record or Record()
+        probes = _checked_probes(probes or {}, problem)
+        self.stop = stop or Stop()
         self._method, self._checkpoint = method, checkpoint
         objective = Objective(problem, regularizer)
         of_regularizer = identity_of_regularizer(regularizer, objective.regularizer.name)
@@ -184,11 +157,14 @@ class Walk(Iterator[Row]):
         if checkpoint is not None:
             saved = checkpoint.load(state_class(method), self._asked)
         if saved is None:
-            check_function(problem, theta)
             state = method.init(objective, theta, level, rtol)
             held = state.point.loss if level is None else level
             _check_begin(problem, state)
-            check_tolerance(problem, theta, method.relative_tolerance(held, rtol))
+            tolerance = method.relative_tolerance(held, rtol)
+            check_function(problem, theta, tolerance)
+            check_tolerance(problem, theta, tolerance)
+            if check:
+                check_gradient(problem, theta)
             recorder = Recorder(record, probes, held)
         else:
             problem = problem.with_chunk_size(saved.chunk_size)

@@ -18,6 +18,7 @@ from isoloss import Problem, Stop, traverse
 from isoloss.checking import check_function
 
 X, Y = normal(20, 3, seed=0).float(), torch.arange(20) % 2
+ONE = {"w": torch.ones(())}
 
 
 def check(model: Any, data: Any = (X, Y), loss: Any = "cross_entropy", **settings: Any) -> None:
@@ -36,14 +37,48 @@ def test_functions_pass(name: str, dtype: torch.dtype) -> None:
 def test_a_forward_that_is_bound_to_the_original_is_refused(refuses) -> None:
     model = nn.Linear(3, 2)
     model.forward = lambda x: nn.functional.linear(x, model.weight, model.bias)  # not the copy's
-    with refuses("depends on none of the 8 parameters", "uses self"):
+    with refuses("computed with 'weight' of the given model", "forward use self"):
         check(model)
     own = {"w": torch.ones(3, 2)}
-    with refuses("depends on none of the 6 parameters"):
+    with refuses("a tensor of shape (2, 3) that requires a gradient", "requires_grad_(False)"):
         elsewhere = nn.Linear(3, 2)
         check(lambda p, x: elsewhere(x), parameters=own)
     with refuses("does not depend on the parameters"):
         check(lambda p, x: x @ p["w"].detach(), parameters=own)
+
+
+def test_a_loss_that_reaches_one_parameter_of_the_original_is_refused(refuses) -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+
+    def penalized(outputs: Tensor, targets: Tensor) -> Tensor:
+        losses = functional.cross_entropy(outputs, targets, reduction="none")
+        return losses + 0.1 * model[0].weight.square().sum()
+
+    with refuses("computed with '0.weight' of the given model instead of the problem's copy"):
+        check(model, loss=penalized)
+    model[0].weight.requires_grad_(False)  # frozen: a constant, and meant
+    check(model, loss=penalized)
+
+
+def test_an_evaluation_that_changes_a_parameter_is_refused(refuses) -> None:
+    model = nn.Sequential(nn.Embedding(7, 4, max_norm=0.5), nn.Linear(4, 2))
+    with refuses("an evaluation changes the parameter 0.weight itself", "max_norm"):
+        check(model, (torch.arange(20) % 7, Y))
+
+
+def test_what_an_example_owes_to_its_neighbors_may_not_exceed_the_tolerance(refuses) -> None:
+    class Leaning(nn.Module):
+        def __init__(self, by: float) -> None:
+            super().__init__()
+            self.linear, self.by = nn.Linear(3, 2), by
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x) * (1 + self.by * x.mean(0).sum())
+
+    problem = Problem(Leaning(3e-3), loss="cross_entropy", data=(X, Y))
+    check_function(problem, problem.current(), tolerance=1.0)
+    with refuses("example 19 has the loss", "Leaning"):
+        check_function(problem, problem.current(), tolerance=1e-4)
 
 
 # ---------------------------------------------------------------- randomness
@@ -256,11 +291,20 @@ def test_streams_that_differ_are_refused_by_what_differs(refuses) -> None:
     check(nn.Linear(3, 2), list(shuffled))  # one reading of it
 
 
+def test_two_pairs_that_may_be_structures_or_batches_are_refused(refuses) -> None:
+    x = (X, X)
+    with refuses("one pair of structures or two batches", "[(x, y), (x2, y2)], a list"):
+        Problem(nn.Linear(3, 2), loss="cross_entropy", data=((X, Y), (X, Y)))
+    assert Problem(nn.Linear(3, 2), "cross_entropy", [(X, Y), (X, Y)]).examples == 40
+    structures = Problem(lambda p, x: p["w"] * x[0], lambda o, t: o[:, 0], [(x, x)], parameters=ONE)
+    assert structures.examples == 20
+
+
 # ---------------------------------------------------------------- cost
 
 
 def test_the_checks_of_a_walk_cost_few_passes_over_the_data() -> None:
-    seen = 0
+    seen, x = 0, normal(4000, 3, seed=3).float()
 
     def model(p: Any, x: Tensor) -> Tensor:
         nonlocal seen
@@ -268,8 +312,11 @@ def test_the_checks_of_a_walk_cost_few_passes_over_the_data() -> None:
         return x @ p["w"]
 
     problem = Problem(
-        model, loss="cross_entropy", data=(X, Y), parameters={"w": normal(3, 2, seed=1).float()}
+        model,
+        loss="cross_entropy",
+        data=(x, torch.arange(4000) % 2),
+        parameters={"w": normal(3, 2, seed=1).float()},
     )
     path = traverse(problem, stop=Stop(steps=3), progress=False)
-    passes = seen / 20 - path.steps["evaluations"].iloc[-1]
-    assert passes <= 4.4  # forward only: two and seven examples here, two for the noise
+    passes = seen / 4000 - path.steps["evaluations"].iloc[-1]
+    assert passes <= 4.4  # forward only: two for the losses, two for the noise, samples

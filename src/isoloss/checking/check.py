@@ -16,7 +16,7 @@ from isoloss import __version__
 from isoloss.checking.function import check_function, relative_noise
 from isoloss.data import leaves
 from isoloss.errors import InputError, IsolossError, one_line
-from isoloss.evaluation.differences import mismatch, random_direction
+from isoloss.evaluation.differences import RIGHT, mismatch, random_direction, wrong_gradient
 from isoloss.flat import Layout
 from isoloss.methods import SQP
 from isoloss.path import Record
@@ -27,8 +27,6 @@ OK, FAILED, NOTE = "ok", "FAILED", ""
 USUAL_RTOL = 1e-3
 SAME_HESSIAN = 1e-3
 SAME_GRADIENT = 1e-2
-RIGHT = {torch.float64: 1e-6, torch.float32: 1e-2}
-"""Largest relative error of a gradient along a direction that counts as right."""
 
 
 @dataclass(frozen=True)
@@ -185,37 +183,17 @@ def _gradient(
     noise: float,
     seed: int,
 ) -> Finding:
-    """Whether a gradient is that of the values along a direction: half its own, half random."""
-    v = random_direction(x, seed)
-    size = grad.double().norm()
-    if size > 0:
-        v = (v.double() / v.double().norm() + grad.double() / size).to(x)
-    error = mismatch(value, grad.double().dot(v.double()), x, v, noise=noise)
-    text = f"relative error along a direction {error:.1e}"
-    if error <= RIGHT[x.dtype]:
-        return Finding(what, text, OK)
-    text += ": it is not the gradient of the values"
-    if math.isfinite(error):
-        wrong = _wrong_pieces(value, x, grad, problem, noise)
-        text += f", wrong in {', '.join(wrong[:5])}" if wrong else ""
+    """Whether a gradient is that of the values."""
+    layout, allowed = Layout(problem.shapes), RIGHT[x.dtype]
+    wrong = wrong_gradient(value, x, grad, layout, allowed, noise=noise, seed=seed)
+    if wrong is None:
+        return Finding(what, f"along a direction to {allowed:.0e} of its length", OK)
+    error, names = wrong
+    text = f"relative error along a direction {error:.1e}: it is not the gradient of the values"
+    text += f", wrong in {', '.join(names[:5])}" if names else ""
     return Finding(
         what, f"{text}; look for detach, no_grad, .data or a backward of your own", FAILED
     )
-
-
-def _wrong_pieces(
-    value: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor, problem: Problem, noise: float
-) -> list[str]:
-    """The parameters whose part of the gradient is not that of the function."""
-    layout, wrong = Layout(problem.shapes), list[str]()
-    for name in problem.shapes:
-        v = torch.zeros_like(x)
-        mine = layout.named(v)[name]
-        mine += random_direction(mine.reshape(-1), 1).view(mine.shape) + layout.named(grad)[name]
-        claimed = grad.double().dot(v.double())
-        if not mismatch(value, claimed, x, v, noise=noise) <= 10 * RIGHT[x.dtype]:
-            wrong.append(name)
-    return wrong
 
 
 def _hessian(problem: Problem, x: Tensor, seed: int) -> Finding:

@@ -6,41 +6,70 @@ Costs three passes over the data without gradients and two over a few examples.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
-from isoloss.checking.trace import changing, mixing, named
-from isoloss.data import Chunk, map_tensors, random_state_kept
-from isoloss.data.structure import is_opaque
+from isoloss.data import Chunk, is_opaque, leaves, map_tensors, random_state_kept
 from isoloss.errors import InputError, one_line
 from isoloss.evaluation.autograd import differentiable
+from isoloss.evaluation.differences import CLEARLY, leaves_of, random_direction, wrong_gradient
 from isoloss.flat import fixed
 from isoloss.problem import Problem, inside
 
-ROUNDINGS = 1e5
-"""Losses of an example in two chunks may differ by so many roundings of the mean loss."""
+ROUNDINGS, LEAST_ROUNDINGS = 1e5, 100
+"""Losses of an example in two chunks may differ by so many roundings of the mean loss, or by a
+tenth of the tolerance where that is less, but always by the least."""
 
 FEW = 4
 """Examples that are enough to see what the loss depends on."""
 
+SAMPLE = 32
+"""Examples on which the gradient is compared with differences."""
+
 NO_FUNCTION = "the loss is not a function of the parameters alone"
 
 
-def check_function(problem: Problem, theta: Tensor) -> None:
-    """Insist on the same losses in two evaluations, and of a few examples in another order."""
+def check_function(problem: Problem, theta: Tensor, tolerance: float = 1e-3) -> None:
+    """Insist on the same losses in two evaluations, and of a few examples in another order.
+
+    What an example's loss may depend on the examples beside it is a tenth of the tolerance.
+    """
     _check_batch_norm(problem)
     with random_state_kept():
         first = problem.example_losses(theta)
+        _check_place(problem, theta)
         held = _held(problem)
         second = problem.example_losses(theta)
         _check_buffers(problem, held)
         if not torch.equal(first.nan_to_num(), second.nan_to_num()):
             _refuse_random(problem, first, second)
-        _check_order(problem, first)
+        _check_order(problem, first, tolerance)
         _check_dependence(problem, theta)
+
+
+def _check_place(problem: Problem, theta: Tensor) -> None:
+    """Insist that an evaluation leaves the parameters where they were."""
+    network = inside(problem).network
+    moved = [
+        name
+        for (name, now), before in zip(
+            zip(problem.shapes, network.leaves, strict=True),
+            network.layout.split(theta),
+            strict=True,
+        )
+        if not torch.equal(now.detach().nan_to_num(), before.nan_to_num())
+    ]
+    if moved:
+        raise InputError(
+            f"{NO_FUNCTION}: an evaluation changes the parameter {_listed(moved)} itself, as "
+            f"nn.Embedding(max_norm=...) does; take that out, or renormalize in training alone"
+        )
 
 
 def _check_dependence(problem: Problem, theta: Tensor) -> None:
@@ -48,12 +77,52 @@ def _check_dependence(problem: Problem, theta: Tensor) -> None:
     own.network.load(theta)
     with torch.enable_grad():
         total = differentiable(own.autograd.total(next(iter(own.chunks)).first(FEW)))
-    grads: Any = torch.autograd.grad(total, own.network.leaves, allow_unused=True)
-    if all(grad is None for grad in grads):
+    ours = {id(leaf) for leaf in own.network.leaves}
+    met = [leaf for leaf in leaves_of(total) if leaf.requires_grad]
+    given = {id(parameter): name for name, parameter in own.given.items()}
+    for leaf in met:
+        if id(leaf) in given:
+            raise InputError(
+                f"the loss is computed with {given[id(leaf)]!r} of the given model instead of the "
+                f"problem's copy, so that it would be constant along the walk: a closure, a "
+                f"bound method or a patched forward reaches it; let forward use self, and the loss "
+                f"what forward returns"
+            )
+        if id(leaf) not in ours:
+            raise InputError(
+                f"the loss is computed with a tensor of shape {tuple(leaf.shape)} that requires a "
+                f"gradient and is none of the problem's parameters, so that it would be constant "
+                f"along the walk; if that is meant, give it without: tensor.requires_grad_(False)"
+            )
+    if not met:
         raise InputError(
             f"the loss depends on none of the {problem.size} parameters of the model: its forward "
             f"computes with other tensors, for example those of the model it was copied from; "
             f"write forward as a method that uses self"
+        )
+
+
+def check_gradient(problem: Problem, theta: Tensor) -> None:
+    """Insist that the gradient is that of the values, on a few examples near a point.
+
+    In float64 where the model can be computed in it; a little beside the point, since a kink may
+    lie at it (a bias of zero before a ReLU).
+    """
+    with random_state_kept():
+        few, at = inside(problem).autograd.sample(SAMPLE, theta)
+        v = random_direction(at, 1)
+        at = at + 1e-3 * (at.norm() or 1.0) / v.norm() * v
+        if not few.loss(at).isfinite():
+            return
+        grad = few.loss_and_grad(at)[1]
+        wrong = wrong_gradient(few.loss, at, grad, few.network.layout, CLEARLY[at.dtype])
+    if wrong is not None:
+        error, names = wrong
+        raise InputError(
+            f"the gradient of the loss is off by {error:.2g} of its length from the change of its "
+            f"values, in {_listed(names)}; look for a hook on a gradient, a straight-through or "
+            f"detached operation, scale_grad_by_freq, or a backward of your own, or give "
+            f"check=False if the walk is to follow that gradient all the same"
         )
 
 
@@ -113,16 +182,18 @@ def _refuse_random(problem: Problem, first: Tensor, second: Tensor) -> None:
     raise InputError(f"{start}; remove what is random in the loss function")
 
 
-def _check_order(problem: Problem, losses: Tensor) -> None:
+def _check_order(problem: Problem, losses: Tensor, tolerance: float) -> None:
     start = 0
     for chunk in inside(problem).chunks:
         if chunk.examples > 1 and not (is_opaque(chunk.inputs) or is_opaque(chunk.targets)):
-            _check_alone(problem, chunk, losses[start : start + chunk.examples], start)
+            _check_alone(problem, chunk, losses[start : start + chunk.examples], start, tolerance)
             return
         start += chunk.examples
 
 
-def _check_alone(problem: Problem, chunk: Chunk, losses: Tensor, start: int) -> None:
+def _check_alone(
+    problem: Problem, chunk: Chunk, losses: Tensor, start: int, tolerance: float
+) -> None:
     n = chunk.examples
     rows = torch.arange(n - 1, max(n - 4, 0), -1, device=losses.device)
     inputs, targets = (map_tensors(lambda t: t[rows], part) for part in chunk[:2])
@@ -135,13 +206,14 @@ def _check_alone(problem: Problem, chunk: Chunk, losses: Tensor, start: int) -> 
             f"{NO_FUNCTION}: a chunk of {len(rows)} of its examples cannot be evaluated "
             f"({one_line(error)}); if examples belong together, give them as one: inputs[None]"
         ) from error
-    allowed = ROUNDINGS * torch.finfo(problem.dtype).eps * losses.abs().mean()
-    together = losses[rows]
-    far = (together - alone).abs() > allowed * (1 + together.abs() / losses.abs().mean())
+    eps = torch.finfo(problem.dtype).eps
+    relative = max(LEAST_ROUNDINGS * eps, min(ROUNDINGS * eps, 0.1 * tolerance))
+    together, mean = losses[rows], losses.abs().mean()
+    far = (together - alone).abs() > relative * (mean + together.abs())
     if not far.any():
         return
     k = int(far.nonzero()[0])
-    modules = mixing(problem, chunk, few, rows, ROUNDINGS * torch.finfo(problem.dtype).eps)
+    modules = mixing(problem, chunk, few, rows, relative)
     where = f", which begins in {modules[0]}" if modules else ""
     raise InputError(
         f"{NO_FUNCTION}: example {start + int(rows[k])} has the loss {together[k].item():.6g} in "
@@ -195,3 +267,130 @@ def check_tolerance(problem: Problem, theta: Tensor, tolerance: float) -> None:
             f"a relative tolerance of {tolerance:.3g} is below the noise of the loss, {noise:.2g} "
             f"in {str(problem.dtype).removeprefix('torch.')}; allow more than that{better}"
         )
+
+
+# ---------------------------------------------------------------- which module it is
+
+
+class Call(NamedTuple):
+    """One call of a module.
+
+    Attributes:
+        name: Of the module, for people.
+        path: Of the module within the model.
+        inputs: Tensors it was given.
+        outputs: Tensors it gave.
+    """
+
+    name: str
+    path: str
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+
+def named(path: str, module: nn.Module | None) -> str:
+    """A module for people: `layers.1 (Dropout)`."""
+    return f"{path or 'the model'} ({type(module).__name__})"
+
+
+def changing(problem: Problem, chunk: Chunk) -> list[str]:
+    """The modules whose outputs differ between two evaluations of a chunk."""
+    model = inside(problem).network.model
+    calls, again = (_calls(problem, chunk) for _ in range(2))
+    random = [
+        one
+        for one, two in zip(calls, again, strict=False)
+        if one.path == two.path
+        and _equal(one.inputs, two.inputs)
+        and not _equal(one.outputs, two.outputs)
+    ]
+    innermost = _innermost(random)
+    if not innermost or not isinstance(model, nn.Module):
+        return innermost
+    dropping = [
+        named(path, module)
+        for path, module in model.named_modules()
+        if module.training and isinstance(module, _DropoutNd) and module.p > 0
+    ]
+    return list(dict.fromkeys([*innermost, *dropping]))
+
+
+def mixing(problem: Problem, chunk: Chunk, few: Chunk, rows: Tensor, relative: float) -> list[str]:
+    """The modules whose outputs for an example depend on the examples beside it."""
+
+    def agree(whole: list[Tensor], part: list[Tensor]) -> bool | None:
+        known = None
+        for a, b in zip(whole, part, strict=False):
+            if a.shape[:1] != (chunk.examples,) or b.shape[:1] != (few.examples,):
+                continue
+            a = a[rows]
+            if a.shape != b.shape:
+                return False
+            if bool(((a - b).abs() > relative * a.abs().max()).any()):
+                return False
+            known = True
+        return known
+
+    together, alone = _calls(problem, chunk), _calls(problem, few)
+    return _innermost(
+        [
+            one
+            for one, two in zip(together, alone, strict=False)
+            if agree(one.inputs, two.inputs) is True and agree(one.outputs, two.outputs) is False
+        ]
+    )
+
+
+def _innermost(calls: list[Call]) -> list[str]:
+    """Names of the modules called, without those that only contain another of them."""
+    paths = {call.path for call in calls}
+    return list(
+        dict.fromkeys(
+            call.name
+            for call in calls
+            if not any(
+                other != call.path and (other.startswith(f"{call.path}.") or call.path == "")
+                for other in paths
+            )
+        )
+    )
+
+
+def _calls(problem: Problem, chunk: Chunk) -> list[Call]:
+    with torch.no_grad(), _watched(problem) as calls:
+        outputs = inside(problem).network(chunk.inputs)
+    if not isinstance(inside(problem).network.model, nn.Module):
+        calls.append(Call("the model function", "", [], _tensors(outputs)))
+    return calls
+
+
+@contextmanager
+def _watched(problem: Problem) -> Generator[list[Call]]:
+    calls: list[Call] = []
+    model = inside(problem).network.model
+    handles: list[Any] = []
+    if isinstance(model, nn.Module):
+        for path, module in model.named_modules():
+
+            def hook(
+                module: nn.Module, args: Any, kwargs: Any, outputs: Any, path: str = path
+            ) -> None:
+                given = _tensors([args, kwargs])
+                calls.append(Call(named(path, module), path, given, _tensors(outputs)))
+
+            handles.append(module.register_forward_hook(hook, with_kwargs=True))
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [tensor.detach().clone() for _, tensor in leaves(tree, "")]
+
+
+def _equal(one: list[Tensor], two: list[Tensor]) -> bool:
+    return len(one) == len(two) and all(
+        torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(one, two, strict=True)
+    )

@@ -1,7 +1,6 @@
 """A training set, as chunks of examples in one fixed order."""
 
 from isoloss.data.chunks import Chunk, Chunks
-from isoloss.data.reading import random_state_kept
-from isoloss.data.structure import leaves, map_tensors
+from isoloss.data.reading import is_opaque, leaves, map_tensors, random_state_kept
 
-__all__ = ["Chunk", "Chunks", "leaves", "map_tensors", "random_state_kept"]
+__all__ = ["Chunk", "Chunks", "is_opaque", "leaves", "map_tensors", "random_state_kept"]

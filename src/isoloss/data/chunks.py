@@ -8,8 +8,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from isoloss.data.reading import Pair, Stream, check_same, examples_of, read
-from isoloss.data.structure import is_opaque, leaves, map_tensors
+from isoloss.data.reading import (
+    Pair,
+    Stream,
+    check_same,
+    examples_of,
+    is_opaque,
+    leaves,
+    map_tensors,
+    read,
+)
 from isoloss.errors import InputError, kind
 
 AT_ONCE = 1000

@@ -1,17 +1,18 @@
-"""What a user may give as data: one pair, pairs kept, or a stream of pairs that is read again."""
+"""What a user may give as data: pairs of structures of tensors, kept or read again as a stream."""
 
 from __future__ import annotations
 
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -20,7 +21,6 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from isoloss.data.structure import leaves
 from isoloss.errors import InputError, kind
 
 Pair = tuple[Any, Any]
@@ -56,6 +56,12 @@ def read(data: Any) -> list[Pair] | Stream:
         pair = cast("Pair", data)
         if isinstance(pair[1], (Tensor, Mapping)):
             return [as_pair(pair)]
+        if all(isinstance(part, (tuple, list)) and len(part) == 2 for part in pair):
+            raise InputError(
+                "data of two pairs may be one pair of structures or two batches; write "
+                "[((x, mask), (y, mask))] for one pair of inputs and targets, or "
+                "[(x, y), (x2, y2)], a list, for two batches"
+            )
     if isinstance(data, Dataset):
         raise InputError(
             f"data is {kind(cast(Any, data))} of single examples; it must be a pair of "
@@ -166,3 +172,52 @@ def _check_loader(loader: DataLoader[Any]) -> None:
             f"the DataLoader gives its examples in another order each time (its sampler is a "
             f"{type(loader.sampler).__name__}); use DataLoader(..., shuffle=False)"
         )
+
+
+# ---------------------------------------------------------------- structures of tensors
+
+
+def leaves(tree: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a structure in order, each with its name, such as `inputs['mask']`."""
+    if isinstance(tree, Tensor):
+        yield name, tree
+    elif isinstance(tree, np.ndarray):
+        raise InputError(f"{name} is a NumPy array; give a tensor, torch.from_numpy({name})")
+    elif _is_opaque(tree):
+        return
+    elif isinstance(tree, Mapping):
+        for key, value in cast("Mapping[Any, Any]", tree).items():
+            yield from leaves(value, f"{name}[{key!r}]")
+    else:
+        for k, value in enumerate(tree):
+            yield from leaves(value, f"{name}[{k}]")
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """The same structure with a function applied to each tensor."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if _is_opaque(tree):
+        return tree
+    if isinstance(tree, Mapping):
+        items = cast("Mapping[Any, Any]", tree).items()
+        return {key: map_tensors(function, value) for key, value in items}
+    values = [map_tensors(function, value) for value in tree]
+    if isinstance(tree, tuple):
+        fields = hasattr(cast(Any, tree), "_fields")  # a named tuple
+        return type(tree)(*values) if fields else tuple(values)
+    return values
+
+
+def is_opaque(tree: Any) -> bool:
+    """Whether a structure has a part that is passed to the model as it is and cannot be cut."""
+    if isinstance(tree, Tensor):
+        return False
+    if _is_opaque(tree):
+        return True
+    values = cast("Mapping[Any, Any]", tree).values() if isinstance(tree, Mapping) else tree
+    return any(is_opaque(value) for value in values)
+
+
+def _is_opaque(tree: Any) -> bool:
+    return isinstance(tree, PackedSequence) or not isinstance(tree, (tuple, list, Mapping))

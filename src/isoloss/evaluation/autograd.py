@@ -94,6 +94,20 @@ class Autograd:
         self._check(theta, name, term)
         return self._sum_of(theta, name, term)
 
+    def sample(self, count: int, theta: Tensor) -> tuple[Autograd, Tensor]:
+        """The same of a few examples, and theta, in float64 if the model can be computed in it."""
+        for dtype in (torch.float64, self.network.dtype):
+            network, chunks = self.network.in_dtype(dtype), self.chunks.few(count, dtype)
+            few, at = Autograd(network, chunks, self._loss), theta.to(dtype)
+            try:
+                few.loss(at)
+            except (RuntimeError, InputError):  # the model holds float32 tensors of its own
+                if dtype == self.network.dtype:
+                    raise
+                continue
+            return few, at
+        raise AssertionError
+
     def forward(self, chunk: Chunk) -> Any:
         """What the model gives for a chunk at the point loaded."""
         try:
@@ -164,9 +178,10 @@ class Autograd:
         """Insist, once, on right derivatives of derivatives where the model brings its own."""
         if name in self._checked:
             return
-        found = self._few(theta)
-        if found is not None:
-            few, at, functions = found
+        few, at = self.sample(FEW, theta)
+        with torch.enable_grad():
+            functions = own_functions(few.total(next(iter(few.chunks))))
+        if functions:
             v = random_direction(at)
 
             def gradient(x: Tensor) -> Tensor:
@@ -183,22 +198,6 @@ class Autograd:
                 slope = few._sum_of(at, name, term)[1].dot(v)
                 _insist(value, slope, at, v, f"the gradient of {name}", functions)
         self._checked.add(name)
-
-    def _few(self, theta: Tensor) -> tuple[Autograd, Tensor, list[str]] | None:
-        """A few examples, in float64 where that works, if the model has a backward of its own."""
-        for dtype in (torch.float64, self.network.dtype):
-            network, chunks = self.network.in_dtype(dtype), self.chunks.few(FEW, dtype)
-            few, at = Autograd(network, chunks, self._loss), theta.to(dtype)
-            network.load(at)
-            try:
-                with torch.enable_grad():
-                    functions = own_functions(few.total(next(iter(chunks))))
-            except (RuntimeError, InputError):  # the model holds float32 tensors of its own
-                if dtype == self.network.dtype:
-                    raise
-                continue
-            return (few, at, functions) if functions else None
-        return None
 
 
 def _insist(

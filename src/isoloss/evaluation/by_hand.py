@@ -10,8 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from isoloss._kernels.chain import Chain
-from isoloss._kernels.heads import Head, differentiated, head_of
+from isoloss._kernels.chain import Chain, Head, differentiated, head_of
 from isoloss._kernels.layers import Part
 from isoloss.data import Chunk, Chunks
 from isoloss.evaluation.arithmetic import one_thread

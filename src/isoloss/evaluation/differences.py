@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
+
+from isoloss.flat import Layout
 
 STEPS = {
     torch.float64: (1e-3, 1e-4, 1e-5, 1e-6, 1e-7),
@@ -15,7 +18,11 @@ STEPS = {
 """Lengths of the steps, as shares of |x|; the one that agrees best counts, since long steps cross
 kinks and curvature, and short ones are all rounding."""
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 0.05}
-"""Largest relative mismatch of a right derivative."""
+"""Largest relative mismatch of a right derivative of a gradient."""
+RIGHT = {torch.float64: 1e-6, torch.float32: 1e-2}
+"""Largest relative mismatch of a right gradient of a smooth function."""
+CLEARLY = {torch.float64: 1e-3, torch.float32: 0.1}
+"""The same where a part of the function may be computed in a coarser type."""
 ROUNDINGS = 100
 """Rounding errors of the function that a difference may be off by."""
 
@@ -57,6 +64,43 @@ def random_direction(x: Tensor, seed: int = 0) -> Tensor:
     return torch.randn(len(x), generator=source, dtype=torch.float64).to(x)
 
 
+def wrong_gradient(
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    grad: Tensor,
+    layout: Layout,
+    allowed: float,
+    *,
+    noise: float | None = None,
+    seed: int = 0,
+) -> tuple[float, list[str]] | None:
+    """The mismatch of a gradient that is not that of the values, and the parameters it is wrong in.
+
+    Along one direction, half the gradient's and half random; None where it is right.
+    """
+    v, size = random_direction(x, seed), grad.double().norm()
+    if size > 0:
+        v = (v.double() / v.double().norm() + grad.double() / size).to(x)
+    error = mismatch(function, grad.double().dot(v.double()), x, v, noise=noise)
+    if error <= allowed:
+        return None
+    names: list[str] = []
+    for name in layout.shapes if error == error else ():
+        v = torch.zeros_like(x)
+        mine = layout.named(v)[name]
+        mine += random_direction(mine.reshape(-1), 1).view(mine.shape) + layout.named(grad)[name]
+        claimed = grad.double().dot(v.double())
+        if not mismatch(function, claimed, x, v, noise=noise) <= 10 * allowed:
+            names.append(name)
+    return error, names
+
+
+def leaves_of(total: Tensor) -> list[Tensor]:
+    """The tensors that a graph ends in and that require a gradient."""
+    found = (getattr(node, "variable", None) for node in _nodes(total))
+    return [leaf for leaf in found if isinstance(leaf, Tensor)]
+
+
 def own_functions(total: Tensor) -> list[str]:
     """Names of the backward functions in a graph that are not torch's own operations.
 
@@ -65,16 +109,21 @@ def own_functions(total: Tensor) -> list[str]:
     `.detach()` or NumPy, it continues without a word, and what lies behind is missing.
     """
     names: dict[str, None] = {}
-    seen: set[object] = set()
-    left = [total.grad_fn]
-    while left:
-        node = left.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in _nodes(total):
         if isinstance(node, BackwardCFunction):
             names[type(node).__name__.removesuffix("Backward")] = None
         elif "CppNode" in node.name():
             names[node.name()] = None
-        left += [before for before, _ in node.next_functions]
     return sorted(names)
+
+
+def _nodes(total: Tensor) -> Iterator[Any]:
+    """The nodes of a graph, each once."""
+    seen: set[object] = set()
+    left = [total.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            left += [before for before, _ in node.next_functions]
+            yield node

@@ -24,11 +24,7 @@ class NamedLoss(Settings, ABC):
         """The loss of each example, shape (n,)."""
 
     def check_targets(self, targets: Tensor) -> None:
-        """Refuse targets that can be seen to be wrong without the model's outputs.
-
-        Args:
-            targets: As the user gave them.
-        """
+        """Refuse targets that can be seen to be wrong without the model's outputs."""
         del targets
 
 
@@ -43,16 +39,7 @@ def is_tensor(value: Any) -> TypeGuard[Tensor]:
 
 
 def check_same_shape(loss: str, outputs: Any, targets: Any) -> None:
-    """Insist on outputs and targets of one shape, which else would broadcast silently.
-
-    Args:
-        loss: Name of the loss, for the text.
-        outputs: What the model gave.
-        targets: What the data has.
-
-    Raises:
-        InputError: They are no tensors, or their shapes differ.
-    """
+    """Insist on outputs and targets of one shape, which else would broadcast silently."""
     if not is_tensor(outputs) or not is_tensor(targets):
         raise InputError(
             f"{loss} takes one tensor of outputs and one of targets, not "
@@ -67,17 +54,7 @@ def check_same_shape(loss: str, outputs: Any, targets: Any) -> None:
 
 
 def check_range(loss: str, targets: Tensor, low: float, high: float) -> None:
-    """Insist on targets within bounds.
-
-    Args:
-        loss: Name of the loss, for the text.
-        targets: Of any shape.
-        low: The smallest possible.
-        high: The largest possible.
-
-    Raises:
-        InputError: One is outside.
-    """
+    """Insist on targets within bounds."""
     outside = targets[(targets < low) | (targets > high)]
     if len(outside):
         value = outside.flatten()[0].to(torch.float64).item()
@@ -87,42 +64,18 @@ def check_range(loss: str, targets: Tensor, low: float, high: float) -> None:
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
-    """1 where the largest logit is the target's class, else 0; the mean over positions.
-
-    Args:
-        logits: Shape (n, classes, ...).
-        targets: Class indices, shape (n, ...), or probabilities of the logits' shape.
-
-    Returns:
-        Shape (n,), float64.
-    """
+    """1 where the largest logit is the target's class, else 0; the mean over positions."""
     classes = targets.argmax(1) if targets.is_floating_point() else targets
     return per_example((logits.argmax(1) == classes).double())
 
 
 def binary_accuracy(logits: Tensor, targets: Tensor) -> Tensor:
-    """1 where a logit's sign says what the target says, else 0; the mean over outputs.
-
-    Args:
-        logits: Shape (n, ...).
-        targets: The same shape; above 1/2 counts as positive.
-
-    Returns:
-        Shape (n,), float64.
-    """
+    """1 where a logit's sign says what the target says, else 0; the mean over outputs."""
     check_same_shape("binary_accuracy", logits, targets)
     return per_example(((logits > 0) == (targets > 0.5)).double())
 
 
 def mae(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Absolute error, averaged over an example's outputs.
-
-    Args:
-        outputs: Shape (n, ...).
-        targets: The same shape.
-
-    Returns:
-        Shape (n,), in the targets' unit.
-    """
+    """Absolute error, averaged over an example's outputs."""
     check_same_shape("mae", outputs, targets)
     return per_example((outputs - targets).abs())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -50,20 +50,14 @@ class State(Protocol):
 class Method(Protocol):
     """A way to step along a level set; `step` takes only states that its own `init` began."""
 
-    @property
-    def name(self) -> str:
-        """The name shown in tables and figures."""
-        ...
+    name: ClassVar[str]
+    """The name shown in tables and figures."""
 
-    @property
-    def stride(self) -> int:
-        """Points between two that are worth keeping: 1 where every step is a long one."""
-        ...
+    stride: ClassVar[int]
+    """Points between two that are worth keeping: 1 where every step is a long one."""
 
-    @property
-    def takes_all_steps(self) -> bool:
-        """Whether a walk usually ends at `Stop.steps` rather than by convergence."""
-        ...
+    takes_all_steps: ClassVar[bool]
+    """Whether a walk usually ends at `Stop.steps` rather than by convergence."""
 
     def relative_tolerance(self, level: float, rtol: float) -> float:
         """Largest |L - c| / c of a point on the level set.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
@@ -56,16 +57,15 @@ class Paper(Settings):
         max_corrections: Corrector steps in a row after which the walk ends.
     """
 
+    name: ClassVar[str] = "paper"
+    stride: ClassVar[int] = 50
+    takes_all_steps: ClassVar[bool] = True
+
     smallest_step: PositiveFloat = 1e-5
     largest_step: PositiveFloat = 0.1
     corrector_step: PositiveFloat = 1e-6
     tolerance: PositiveFloat = 1e-5
     max_corrections: PositiveInt = 10_000
-
-    @property
-    def name(self) -> str:
-        """The name shown in tables and figures."""
-        return "paper"
 
     @model_validator(mode="after")
     def _ordered(self) -> Paper:
@@ -76,43 +76,15 @@ class Paper(Settings):
             )
         return self
 
-    @property
-    def stride(self) -> int:
-        """Points between two that are worth keeping."""
-        return 50
-
-    @property
-    def takes_all_steps(self) -> bool:
-        """Whether a walk usually ends at `Stop.steps` rather than by convergence."""
-        return True
-
     def relative_tolerance(self, level: float, rtol: float) -> float:
-        """The absolute tolerance over the level.
-
-        Args:
-            level: The loss held.
-            rtol: Not used.
-
-        Returns:
-            The tolerance of |L - c| / c.
-        """
+        """The absolute tolerance over the level."""
         del rtol
         return self.tolerance / level
 
     def init(
         self, objective: Objective, theta: Tensor, level: float | None, rtol: float
     ) -> PaperState:
-        """Evaluate the start.
-
-        Args:
-            objective: Evaluates points.
-            theta: The start, shape (n,).
-            level: The loss to hold; None holds the start's.
-            rtol: Not used: the reference's tolerance is absolute.
-
-        Returns:
-            The state at the start.
-        """
+        """Evaluate the start."""
         del rtol
         point = objective.evaluate(theta)
         level = point.loss if level is None else level
@@ -120,15 +92,7 @@ class Paper(Settings):
         return state if point.finite else replace(state, ending=Ending(Outcome.NON_FINITE))
 
     def step(self, objective: Objective, state: PaperState) -> PaperState:
-        """One predictor step from the level set, or one corrector step towards it.
-
-        Args:
-            objective: Evaluates points.
-            state: Where the walk is.
-
-        Returns:
-            The state after the step, or the same point with an ending.
-        """
+        """One predictor step from the level set, or one corrector step towards it."""
         return (
             self._predict(objective, state) if state.on_level else self._correct(objective, state)
         )

@@ -38,7 +38,7 @@ class Regularizer(Protocol):
             theta: Flat parameters, shape (n,).
 
         Returns:
-            R, shape (), and its gradient, shape (n,), both of theta's type.
+            R, shape (), of theta's type or float64, and its gradient, shape (n,), of theta's.
         """
         ...
 

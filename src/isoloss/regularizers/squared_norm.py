@@ -11,7 +11,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from isoloss.errors import InputError, unknown
-from isoloss.flat import flatten
+from isoloss.flat import flatten, inner
 from isoloss.problem import Problem
 from isoloss.regularizers.regularizer import Combinable, Regularizer
 from isoloss.settings import Settings
@@ -104,4 +104,4 @@ class _Quadratic:
         """R, shape (), and its gradient, shape (n,)."""
         away = theta if self.center is None else theta - self.center
         weighted = away if self.weight is None else self.weight * away
-        return away.dot(weighted), 2 * weighted
+        return inner(away, weighted), 2 * weighted

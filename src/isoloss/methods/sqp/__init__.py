@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -37,53 +37,24 @@ class SQP(Settings):
         max_approach: Steps towards another level after which it counts as not reachable.
     """
 
+    name: ClassVar[str] = "sqp"
+    stride: ClassVar[int] = 1
+    takes_all_steps: ClassVar[bool] = False
+
     memory: Annotated[int, Field(ge=16)] = 40
     first_step: PositiveFloat = 0.05
     max_trials: PositiveInt = 40
     max_approach: PositiveInt = 500
 
-    @property
-    def name(self) -> str:
-        """The name shown in tables and figures."""
-        return "sqp"
-
-    @property
-    def stride(self) -> int:
-        """Points between two that are worth keeping."""
-        return 1
-
-    @property
-    def takes_all_steps(self) -> bool:
-        """Whether a walk usually ends at `Stop.steps` rather than by convergence."""
-        return False
-
     def relative_tolerance(self, level: float, rtol: float) -> float:
-        """The tolerance asked for.
-
-        Args:
-            level: Not used.
-            rtol: Relative tolerance.
-
-        Returns:
-            `rtol`.
-        """
+        """The tolerance asked for."""
         del level
         return rtol
 
     def init(
         self, objective: Objective, theta: Tensor, level: float | None, rtol: float
     ) -> SQPState:
-        """Evaluate the start.
-
-        Args:
-            objective: Evaluates points.
-            theta: The start, shape (n,).
-            level: The loss to hold; None holds the start's.
-            rtol: Relative tolerance of the level.
-
-        Returns:
-            The state at the start.
-        """
+        """Evaluate the start."""
         point = objective.evaluate(theta)
         held = point.loss if level is None else level
         state = SQPState(point, held, math.log1p(rtol), False)
@@ -92,15 +63,7 @@ class SQP(Settings):
         return self._settled(objective, state)
 
     def step(self, objective: Objective, state: SQPState) -> SQPState:
-        """One step along the level set, or one towards it.
-
-        Args:
-            objective: Evaluates points.
-            state: Where the walk is.
-
-        Returns:
-            The state after the step, or the same point with an ending.
-        """
+        """One step along the level set, or one towards it."""
         model, slopes = state.model, state.slopes
         if model is None or slopes is None:
             return self._approach(objective, state)

@@ -10,14 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from isoloss.flat import BLOCK, inner
+
 Array = NDArray[np.float64]
 
 GROWTH = 30.0
 """How much larger than one an orthonormal row's share of a stored row may be: the rounding of inner
 products grows by the product of two of these."""
-BLOCK = 2**17
-"""Entries summed in the vectors' own type; blocks are added up in float64. In float32 the error of
-a sum grows with its length: 1e-6 of it over a block, 1e-5 to 1e-4 over a million entries."""
 
 
 @dataclass
@@ -132,8 +131,7 @@ class Basis:
 
 
 def _norm(vector: Tensor) -> float:
-    squares = torch.stack([piece.dot(piece) for piece in vector.split(BLOCK)])
-    return math.sqrt(squares.to(torch.float64).sum().item())
+    return math.sqrt(inner(vector, vector).item())
 
 
 def padded(array: Array, size: int, diagonal: float = 0.0) -> Array:
