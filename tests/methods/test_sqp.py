@@ -228,6 +228,7 @@ def test_a_band_ten_thousand_times_as_narrow_costs_less_than_twice_as_much(
     assert counts[1e-6] < 2 * counts[1e-2], counts
 
 
+@pytest.mark.slow
 def test_single_precision_does_not_stop_short_of_the_end() -> None:
     # near the end R falls by less than its rounding; the gradients still tell by how much
     starts = [experiments.get("IRIS_FF").start(seed=seed) for seed in range(3)]

@@ -286,7 +286,13 @@ def separated() -> Net:
 COUNTED = {"hessian_trace": 1 + 4 * 51, "input_gradient": 1 + 2 * 3, "gradient_norm": 1}
 
 
-@pytest.mark.parametrize("name", sorted(set(REGULARIZERS) - {"squared_norm"}))
+@pytest.mark.parametrize(
+    "name",
+    [
+        *sorted(set(REGULARIZERS) - {"squared_norm", "hessian_trace"}),
+        pytest.param("hessian_trace", marks=pytest.mark.slow),
+    ],
+)
 def test_sqp_walks_to_a_smaller_value_on_the_level_set(name: str) -> None:
     net = separated()
     problem = net.problem()
