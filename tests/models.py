@@ -14,15 +14,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Kind:
-    """A model, its data, and the mean loss as plain torch gives it.
-
-    Attributes:
-        model: In evaluation mode, float64.
-        loss: As for `Problem`.
-        data: A pair.
-        plain: From the outputs and targets of all examples to the mean loss.
-        forward: Calls the model on the inputs.
-    """
+    """A model in evaluation mode, float64, its data, and the mean loss as plain torch gives it."""
 
     model: nn.Module
     loss: Any

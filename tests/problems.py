@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,26 +25,15 @@ F64 = torch.float64
 
 @dataclass(frozen=True)
 class Known:
-    """A level set on which the point of smallest R is known exactly.
-
-    Attributes:
-        problem: The training loss, float64.
-        start: A point on the level set, not an end.
-        level: The loss to hold.
-        end: A point of smallest R.
-        value: R there.
-        penalty: The weight of R in the weight decay that is stationary there.
-        gap: Distance-like measure of a point from the set of all such ends, 0 on it.
-        regularizer: R.
-    """
+    """A level set on which the point of smallest R is known exactly, float64."""
 
     problem: Problem
-    start: Tensor
+    start: Tensor  # on the level set, not an end
     level: float
-    end: Tensor
-    value: float
-    penalty: float
-    gap: Callable[[Tensor], float]
+    end: Tensor  # a point of smallest R
+    value: float  # R there
+    penalty: float  # the weight of R in the weight decay that is stationary there
+    gap: Callable[[Tensor], float]  # how far a point is from all such ends, 0 on them
     regularizer: Any = "squared_norm"
 
 
@@ -203,19 +192,12 @@ KNOWN: dict[str, Callable[[], Known]] = {
 
 @dataclass(frozen=True)
 class Net:
-    """A small tanh network with random weights and random data, and its loss by hand in NumPy.
-
-    Attributes:
-        model: Dense layers with tanh between them, float64.
-        loss: `"cross_entropy"` or `"mse"`.
-        data: Inputs and targets.
-        sizes: Inputs, hidden layers, outputs.
-    """
+    """A tanh network with random weights and data, float64, and its loss by hand in NumPy."""
 
     model: nn.Sequential
     loss: str
     data: tuple[Tensor, Tensor]
-    sizes: tuple[int, ...] = field(default=())
+    sizes: tuple[int, ...]  # inputs, hidden layers, outputs
 
     def problem(self, **settings: Any) -> Problem:
         return Problem(self.model, self.loss, self.data, **settings)

@@ -12,143 +12,71 @@ from isoloss.flat import BLOCK, FlatNetwork, flatten, inner, load_into, trainabl
 
 
 class Tied(nn.Module):
-    """The same matrix in both layers."""
+    """The same matrix in both layers, and a parameter that the outputs do not depend on."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Linear(3, 3)
         self.second = nn.Linear(3, 3)
         self.second.weight = self.first.weight
+        self.idle = nn.Parameter(torch.ones(2))
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.second(torch.tanh(self.first(inputs)))
 
 
-class Unused(nn.Module):
-    """A parameter that the outputs do not depend on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.idle = nn.Parameter(torch.ones(2))
-        self.used = nn.Parameter(torch.ones(3))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return inputs * self.used
-
-
-def test_shapes_follow_named_parameters() -> None:
-    model = classifier().model
-    network = FlatNetwork(model)
-    expected = [(name, tuple(p.shape)) for name, p in model.named_parameters()]
-    assert list(network.layout.shapes.items()) == expected
-    assert network.size == sum(p.numel() for p in model.parameters())
-
-
-def test_outputs_are_the_models_own() -> None:
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_loaded_point_is_copied_and_gives_the_outputs_of_its_parameters(frozen: bool) -> None:
     net = classifier()
-    assert torch.equal(FlatNetwork(net.model)(net.data[0]), net.model(net.data[0]))
-
-
-def test_a_loaded_point_gives_the_outputs_of_its_parameters() -> None:
-    net = classifier()
+    net.model[0].weight.requires_grad_(not frozen)
     network = FlatNetwork(net.model)
+    own = {name: p for name, p in net.model.named_parameters() if p.requires_grad}
+    assert network.layout.shapes == {name: tuple(p.shape) for name, p in own.items()}
+    assert network.size == sum(p.numel() for p in own.values()) == (29 if frozen else 44)
+    assert torch.equal(network(net.data[0]), net.model(net.data[0]))
     theta = normal(network.size, seed=5)
-    named = dict(zip(network.layout.shapes, network.layout.split(theta), strict=True))
+    named = {name: p.clone() for name, p in network.layout.named(theta).items()}
     network.load(theta)
+    theta.zero_()
     assert torch.equal(network(net.data[0]), functional_call(net.model, named, net.data[0]))
 
 
-def test_loading_a_point_copies_it() -> None:
-    net = classifier()
-    network = FlatNetwork(net.model)
-    theta = net.theta
-    network.load(theta)
-    before = network(net.data[0])
-    theta.zero_()
-    assert torch.equal(network(net.data[0]), before)
-
-
-def test_split_undoes_flatten() -> None:
-    network = FlatNetwork(classifier().model)
-    theta = normal(network.size, seed=3)
-    pieces = network.layout.split(theta)
-    assert [tuple(piece.shape) for piece in pieces] == list(network.layout.shapes.values())
-    assert torch.equal(flatten(pieces), theta)
-
-
-def test_split_gives_views() -> None:
-    network = FlatNetwork(classifier().model)
-    theta = torch.ones(network.size, dtype=torch.float64)
-    network.layout.split(theta)[0].zero_()
-    assert theta.sum() == network.size - theta.eq(0).sum()
-    assert theta[0] == 0
-
-
-def test_flatten_gives_a_new_tensor_without_gradient() -> None:
-    source = torch.ones(3, requires_grad=True)
-    flat = flatten([source])
-    flat.zero_()
+def test_flatten_is_a_new_tensor_without_gradient_and_split_undoes_it_by_views() -> None:
+    layout = FlatNetwork(classifier().model).layout
+    theta = normal(layout.size, seed=3)
+    pieces = layout.split(theta)
+    assert [tuple(piece.shape) for piece in pieces] == list(layout.shapes.values())
+    flat = flatten([piece.requires_grad_() for piece in pieces])
+    assert torch.equal(flat, theta)
     assert not flat.requires_grad
-    assert source.tolist() == [1.0, 1.0, 1.0]
+    flat.zero_()
+    assert theta.all()
+    layout.split(theta)[0].zero_()
+    assert not theta[:15].any()
 
 
-def test_frozen_parameters_are_left_out() -> None:
-    model = classifier().model
-    model[0].weight.requires_grad_(False)
-    network = FlatNetwork(model)
-    assert list(network.layout.shapes) == ["0.bias", "2.weight", "2.bias"]
-    assert network.size == 5 + 20 + 4
-
-
-def test_frozen_parameters_still_act() -> None:
-    net = classifier()
-    net.model[0].weight.requires_grad_(False)
-    network = FlatNetwork(net.model)
-    ones, zeros = torch.ones(20), torch.zeros(5)
-    network.load(torch.cat([zeros, ones, zeros[:4]]))
-    hidden = torch.tanh(net.data[0] @ net.model[0].weight.T)
-    torch.testing.assert_close(network(net.data[0]), hidden.sum(1, keepdim=True).expand(-1, 4))
-
-
-def test_a_tied_parameter_is_counted_once_and_gathers_both_gradients() -> None:
-    model, inputs = Tied().double(), normal(5, 3, seed=1)
-    network = FlatNetwork(model)
-    assert list(network.layout.shapes) == ["first.weight", "first.bias", "second.bias"]
-    expected = torch.autograd.grad(model(inputs).square().sum(), list(model.parameters()))
-    one = torch.ones((), dtype=torch.float64)
-    grads = network.gradients(network(inputs).square().sum(), one)
-    torch.testing.assert_close(flatten(grads), flatten(expected))
-
-
-def test_tied_parameters_stay_tied_in_another_type() -> None:
-    network = FlatNetwork(Tied(), dtype=torch.float64)
+def test_a_tied_parameter_is_there_once_with_both_gradients_and_an_idle_one_has_none() -> None:
+    model, inputs = Tied(), normal(5, 3, seed=1)
+    network = FlatNetwork(model, dtype=torch.float64)
+    assert list(network.layout.shapes) == ["idle", "first.weight", "first.bias", "second.bias"]
+    grads = network.gradients(network(inputs).square().sum(), torch.tensor(2.0).double())
+    total, leaves = model.double()(inputs).square().sum(), list(model.parameters())[1:]
+    expected = torch.autograd.grad(2 * total, leaves)
+    assert grads[0].tolist() == [0, 0]
+    torch.testing.assert_close(flatten(grads[1:]), flatten(expected))
     network.load(torch.zeros(network.size))
-    assert network(normal(5, 3, seed=1)).tolist() == [[0.0] * 3] * 5
+    assert network(inputs).tolist() == [[0.0] * 3] * 5  # tied in another type too
 
 
-def test_parameters_without_influence_have_zero_gradient() -> None:
-    network = FlatNetwork(Unused())
-    total = network(torch.tensor([[1.0, 2.0, 3.0]])).sum()
-    idle, used = network.gradients(total, torch.tensor(2.0))
-    assert idle.tolist() == [0.0, 0.0]
-    assert used.tolist() == [2.0, 4.0, 6.0]
-
-
-def test_a_function_uses_its_dict_of_parameters() -> None:
+def test_a_function_uses_its_dict_of_parameters_which_is_left_alone() -> None:
     start = {"w": torch.tensor([[2.0, 0.0], [0.0, 1.0]]), "b": torch.tensor([1.0, -1.0])}
     network = FlatNetwork(lambda p, x: x @ p["w"] + p["b"], start)
     assert network.layout.shapes == {"w": (2, 2), "b": (2,)}
     assert network(torch.tensor([[1.0, 1.0]])).tolist() == [[3.0, 0.0]]
     network.load(torch.arange(6.0))
     assert network(torch.tensor([[1.0, 1.0]])).tolist() == [[2.0 + 4.0, 4.0 + 5.0]]
-
-
-def test_a_functions_parameters_are_left_alone() -> None:
-    start = {"w": torch.ones(2)}
-    network = FlatNetwork(lambda p, x: x * p["w"], start)
-    network.load(torch.zeros(2))
-    assert start["w"].tolist() == [1.0, 1.0]
-    assert not start["w"].requires_grad
+    assert start["b"].tolist() == [1.0, -1.0]
+    assert not start["b"].requires_grad
 
 
 def test_a_model_is_left_alone() -> None:
@@ -161,65 +89,27 @@ def test_a_model_is_left_alone() -> None:
     assert snapshot(model) == before
 
 
-def test_load_into_writes_a_flat_vector_into_the_models_parameters() -> None:
+def test_load_into_writes_the_trainable_parameters_of_the_same_architecture_alone(refuses) -> None:
     model = classifier().model
-    theta = normal(44, seed=9)
-    load_into(model, theta, FlatNetwork(model).layout.shapes)
+    whole, theta = FlatNetwork(model).layout.shapes, normal(44, seed=9)
+    load_into(model, theta, whole)
     assert torch.equal(flatten(list(model.parameters())), theta)
-    assert all(p.requires_grad for p in model.parameters())
-
-
-def test_load_into_leaves_frozen_parameters() -> None:
-    model = classifier().model
     model[0].weight.requires_grad_(False)
-    frozen = model[0].weight.clone()
     load_into(model, torch.zeros(29), FlatNetwork(model).layout.shapes)
-    assert torch.equal(model[0].weight, frozen)
+    assert model[0].weight.all()
     assert not model[2].weight.any()
+    for other in (model, classifier(sizes=(3, 6, 4)).model):
+        before = snapshot(other)
+        with refuses("architecture"):
+            load_into(other, torch.zeros(44), whole)
+        assert snapshot(other) == before
 
 
-def test_load_into_refuses_another_architecture_and_changes_nothing(refuses) -> None:
-    model, other = classifier().model, classifier(sizes=(3, 6, 4)).model
-    before = snapshot(other)
-    with refuses("architecture"):
-        load_into(other, torch.zeros(44), FlatNetwork(model).layout.shapes)
-    assert snapshot(other) == before
-
-
-def test_several_types_are_refused_by_name(refuses) -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double())
-    with refuses("one type", "torch.float32, torch.float64", "model.to("):
-        trainable(model, None)
-
-
-def test_several_devices_are_refused_by_name(refuses) -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta"))
-    with refuses("one device", "cpu, meta"):
-        trainable(model, None)
-
-
-def test_nothing_to_train_is_refused(refuses) -> None:
+def test_what_holds_nothing_to_train_is_refused(refuses) -> None:
     with refuses("no trainable parameters", "requires_grad=True"):
         trainable(nn.Linear(2, 2).requires_grad_(False), None)
-
-
-def test_a_function_without_parameters_is_refused(refuses) -> None:
-    with refuses("parameters=", "function"):
-        FlatNetwork(lambda p, x: x)
     with refuses("no trainable parameters"):
         FlatNetwork(lambda p, x: x, {})
-
-
-def test_a_module_with_parameters_is_refused(refuses) -> None:
-    with refuses("parameters=", "module"):
-        FlatNetwork(nn.Linear(2, 2), {"w": torch.ones(2)})
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_flat_type_is_the_one_asked_for(dtype: torch.dtype) -> None:
-    network = FlatNetwork(nn.Linear(2, 2), dtype=dtype)
-    assert network.dtype == dtype
-    assert network(torch.ones(1, 2, dtype=dtype)).dtype == dtype
 
 
 @pytest.mark.parametrize("size", [1, 1000, BLOCK, BLOCK + 1, 40 * BLOCK + 7])

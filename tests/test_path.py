@@ -98,10 +98,9 @@ def test_what_an_iterator_cannot_use_is_refused_at_once(refuses: Any) -> None:
 @pytest.mark.parametrize("name", list(kinds()))
 def test_every_point_in_the_users_model_has_the_loss_recorded(name: str) -> None:
     kind = kinds()[name]
-    if not isinstance(kind.model, nn.Module):
-        pytest.skip("a function has no parameters to load into")
     problem = Problem(kind.model, kind.loss, kind.data, dtype=F64)
     path = isoloss.traverse(problem, stop=Stop(steps=3), progress=False)
+    assert path.steps["regularizer"].iloc[-1] < path.steps["regularizer"].iloc[0]
     model = kinds()[name].model.double()
     for k, step in enumerate(path.point_steps):
         path.load_into(model, k)
@@ -147,13 +146,6 @@ def test_another_frozen_layer_is_refused_by_name(refuses: Any) -> None:
     with refuses("frozen parameter '3.weight'"):
         path.load_into(model)
     assert "3.weight" not in path.state_dict()
-
-
-@pytest.mark.parametrize("k", [99, -99, "a", None, 1.5])
-def test_no_other_point_is_given(refuses: Any, k: Any) -> None:
-    path = walked(with_batch_norm())
-    with refuses("k must be", f"got {k!r}"):
-        path.state_dict(k)
 
 
 def test_weights_of_today_with_buffers_of_yesterday_are_refused(refuses: Any) -> None:

@@ -90,6 +90,13 @@ def test_every_active_dropout_is_named_and_no_other(refuses) -> None:
     )
     with refuses("2 (Dropout), 4 (Dropout) are random", "model.eval()"):
         check(model)
+    for name, words in (
+        ("recurrent", ["lstm (LSTM)", "random", "model.eval()"]),
+        ("attention", ["layer.self_attn (MultiheadAttention)", "layer.dropout (Dropout)"]),
+    ):
+        kind = kinds()[name]
+        with refuses(*words):
+            check(kind.model.train(), kind.data, kind.loss)
 
 
 class Noise(nn.Module):
@@ -110,29 +117,12 @@ class Block(nn.Module):
         return functional.dropout(self.linear(x), 0.5)
 
 
-@pytest.mark.parametrize(
-    ("culprit", "name"),
-    [(Noise(), "1 (Noise)"), (Block(), "1 (Block)"), (nn.RReLU().train(), "1 (RReLU)")],
-)
-def test_any_random_module_is_named(refuses, culprit: nn.Module, name: str) -> None:
+@pytest.mark.parametrize("culprit", [Noise(), Block(), nn.RReLU()])
+def test_any_random_module_is_named(refuses, culprit: nn.Module) -> None:
     model = nn.Sequential(nn.Linear(3, 3), culprit, nn.Linear(3, 2)).eval()
     culprit.train(isinstance(culprit, nn.RReLU))
-    with refuses(f"of {name} are random"):
+    with refuses(f"of 1 ({type(culprit).__name__}) are random"):
         check(model)
-
-
-def test_dropout_within_a_recurrent_layer_is_named(refuses) -> None:
-    kind = kinds()["recurrent"]
-    kind.model.train()
-    with refuses("lstm (LSTM)", "random", "model.eval()"):
-        check(kind.model, kind.data, kind.loss)
-
-
-def test_dropout_of_attention_is_named(refuses) -> None:
-    kind = kinds()["attention"]
-    kind.model.train()
-    with refuses("layer.self_attn (MultiheadAttention)", "layer.dropout (Dropout)"):
-        check(kind.model, kind.data, kind.loss)
 
 
 def test_a_random_model_function_and_a_random_loss_are_told_apart(refuses) -> None:
@@ -188,8 +178,10 @@ def test_a_buffer_written_in_forward_is_named(refuses) -> None:
         check(model)
 
 
-def test_a_buffer_that_is_filled_once_is_taken() -> None:
+def test_a_buffer_that_is_filled_once_and_an_undefined_loss_are_taken() -> None:
     class Cached(nn.Module):
+        scale: Any
+
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("scale", None)
@@ -200,6 +192,8 @@ def test_a_buffer_that_is_filled_once_is_taken() -> None:
             return x * self.scale
 
     check(nn.Sequential(Cached(), nn.Linear(3, 2)))
+    problem = vector_problem(lambda t: t.dot(t) * float("nan"), torch.ones(3))
+    check_function(problem, torch.ones(3))
 
 
 class Center(nn.Module):
@@ -244,11 +238,6 @@ def test_examples_that_cannot_be_parted_are_told_how_to_stay_together(refuses) -
         check(lambda p, x: graph @ x @ p["w"], parameters={"w": torch.ones(3, 2)})
 
 
-def test_a_loss_that_is_undefined_is_not_called_random() -> None:
-    problem = vector_problem(lambda t: t.dot(t) * float("nan"), torch.ones(3))
-    check_function(problem, torch.ones(3))
-
-
 # ---------------------------------------------------------------- data
 
 
@@ -275,43 +264,31 @@ def test_random_augmentation_is_found(refuses, source: Any) -> None:
         )
 
 
-@pytest.mark.parametrize("how", ["shuffle", "sampler"])
-def test_a_shuffling_loader_is_refused(refuses, how: str) -> None:
-    rows = TensorDataset(X, Y)
-    settings: dict[str, Any] = {
-        "shuffle": {"shuffle": True},
-        "sampler": {"sampler": WeightedRandomSampler([1.0] * 20, 20)},
-    }[how]
-    with refuses("another order", "Sampler", "shuffle=False"):
-        Problem(
-            nn.Linear(3, 2), loss="cross_entropy", data=DataLoader(rows, batch_size=6, **settings)
-        )
-
-
 class Shuffled:
-    """Shuffles without saying so."""
+    """Shuffles without saying so, and gives less each time if it shrinks."""
+
+    def __init__(self, shrinks: bool) -> None:
+        self.n, self.shrinks = 20, shrinks
 
     def __iter__(self) -> Any:
-        for k in torch.randperm(20).split(6):
-            yield X[k], Y[k]
+        self.n -= self.shrinks
+        for k in torch.arange(self.n) if self.shrinks else torch.randperm(20):
+            yield X[k][None], Y[k][None]
 
 
-class Shrinking:
-    """Gives less each time."""
-
-    def __init__(self) -> None:
-        self.n = 20
-
-    def __iter__(self) -> Any:
-        self.n -= 1
-        yield X[: self.n], Y[: self.n]
-
-
-def test_other_streams_that_differ_are_refused(refuses) -> None:
-    with refuses("another order", "shuffled"):
-        Problem(nn.Linear(3, 2), loss="cross_entropy", data=Shuffled())
-    with refuses("19 examples", "18", "list(data)"):
-        Problem(nn.Linear(3, 2), loss="cross_entropy", data=Shrinking())
+def test_streams_that_differ_are_refused_by_what_differs(refuses) -> None:
+    rows = TensorDataset(X, Y)
+    shuffled = DataLoader(rows, batch_size=6, shuffle=True)
+    sampled = DataLoader(rows, batch_size=6, sampler=WeightedRandomSampler([1.0] * 20, 20))
+    for data, words in (
+        (shuffled, ["another order", "Sampler", "shuffle=False"]),
+        (sampled, ["another order", "Sampler", "shuffle=False"]),
+        (Shuffled(shrinks=False), ["another order", "shuffled"]),
+        (Shuffled(shrinks=True), ["19 examples", "18", "list(data)"]),
+    ):
+        with refuses(*words):
+            check(nn.Linear(3, 2), data)
+    check(nn.Linear(3, 2), list(shuffled))  # one reading of it
 
 
 def test_two_pairs_that_may_be_structures_or_batches_are_refused(refuses) -> None:
@@ -321,11 +298,6 @@ def test_two_pairs_that_may_be_structures_or_batches_are_refused(refuses) -> Non
     assert Problem(nn.Linear(3, 2), "cross_entropy", [(X, Y), (X, Y)]).examples == 40
     structures = Problem(lambda p, x: p["w"] * x[0], lambda o, t: o[:, 0], [(x, x)], parameters=ONE)
     assert structures.examples == 20
-
-
-def test_one_reading_of_a_shuffled_loader_is_taken() -> None:
-    batches = list(DataLoader(TensorDataset(X, Y), batch_size=6, shuffle=True))
-    check(nn.Linear(3, 2), batches)
 
 
 # ---------------------------------------------------------------- cost

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import isoloss.evaluation as choice
 from isoloss import Problem
 from isoloss._kernels.chain import keep_freed_memory
+from isoloss.problem import inside
 
 
 @pytest.fixture(autouse=True)
@@ -143,32 +144,16 @@ def test_the_chosen_size_given_again_gives_the_same_bits(images: bool) -> None:
     model, shape = (convolutional(), (1, 6, 6)) if images else (network(), (5,))
     chosen = problem(model, 500, *shape)
     theta = chosen.current()
+    before = torch.get_rng_state()
     value, grad = chosen.loss_and_grad(theta)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert chosen.evaluations == 1
     assert chosen.chunk_size is not None
+    exact = chosen.with_dtype(torch.float64)  # chosen for anew
+    assert exact.loss_and_grad(theta.double())[0].item() == pytest.approx(value.item(), rel=1e-5)
     fixed = problem(model, 500, *shape, chunk_size=chosen.chunk_size)
     assert torch.equal(fixed.loss_and_grad(theta)[1], grad)
     assert torch.equal(fixed.loss_and_grad(theta)[0], value)
-
-
-def test_measuring_changes_nothing_else() -> None:
-    one, other = problem(network(), 1000), problem(network(), 1000, chunk_size=300)
-    theta = normal(one.size, seed=5).float()
-    before = torch.get_rng_state()
-    value, _ = one.loss_and_grad(theta)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert one.evaluations == 1
-    assert value.item() == pytest.approx(other.loss(theta).item(), rel=1e-6)
-
-
-def test_another_type_is_chosen_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, {250: 0.5})
-    one = problem(network(), 1000)
-    one.loss_and_grad(one.current())
-    exact = one.with_dtype(torch.float64)
-    theta = one.current().double()
-    assert exact.loss_and_grad(theta)[0].item() == pytest.approx(
-        exact.loss(theta).item(), rel=1e-13
-    )
 
 
 # ---------------------------------------------------------------- memory and other devices
@@ -235,3 +220,37 @@ def test_on_cuda_an_evaluation_does_not_synchronize_and_agrees(make: Any) -> Non
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
     torch.testing.assert_close(grad.cpu(), expected_grad, rtol=1e-4, atol=1e-6)
     assert there.chunk_size is None
+
+
+# ---------------------------------------------------------------- layouts
+
+
+def image_problem(shortcut: nn.Module) -> Problem:
+    model = nn.Sequential(shortcut, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    channels = shortcut.in_channels
+    outputs = torch.zeros(50, shortcut.out_channels)
+    return Problem(model, "mse", (torch.randn(50, channels, 8, 8), outputs))
+
+
+@pytest.mark.parametrize(
+    ("layer", "safe"),
+    [
+        (nn.Conv2d(4, 8, 1, stride=2), False),  # corrupts the heap in torch 2.13, channels last
+        (nn.Conv2d(8, 8, 1, stride=2, groups=2), False),
+        (nn.Conv2d(8, 16, 1, stride=2), True),
+        (nn.Conv2d(4, 8, 1), True),
+        (nn.Conv2d(4, 8, 3, stride=2), True),
+    ],
+)
+def test_images_are_channels_last_where_torch_can_do_it(layer: nn.Module, safe: bool) -> None:
+    problem = image_problem(layer)
+    (inputs, *_) = next(iter(inside(problem).chunks))
+    assert inputs.is_contiguous(memory_format=torch.channels_last) is safe
+
+
+def test_a_strided_convolution_of_few_channels_can_be_differentiated_many_times() -> None:
+    problem = image_problem(nn.Conv2d(4, 8, 1, stride=2))
+    theta = problem.current()
+    first = problem.loss_and_grad(theta)[1]
+    for _ in range(20):
+        assert torch.equal(problem.loss_and_grad(theta)[1], first)

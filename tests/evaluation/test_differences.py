@@ -21,8 +21,17 @@ V = normal(7, seed=3)
 RIGHT = (2 * X + 3 * X**2).dot(V)
 
 
-def test_a_right_slope_agrees_to_many_digits() -> None:
+def test_right_slopes_of_numbers_and_of_vectors_agree_to_many_digits() -> None:
+    def slope(at: Tensor) -> Tensor:
+        return 2 * at + 3 * at**2
+
+    right = torch.diag(2 + 6 * X) @ V
     assert mismatch(cubic, RIGHT, X, V) < 1e-9
+    assert mismatch(slope, right, X, V) < 1e-9
+    assert mismatch(slope, right.index_fill(0, torch.tensor([2]), 0), X, V) > 1e-2
+    # a constant is all rounding, and what is not finite agrees with nothing
+    assert mismatch(lambda at: 0 * at.sum() + 1 / 3, torch.zeros((), dtype=F64), X, V) == 0
+    assert math.isnan(mismatch(lambda at: at.sum() * math.nan, RIGHT, X, V))
 
 
 @pytest.mark.parametrize("off", [1e-5, 1e-2, 1.0])
@@ -39,28 +48,11 @@ def test_one_wrong_entry_of_many_is_found() -> None:
     assert mismatch(lambda at: at.square().sum(), grad.dot(v), x, v) > 1e-6
 
 
-def test_vectors_are_compared_as_a_whole() -> None:
-    hessian = torch.diag(2 + 6 * X)
-    right = hessian @ V
-    assert mismatch(lambda at: 2 * at + 3 * at**2, right, X, V) < 1e-9
-    wrong = right.clone()
-    wrong[2] = 0
-    assert mismatch(lambda at: 2 * at + 3 * at**2, wrong, X, V) > 1e-2
-
-
 def test_a_kink_within_the_longer_steps_does_not_matter() -> None:
     x = torch.tensor([1.0, 1e-4], dtype=F64)
     v = torch.tensor([0.3, -0.7], dtype=F64)
     slope = torch.tensor([2.0, 1.0], dtype=F64).dot(v)
     assert mismatch(lambda at: at[0] ** 2 + at[1].abs(), slope, x, v) < 1e-7
-
-
-def test_a_constant_is_all_rounding() -> None:
-    assert mismatch(lambda at: 0 * at.sum() + 1 / 3, torch.zeros((), dtype=F64), X, V) == 0
-
-
-def test_what_is_not_finite_agrees_with_nothing() -> None:
-    assert math.isnan(mismatch(lambda at: at.sum() * math.nan, RIGHT, X, V))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -78,6 +78,9 @@ def test_bits_are_those_of_one_thread(two_threads: None) -> None:
         assert torch.get_num_threads() == threads
     other = large()
     assert torch.equal(other.loss_and_grad(theta)[1], grad)
+    each = problem.example_losses(theta)
+    assert value.item() == pytest.approx(math.fsum(each.tolist()) / 900, rel=1e-14)
+    assert problem.loss(theta) == value
 
 
 def test_threads_share_the_work(two_threads: None) -> None:
@@ -120,15 +123,6 @@ def test_after_an_error_nobody_writes_any_more(two_threads: None) -> None:
         return torch.tensor(1.0)
 
     assert lanes.sum(count, 2)[1].item() == 8
-
-
-def test_the_loss_is_summed_in_the_chunks_order() -> None:
-    problem = large()
-    theta = problem.current()
-    each = problem.example_losses(theta)
-    value, _ = problem.loss_and_grad(theta)
-    assert value.item() == pytest.approx(math.fsum(each.tolist()) / 900, rel=1e-14)
-    assert problem.loss(theta) == value
 
 
 def test_a_users_loss_is_called_in_the_users_thread_alone(two_threads: None) -> None:

@@ -124,7 +124,7 @@ def test_a_right_product_is_given(function: Any, relu: bool) -> None:
     assert (product(single).double() - product(made)).norm() < 1e-4 * product(made).norm()
 
 
-def test_a_model_that_is_float32_inside_is_judged_in_float32(refuses) -> None:
+def test_a_model_that_is_float32_inside_and_the_loss_are_judged_too(refuses) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         own = torch.randn(4, 2)
@@ -137,21 +137,11 @@ def test_a_model_that_is_float32_inside_is_judged_in_float32(refuses) -> None:
     with refuses("backward of Once cannot"):
         product(wrong)
 
-
-def test_the_loss_is_looked_at_too(refuses) -> None:
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         return Once.apply(outputs).square().sum(1)
 
-    made = Problem(nn.Sequential(nn.Linear(3, 2)).double(), loss, DATA)
     with refuses("backward of Once cannot"):
-        product(made)
-
-
-def test_own_functions_are_told_from_torchs() -> None:
-    x = torch.ones(3, requires_grad=True)
-    assert own_functions(x.tanh().sum()) == []
-    assert own_functions(Once.apply(Cube.apply(x)).sum()) == ["Cube", "Once"]
-    assert own_functions(torch.ones(())) == []
+        product(Problem(nn.Sequential(nn.Linear(3, 2)).double(), loss, DATA))
 
 
 @pytest.mark.parametrize("name", ["hessian_trace", "gradient_norm", "input_gradient"])
@@ -184,10 +174,6 @@ def test_one_look_is_enough(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         problem(Cube), regularizer=name, stop=isoloss.Stop(evaluations=4), progress=False
     )
     assert len(looks) == 1
-
-
-@pytest.mark.parametrize("name", ["hessian_trace", "gradient_norm", "input_gradient"])
-def test_regularizers_through_a_good_function_pass(name: str) -> None:
     checked = isoloss.check(problem(Cube), name)
     assert checked.passed, checked
 

@@ -36,21 +36,15 @@ def keras_to_torch(flat: NDArray[np.float32], model: nn.Module) -> Tensor:
 
 @dataclass(frozen=True)
 class Golden:
-    """A recorded trace and our walk from its start.
-
-    Attributes:
-        recorded: The arrays of the file, by name.
-        path: Our walk, all points kept.
-        last_saved: The last point that the reference saved, as our theta.
-        first: The number of the reference's first correction, from 1.
-    """
+    """A recorded trace and our walk from its start, all points kept."""
 
     recorded: dict[str, NDArray[Any]]
     path: Path
-    last_saved: Tensor
+    last_saved: Tensor  # the last point that the reference saved, as our theta
 
     @property
     def first(self) -> int:
+        """The number of the reference's first correction, from 1."""
         return int(self.recorded["corrector_index"][0])
 
     def before_steps(self, count: int | None = None) -> pd.DataFrame:
@@ -106,63 +100,22 @@ def trace(request: pytest.FixtureRequest) -> Golden:
     return request.getfixturevalue(request.param)
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [("regularizer", "squared_norm"), ("loss", "train_loss"), ("test_loss", "test_loss")],
-)
-def test_values_agree_to_1e_5_up_to_the_first_correction(
-    trace: Golden, ours: str, theirs: str
-) -> None:
+def test_every_step_agrees_up_to_the_first_correction(trace: Golden) -> None:
     n = trace.first - 1
-    assert relative_error(trace.before_steps(n)[ours], trace.recorded[theirs][:n]) < 1e-5
-
-
-def test_angles_agree_to_1e_3_degrees_up_to_the_first_correction(trace: Golden) -> None:
-    n = trace.first - 1
-    ours = trace.before_steps(n)["angle_degrees"].to_numpy()
-    assert np.abs(ours - trace.recorded["angle_degrees"][:n]).max() < 1e-3
-
-
-def test_step_lengths_agree_to_1e_5_up_to_the_first_correction(trace: Golden) -> None:
-    n = trace.first - 1
-    ours = trace.path.steps["step_length"].to_numpy()[1 : n + 1]
-    assert relative_error(ours, trace.recorded["predictor_step_length"][:n]) < 1e-5
-
-
-def test_the_test_metric_agrees_up_to_the_first_correction(trace: Golden) -> None:
-    n = trace.first - 1
-    recorded = trace.recorded["test_metric"][:n]
-    assert relative_error(trace.before_steps(n)["test_metric"], recorded) < 1e-5
-
-
-def test_all_steps_before_the_first_correction_are_predictors(trace: Golden) -> None:
-    assert (trace.path.steps["kind"].iloc[1 : trace.first - 1] == "predict").all()
-
-
-def test_iris_has_its_first_correction_at_step_84_with_ten_to_twelve_in_a_row(
-    iris: Golden,
-) -> None:
-    kinds = iris.path.steps["kind"].tolist()
-    assert kinds.index("correct") == iris.first == 84
-    in_a_row = sum(1 for _ in itertools.takewhile(lambda kind: kind == "correct", kinds[84:]))
-    assert 10 <= in_a_row <= 12
-
-
-def test_mpg_has_its_first_correction_at_step_46(mpg: Golden) -> None:
-    assert mpg.first == 46
-    assert abs(mpg.path.steps["kind"].tolist().index("correct") - 46) <= 1
-
-
-def test_the_squared_norm_agrees_to_half_a_percent_to_the_end(trace: Golden) -> None:
-    ours = trace.before_steps()["regularizer"]
-    assert len(ours) > 380
-    assert relative_error(ours, trace.recorded["squared_norm"]) < 5e-3
-
-
-def test_the_walk_passes_by_the_last_point_that_the_reference_saved(trace: Golden) -> None:
-    points = trace.path.points.double()
-    distances = (points - trace.last_saved.double()).norm(dim=1)
-    assert distances.min() < 0.01 * distances[0]
+    steps, before = trace.path.steps, trace.before_steps(n)
+    recorded = {name: values[:n] for name, values in trace.recorded.items() if values.ndim}
+    assert (steps["kind"].iloc[1:n] == "predict").all()
+    for ours, theirs in (
+        ("regularizer", "squared_norm"),
+        ("loss", "train_loss"),
+        ("test_loss", "test_loss"),
+        ("test_metric", "test_metric"),
+    ):
+        assert relative_error(before[ours], recorded[theirs]) < 1e-5, ours
+    lengths = steps["step_length"].to_numpy()[1 : n + 1]
+    assert relative_error(lengths, recorded["predictor_step_length"]) < 1e-5
+    angles = before["angle_degrees"].to_numpy()
+    assert np.abs(angles - recorded["angle_degrees"]).max() < 1e-3
 
 
 def test_every_point_is_on_the_level_set_in_float64(iris: Golden) -> None:
@@ -175,12 +128,26 @@ def test_every_point_is_on_the_level_set_in_float64(iris: Golden) -> None:
         assert abs(exact.loss(theta).item() - iris.path.level) <= 1e-5 * (1 + 1e-3)
 
 
-def test_there_are_as_many_corrections_in_all(trace: Golden) -> None:
-    count = (trace.path.steps["kind"].iloc[:401] == "correct").sum()
-    assert abs(count - len(trace.recorded["corrector_index"])) <= 2
+@pytest.mark.parametrize(("name", "first", "off"), [("iris", 84, 0), ("mpg", 46, 1)])
+def test_corrections_come_when_and_as_often_as_the_references(
+    request: pytest.FixtureRequest, name: str, first: int, off: int
+) -> None:
+    trace: Golden = request.getfixturevalue(name)
+    kinds = trace.path.steps["kind"].tolist()
+    assert trace.first == first
+    assert abs(kinds.index("correct") - first) <= off
+    assert abs(kinds[:401].count("correct") - len(trace.recorded["corrector_index"])) <= 2
+    if name == "iris":
+        in_a_row = itertools.takewhile(lambda kind: kind == "correct", kinds[first:])
+        assert 10 <= len(list(in_a_row)) <= 12
 
 
-def test_every_predictor_step_starts_inside_the_references_band(trace: Golden) -> None:
+def test_the_walk_stays_with_the_references_to_the_end(trace: Golden) -> None:
+    ours = trace.before_steps()["regularizer"]
+    assert len(ours) > 380
+    assert relative_error(ours, trace.recorded["squared_norm"]) < 5e-3
+    distances = (trace.path.points.double() - trace.last_saved.double()).norm(dim=1)
+    assert distances.min() < 0.01 * distances[0]
     losses = trace.path.steps["loss"].to_numpy()
     predicted = np.flatnonzero(trace.path.steps["kind"] == "predict")
     assert (np.abs(losses[predicted - 1] - trace.path.level) <= 1e-5).all()

@@ -20,7 +20,6 @@ from tests.problems import (
     Vector,
     classifier,
     normal,
-    quadratic,
     regressor,
     rotation,
     sphere,
@@ -133,35 +132,26 @@ LIVELY = Paper(smallest_step=1e-2, largest_step=0.05, corrector_step=2e-6, max_c
 BRISK = Paper(smallest_step=3e-3, largest_step=0.02, corrector_step=3e-5, tolerance=1e-4)
 
 
+@pytest.fixture(scope="module", params=NETS)
+def net(request: pytest.FixtureRequest) -> Net:
+    return NETS[request.param]()
+
+
 # ---------------------------------------------------------------- step by step
 
 
-@pytest.mark.parametrize("net", NETS.values(), ids=NETS)
-def test_steps_grow_and_fall_back_as_the_references(net: Any) -> None:
-    path, *rest = both_walks(net(), ADAPTIVE, steps=120)
+def test_steps_grow_and_fall_back_as_the_references(net: Net) -> None:
+    path, *rest = both_walks(net, ADAPTIVE, steps=120)
     assert_same(path, *rest)
     lengths = path.steps["step_length"].to_numpy()[1:]
     assert lengths.max() > 3 * ADAPTIVE.smallest_step
     assert (np.diff(lengths[path.steps["kind"][1:] == "predict"]) < 0).any()
 
 
-@pytest.mark.parametrize("net", NETS.values(), ids=NETS)
-def test_corrections_are_the_references(net: Any) -> None:
-    path, *rest = both_walks(net(), LIVELY, steps=30)
+def test_corrections_are_the_references(net: Net) -> None:
+    path, *rest = both_walks(net, LIVELY, steps=30)
     assert_same(path, *rest)
     assert (path.steps["kind"] == "correct").sum() > 5
-
-
-@pytest.mark.parametrize("off", [-3e-5, 3e-5])
-@pytest.mark.parametrize("net", NETS.values(), ids=NETS)
-def test_corrections_before_the_first_predictor_step_are_the_references(
-    net: Any, off: float
-) -> None:
-    case: Net = net()
-    level = case.loss_and_grad(case.theta.numpy())[0] + off
-    path, *rest = both_walks(case, FINE, steps=5, level=level)
-    assert_same(path, *rest)
-    assert path.steps["kind"][1] == "correct"
 
 
 @settings(max_examples=20)
@@ -207,62 +197,6 @@ def test_float32_follows_the_reference_too() -> None:
 # ---------------------------------------------------------------- the predictor
 
 
-@pytest.fixture(scope="module", params=NETS)
-def net(request: pytest.FixtureRequest) -> Net:
-    return NETS[request.param]()
-
-
-@pytest.fixture(scope="module")
-def lively(net: Net) -> Path:
-    return walk(net.problem(), LIVELY, steps=30)
-
-
-def predictions(path: Path) -> list[tuple[Vector, Vector, Any, Any]]:
-    """From and to, row before and row after, of predictor steps between kept points."""
-    points = dict(zip(path.point_steps, path.points.numpy(), strict=True))
-    rows = [row for _, row in path.steps.iterrows()]
-    found = [
-        (points[k - 1], points[k], rows[k - 1], rows[k])
-        for k in points
-        if k and rows[k]["kind"] == "predict"
-    ]
-    assert len(found) > 8
-    return found
-
-
-def test_predictor_steps_are_tangent_to_the_level_set(net: Net, lively: Path) -> None:
-    for here, there, _, row in predictions(lively):
-        _, g = net.loss_and_grad(here)
-        product = np.dot(there - here, g)
-        assert abs(product) < 1e-10 * row["step_length"] * np.linalg.norm(g)
-
-
-def test_predictor_steps_lower_the_regularizer_as_their_tangent_says(lively: Path) -> None:
-    for here, there, before, after in predictions(lively):
-        s = after["step_length"]
-        tangent = before["kkt_residual"] * 2 * np.linalg.norm(here)
-        change = np.dot(there, there) - np.dot(here, here)
-        assert change == pytest.approx(-s * tangent + s**2, abs=1e-11)
-        assert change < 0
-
-
-def test_a_level_sets_smallest_norm_falls_throughout(lively: Path) -> None:
-    on_level = lively.steps["regularizer"].iloc[lively.point_steps]
-    assert on_level.iloc[-1] < on_level.iloc[0] - 0.5
-
-
-def test_the_first_predictor_step_is_the_smallest(lively: Path) -> None:
-    assert lively.steps["step_length"][1] == LIVELY.smallest_step
-
-
-def test_a_predictor_step_after_a_correction_is_the_smallest() -> None:
-    path = walk(regressor().problem(), LIVELY.model_copy(update={"smallest_step": 5e-3}), 60)
-    kinds, lengths = path.steps["kind"].to_numpy(), path.steps["step_length"].to_numpy()
-    after = np.flatnonzero((kinds[1:] == "predict") & (kinds[:-1] == "correct")) + 1
-    assert len(after) > 1
-    assert set(lengths[after]) == {5e-3}
-
-
 def test_on_a_straight_way_steps_grow_by_a_tenth_up_to_the_largest() -> None:
     # L = theta[1]: the level set is a line, on which the direction never turns
     problem = vector_problem(lambda t: t[1] * 1.0, torch.tensor([9.0, 1.0], dtype=torch.float64))
@@ -272,28 +206,6 @@ def test_on_a_straight_way_steps_grow_by_a_tenth_up_to_the_largest() -> None:
         expected.append(round(min(1.1 * expected[-1], 2e-3), 10))
     assert path.steps["step_length"].tolist()[1:] == expected
     assert expected[-1] == 2e-3
-
-
-def test_step_lengths_are_rounded_to_ten_decimals() -> None:
-    path = walk(classifier().problem(), Paper(smallest_step=1.234567e-5), steps=12)
-    lengths = path.steps["step_length"].tolist()[1:]
-    assert lengths[3] > lengths[0]
-    assert lengths[1:] == [round(length, 10) for length in lengths[1:]]
-
-
-def test_where_the_gradient_is_flat_the_predictor_follows_the_regularizer() -> None:
-    slope = torch.tensor([9e-7, 0.0], dtype=torch.float64)  # root mean square 6.4e-7
-    problem = vector_problem(lambda t: 1 + slope.dot(t), torch.ones(2, dtype=torch.float64))
-    path = walk(problem, Paper(smallest_step=1e-2), steps=1)
-    moved = path.points[0] - path.points[1]
-    assert moved.tolist() == pytest.approx([1e-2 / math.sqrt(2)] * 2)
-
-
-def test_where_the_gradient_is_just_not_flat_the_predictor_projects() -> None:
-    slope = torch.tensor([2e-6, 0.0], dtype=torch.float64)  # root mean square 1.4e-6
-    problem = vector_problem(lambda t: 1 + slope.dot(t), torch.ones(2, dtype=torch.float64))
-    path = walk(problem, Paper(smallest_step=1e-2), steps=1)
-    assert (path.points[0] - path.points[1]).tolist() == pytest.approx([0.0, 1e-2])
 
 
 def test_an_exact_end_has_no_way_to_go() -> None:
@@ -311,54 +223,12 @@ def test_an_exact_end_has_no_way_to_go() -> None:
 def test_a_level_beside_the_start_is_reached_by_corrections(net: Net, off: float) -> None:
     level = net.loss_and_grad(net.theta.numpy())[0] + off
     path = walk(net.problem(), FINE, steps=1, level=level)
+    assert path.steps["level_error"].abs()[:-1].is_monotonic_decreasing
     kinds = path.steps["kind"].tolist()
     assert kinds[:2] == ["start", "correct"]
     assert kinds[-1] == "predict"
     assert path.point_steps[0] == kinds.index("predict") - 1
     assert abs(net.loss_and_grad(path.points[0].numpy())[0] - level) <= FINE.tolerance
-
-
-@pytest.mark.parametrize("off", [-1e-4, 1e-4])
-def test_corrections_go_towards_the_level(net: Net, off: float) -> None:
-    level = net.loss_and_grad(net.theta.numpy())[0] + off
-    errors = walk(net.problem(), FINE, steps=1, level=level).steps["level_error"].abs()
-    assert errors[:-1].is_monotonic_decreasing
-
-
-def test_corrections_are_orthogonal_to_the_last_predictor_step(net: Net) -> None:
-    path, points = points_at_every_step(net.problem(), LIVELY, steps=30)
-    kinds = path.steps["kind"].tolist()
-    moves = np.diff(points, axis=0)
-    last, checked = None, 0
-    for kind, move in zip(kinds[1:], moves, strict=True):
-        if kind == "predict":
-            last = move / np.linalg.norm(move)
-        elif last is not None:
-            assert abs(np.dot(move, last)) < 1e-8 * np.linalg.norm(move)
-            checked += 1
-    assert checked > 5
-
-
-def test_corrections_have_one_length(net: Net, lively: Path) -> None:
-    corrections = lively.steps[lively.steps["kind"] == "correct"]
-    assert set(corrections["step_length"]) == {LIVELY.corrector_step}
-
-
-def test_a_predictor_step_is_taken_exactly_where_the_loss_is_in_the_band(lively: Path) -> None:
-    inside = (lively.steps["loss"] - lively.level).abs() <= LIVELY.tolerance
-    predicted_next = lively.steps["kind"].shift(-1) == "predict"
-    assert (inside[:-1] == predicted_next[:-1]).all()
-    assert inside.iloc[-1]
-
-
-def test_a_corrector_that_jumps_over_the_band_ends_at_its_cap() -> None:
-    net = classifier()
-    level = net.loss_and_grad(net.theta.numpy())[0] + 5e-4
-    path = walk(net.problem(), Paper(corrector_step=1e-2, max_corrections=7), 5, level=level)
-    assert path.outcome is Outcome.CORRECTION_LIMIT
-    assert path.steps["kind"].tolist() == ["start", *["correct"] * 7]
-    for word in ("7 corrections", "0.01", "1e-05", "corrector_step", "max_corrections"):
-        assert word in path.message
 
 
 def test_the_cap_counts_corrections_in_a_row() -> None:
@@ -413,50 +283,12 @@ def test_scaling_loss_level_and_tolerance_together_leaves_the_path() -> None:
     torch.testing.assert_close(walk(doubled, wider, steps=20).points, whole.points)
 
 
-def test_each_step_costs_one_evaluation() -> None:
-    known = quadratic()
-    path = walk(known.problem, BRISK, steps=50)
-    assert known.problem.evaluations == len(path.steps)
-
-
 def test_the_relative_tolerance_is_not_used() -> None:
     paths = [walk(sphere().problem, LIVELY, 10, rtol=rtol) for rtol in (1e-9, 0.5)]
     assert torch.equal(paths[0].points, paths[1].points)
 
 
 # ---------------------------------------------------------------- properties, whatever the network
-
-
-@given(seed=st.integers(0, 10**6), method=st.sampled_from([ADAPTIVE, LIVELY, BRISK]))
-def test_predictors_are_tangent_and_raise_r_only_where_longer_than_the_tangent(
-    seed: int, method: Paper
-) -> None:
-    net = (classifier if seed % 2 else regressor)(seed=seed)
-    objective = Objective(net.problem(), SquaredNorm())
-    state = method.init(objective, net.theta, None, rtol=1e-3)
-    for _ in range(20):
-        before, state = state, method.step(objective, state)
-        if state.kind != "predict":
-            continue
-        here, there = before.point.theta.numpy(), state.point.theta.numpy()
-        _, g = net.loss_and_grad(here)
-        s, r = state.step_length, 2 * here
-        tangent = np.linalg.norm(r - (r @ g) / (g @ g) * g)
-        assert abs((there - here) @ g) <= 1e-11 * s * np.linalg.norm(g)
-        assert there @ there - here @ here == pytest.approx(s * (s - tangent), abs=1e-11)
-
-
-@given(seed=st.integers(0, 10**6))
-def test_a_correction_moves_r_by_no_more_than_its_length_allows(seed: int) -> None:
-    net = (classifier if seed % 2 else regressor)(seed=seed)
-    objective = Objective(net.problem(), SquaredNorm())
-    state = LIVELY.init(objective, net.theta, None, rtol=1e-3)
-    for _ in range(25):
-        before, state = state, LIVELY.step(objective, state)
-        if state.kind == "correct":
-            s, norm = LIVELY.corrector_step, before.point.theta.norm().item()
-            change = state.point.regularizer - before.point.regularizer
-            assert abs(change) <= s * (2 * norm + s) + 1e-12
 
 
 def test_a_length_falls_to_a_tenth_where_the_way_turns_by_a_tenth_of_a_degree() -> None:
@@ -487,6 +319,8 @@ def test_a_corrector_that_jumps_over_the_band_keeps_the_points_on_the_level() ->
     path = walk(regressor().problem(), method, steps=100)
     assert path.outcome is Outcome.CORRECTION_LIMIT
     assert path.steps["kind"].tolist()[-8:] == ["predict", *["correct"] * 7]
+    for word in ("7 corrections", "0.001", "1e-05", "corrector_step", "max_corrections"):
+        assert word in path.message
     kept = path.steps["loss"].iloc[path.point_steps]
     assert len(kept) > 0
     assert ((kept - path.level).abs() <= method.tolerance).all()
@@ -508,8 +342,6 @@ def test_flatness_is_judged_by_the_root_mean_square(slope: float, flat: bool) ->
     [
         ({"smallest_step": 0.5}, ["smallest_step=0.5", "largest_step=0.1"]),
         ({"largest_step": 1e-6}, ["smallest_step=1e-05", "largest_step=1e-06"]),
-        ({"corrector_step": -1e-6}, ["corrector_step of Paper must be greater than 0, got -1e-06"]),
-        ({"tolerance": "wide"}, ["tolerance of Paper must be a valid number, got wide"]),
         ({"max_corrections": 1.5}, ["max_corrections of Paper must be a valid integer, got 1.5"]),
         ({"corector_step": 1e-4}, ["'corector_step'", "did you mean corrector_step "]),
     ],

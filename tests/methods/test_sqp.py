@@ -95,24 +95,8 @@ def test_the_walk_reaches_the_known_end(make: Callable[..., Known], seed: int) -
     assert known.gap(path.points[-1]) < 1e-5
     assert end["regularizer"] == pytest.approx(known.value, rel=1e-6)
     assert end["equivalent_penalty"] == pytest.approx(known.penalty, rel=1e-6)
-
-
-@pytest.mark.parametrize("make", KNOWN.values(), ids=KNOWN)
-def test_the_walk_converges_in_the_default_band(make: Callable[..., Known]) -> None:
-    known = make(seed=1)
-    path = walk_known(known, method="sqp", stop=Stop(kkt_residual=1e-5, evaluations=500))
-    assert path.outcome is Outcome.CONVERGED, path.message
-    assert path.steps["regularizer"].iloc[-1] == pytest.approx(known.value, rel=0.02)
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_end_of_linear_regression_is_the_ridge_solution(seed: int) -> None:
-    known = ridge(seed=seed)
-    path = walk_known(known)
-    X, y = normal(12, 4, seed=seed).numpy(), normal(12, seed=seed + 1).numpy()
-    penalty = path.steps["equivalent_penalty"].iloc[-1]
-    expected = np.linalg.solve(X.T @ X / 12 + penalty * np.eye(4), X.T @ y / 12)
-    np.testing.assert_allclose(path.points[-1].numpy(), expected, rtol=1e-6, atol=1e-7)
+    stays = walk_known(known, start=known.end, stop=Stop(kkt_residual=1e-6))
+    assert (stays.outcome, len(stays.steps)) == (Outcome.CONVERGED, 1)
 
 
 def test_the_end_of_logistic_regression_is_scikit_learns() -> None:
@@ -177,25 +161,6 @@ def test_a_regularizer_without_a_known_curvature_is_made_stationary(
     assert sine(4 * end**3 + 2 * end, net.loss_and_grad(end)[1]) <= 1.01e-4
     assert path.steps["regularizer"].iloc[-1] == pytest.approx((end**4 + end**2).sum())
     assert band_errors(net, path).max() <= 1e-3
-
-
-@pytest.mark.parametrize("make", NETS.values(), ids=NETS)
-def test_the_columns_are_right_at_every_step(make: Callable[..., Net]) -> None:
-    net = make(seed=3)
-    path = walk(net.problem())
-    assert path.point_steps == list(range(len(path.steps)))
-    for (_, row), theta in zip(path.steps.iterrows(), path.points.numpy(), strict=True):
-        loss, g = net.loss_and_grad(theta)
-        r = 2 * theta
-        assert row["loss"] == pytest.approx(loss, rel=1e-12)
-        assert row["regularizer"] == pytest.approx(theta @ theta, rel=1e-12)
-        cosine = r @ g / np.linalg.norm(r) / np.linalg.norm(g)
-        assert row["angle_degrees"] == pytest.approx(math.degrees(math.acos(cosine)), abs=1e-4)
-        assert row["kkt_residual"] == pytest.approx(sine(r, g), abs=1e-9)
-        assert row["equivalent_penalty"] == pytest.approx(-(g @ g) / (r @ g), rel=1e-9)
-    moves = np.linalg.norm(np.diff(path.points.numpy(), axis=0), axis=1)
-    np.testing.assert_allclose(path.steps["step_length"].to_numpy()[1:], moves)
-    assert set(path.steps["kind"][1:]) == {"sqp"}
 
 
 def test_it_takes_far_fewer_evaluations_than_the_paper() -> None:
@@ -263,6 +228,7 @@ def test_a_band_ten_thousand_times_as_narrow_costs_less_than_twice_as_much(
     assert counts[1e-6] < 2 * counts[1e-2], counts
 
 
+@pytest.mark.slow
 def test_single_precision_does_not_stop_short_of_the_end() -> None:
     # near the end R falls by less than its rounding; the gradients still tell by how much
     starts = [experiments.get("IRIS_FF").start(seed=seed) for seed in range(3)]
@@ -309,27 +275,6 @@ def test_scaling_the_loss_and_its_level_scales_nothing_else(factor: float) -> No
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_the_same_walk_has_the_same_bits(dtype: torch.dtype) -> None:
-    paths = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
-        paths.append(walk(classifier().problem(dtype=dtype), stop=Stop(steps=10)))
-    assert torch.equal(paths[0].points, paths[1].points)
-    assert paths[0].steps["regularizer"].tolist() == paths[1].steps["regularizer"].tolist()
-
-
-def test_it_is_the_default() -> None:
-    paths = [
-        walk(classifier().problem(), stop=Stop(steps=4), **chosen)
-        for chosen in ({}, {"method": "sqp"}, {"method": SQP()})
-    ]
-    assert {path.method for path in paths} == {"sqp"}
-    assert torch.equal(paths[0].points, paths[1].points)
-    assert torch.equal(paths[0].points, paths[2].points)
-
-
 # ---------------------------------------------------------------- stepping by hand
 
 
@@ -369,20 +314,6 @@ def test_a_state_can_be_stepped_from_again(memory: int) -> None:
         states.append(second)
     assert len(states) == 16
     assert objective.evaluations > memory or memory > 16
-
-
-def test_branches_do_not_disturb_one_another() -> None:
-    method, net = SQP(), wide()
-    objective, trunk = begin(net, method)
-    for _ in range(3):
-        trunk = method.step(objective, trunk)
-    alone = method.step(objective, method.step(objective, trunk))
-    left = method.step(objective, trunk)
-    other = method.model_copy(update={"max_trials": 39}).step(objective, trunk)
-    left_again = method.step(objective, left)
-    method.step(objective, other)
-    assert torch.equal(left_again.point.theta, alone.point.theta)
-    assert torch.equal(method.step(objective, left).point.theta, alone.point.theta)
 
 
 @pytest.mark.parametrize("memory", [80, 16], ids=["roomy", "compressed"])
@@ -453,32 +384,14 @@ def test_a_level_beside_the_start_is_reached_and_then_held(make: Any, share: flo
 # ---------------------------------------------------------------- how walks end
 
 
-def test_a_walk_at_its_end_takes_no_step() -> None:
-    known = ridge()
-    path = walk_known(known, start=known.end, stop=Stop(kkt_residual=1e-6))
-    assert path.outcome is Outcome.CONVERGED
-    assert len(path.steps) == 1
-
-
-def test_the_step_limit_ends_the_walk() -> None:
-    path = walk(classifier().problem(), stop=Stop(steps=3, kkt_residual=0))
-    assert path.outcome is Outcome.STEP_LIMIT
-    assert path.steps["step"].tolist() == [0, 1, 2, 3]
-
-
 def test_the_evaluation_limit_ends_the_walk() -> None:
+    path = walk(classifier().problem(), level=0.01, stop=Stop(evaluations=3))
+    assert path.outcome is Outcome.EVALUATION_LIMIT  # on the way to the level too
+    assert path.point_steps == []
     path = walk(classifier().problem(), stop=Stop(evaluations=10, kkt_residual=0))
     assert path.outcome is Outcome.EVALUATION_LIMIT
     evaluations = path.steps["evaluations"].tolist()
     assert evaluations[-2] < 10 <= evaluations[-1] < 10 + SQP().max_trials
-
-
-def test_the_evaluation_limit_ends_the_way_to_the_level() -> None:
-    net = classifier()
-    level = 0.01 * net.loss_and_grad(net.theta.numpy())[0]
-    path = walk(net.problem(), level=level, stop=Stop(evaluations=3))
-    assert path.outcome is Outcome.EVALUATION_LIMIT
-    assert path.point_steps == []
 
 
 def test_a_level_below_the_lowest_loss_cannot_be_reached() -> None:
@@ -487,9 +400,6 @@ def test_a_level_below_the_lowest_loss_cannot_be_reached() -> None:
     assert "0.3" in path.message
     assert path.steps["loss"].iloc[-1] < 0.6
     assert set(path.steps["kind"][1:]) <= {"correct"}
-
-
-def test_the_approach_has_a_cap() -> None:
     path = walk(classifier().problem(), level=1e-3, method=SQP(max_approach=2))
     assert path.outcome is Outcome.LEVEL_UNREACHABLE
     assert path.steps["kind"].tolist() == ["start", "correct", "correct"]
@@ -576,20 +486,11 @@ def test_a_stall_goes_on_with_a_fresh_model_until_it_gains_no_more() -> None:
     assert torch.equal(end.point.theta, lost.point.theta)
 
 
-def test_no_more_trials_than_asked_are_made_in_one_step() -> None:
-    net = classifier(seed=1)
-    path = walk(net.problem(), method=SQP(max_trials=1, first_step=5.0), rtol=1e-9)
-    assert path.outcome is Outcome.STALLED
-    assert len(path.points) >= 1
-
-
 @pytest.mark.parametrize(
     ("given_settings", "words"),
     [
         ({"memory": 1}, ["memory of SQP must be greater than or equal to 16, got 1"]),
-        ({"memory": 20.5}, ["memory of SQP must be a valid integer, got 20.5"]),
         ({"first_step": 0}, ["first_step of SQP must be greater than 0, got 0"]),
-        ({"first_step": math.nan}, ["first_step of SQP must be a finite number, got nan"]),
         ({"max_trials": 0}, ["max_trials of SQP must be greater than 0, got 0"]),
         ({"max_approach": -1}, ["max_approach of SQP must be greater than 0, got -1"]),
         ({"memori": 20}, ["'memori'", "did you mean memory?"]),

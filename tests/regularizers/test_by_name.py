@@ -11,42 +11,46 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.problems import Net, classifier, normal, regressor, rotation, vector_problem
+from tests.problems import Net, classifier, normal, regressor, snapshot, vector_problem
 from tests.regularizers.checks import assert_gradient_is_the_slope, grad_at, value_at
 from torch import Tensor, nn
 
 import isoloss
-from isoloss import L1, GroupLasso, NuclearNorm, PathNorm, Problem, Stop, traverse
-from isoloss.regularizers import REGULARIZERS
+from isoloss import (
+    L1,
+    GroupLasso,
+    HessianTrace,
+    NuclearNorm,
+    PathNorm,
+    Problem,
+    SquaredNorm,
+    Stop,
+    traverse,
+)
+from isoloss.regularizers import REGULARIZERS, get_regularizer
 
 F64 = torch.float64
 
 
-def matrices(net_model: nn.Module) -> list[np.ndarray]:
-    return [p.detach().numpy() for p in net_model.parameters() if p.ndim > 1]
-
-
 @pytest.mark.parametrize("name", sorted(REGULARIZERS))
 @pytest.mark.parametrize("make", [classifier, regressor])
-def test_the_gradient_is_the_slope(name: str, make: Callable) -> None:
-    assert_gradient_is_the_slope(name, make().problem())
-
-
-@pytest.mark.parametrize("name", sorted(REGULARIZERS))
-def test_value_and_gradient_are_new_finite_and_of_thetas_type(name: str) -> None:
-    problem = classifier().problem(dtype=torch.float32)
-    bound = isoloss.regularizers.get_regularizer(name, problem)
+def test_the_gradient_is_the_slope_and_new_and_of_thetas_type(name: str, make: Callable) -> None:
+    net = make()
+    before = snapshot(net.model)
+    assert_gradient_is_the_slope(name, net.problem())
+    problem = net.problem(dtype=torch.float32)
     theta = problem.current()
+    bound = get_regularizer(name, problem)
     value, grad = bound.value_and_grad(theta)
     assert bound.name == name
-    assert value.shape == ()
-    assert grad.dtype == torch.float32
+    assert (value.shape, grad.dtype) == ((), torch.float32)
     assert not value.requires_grad
     assert not grad.requires_grad
     assert math.isfinite(value.item())
     assert torch.isfinite(grad).all()
     grad.zero_()
     assert torch.equal(theta, problem.current())
+    assert snapshot(net.model) == before
 
 
 # ---------------------------------------------------------------- closed forms
@@ -62,54 +66,27 @@ def test_l1_is_the_smoothed_sum_of_absolute_values(smoothing: float) -> None:
     np.testing.assert_allclose(
         grad_at(L1(smoothing=smoothing), problem), t / np.sqrt(t**2 + smoothing**2), rtol=1e-12
     )
+    zero = torch.zeros(9, dtype=F64)
+    value, grad = L1(smoothing=smoothing).bind(problem).value_and_grad(zero)
+    assert (value.item(), grad.tolist()) == (0, [0] * 9)
 
 
-def test_l1_is_smooth_at_zero() -> None:
-    problem = vector_problem(lambda t: (t - 1).square().sum(), torch.zeros(3, dtype=F64))
-    assert value_at("l1", problem) == 0
-    assert grad_at("l1", problem).tolist() == [0, 0, 0]
-
-
-def test_group_lasso_sums_the_norms_of_the_weights_into_each_unit() -> None:
-    net = classifier()
-    expected = sum(
+def test_group_lasso_and_nuclear_norm_are_those_of_the_matrices_and_kernels() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Flatten(), nn.Linear(12, 2)).double()
+    problem = Problem(model, "mse", (normal(2, 2, 3, 3, seed=0), normal(2, 2, seed=1)))
+    # a group is the kernel of an output channel, or the weights into a unit
+    kernel, dense = (model[k].weight.detach().flatten(1).numpy() for k in (0, 2))
+    groups = [
         math.sqrt(len(row)) * (math.hypot(np.linalg.norm(row), 1e-2) - 1e-2)
-        for W in matrices(net.model)
-        for row in W
-    )
-    assert value_at("group_lasso", net.problem()) == pytest.approx(expected, rel=1e-12)
-
-
-def test_a_group_of_a_convolution_is_the_kernel_of_an_output_channel() -> None:
-    model = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Flatten()).double()
-    problem = Problem(model, "mse", (normal(2, 2, 3, 3, seed=0), normal(2, 12, seed=1)))
-    kernel = model[0].weight.detach().numpy()
-    expected = sum(math.sqrt(8) * np.linalg.norm(kernel[k]) for k in range(3))
-    value = value_at(GroupLasso(smoothing=1e-9), problem)
-    assert value == pytest.approx(expected, rel=1e-7)
-
-
-def test_nuclear_norm_is_the_sum_of_singular_values() -> None:
-    net = classifier()
-    expected = sum(np.linalg.norm(W, "nuc") for W in matrices(net.model))
-    value = value_at(NuclearNorm(smoothing=1e-9), net.problem())
-    assert value == pytest.approx(expected, rel=1e-7)
-
-
-@given(seed=st.integers(0, 2**31))
-def test_nuclear_norm_does_not_change_under_rotations(seed: int) -> None:
-    W = normal(4, 3, seed=seed)
-    turned = rotation(4, seed + 1) @ W @ rotation(3, seed + 2)
-
-    def norm_of(matrix: Tensor) -> float:
-        model = nn.Linear(3, 4, bias=False).double()
-        model.weight.data = matrix
-        return value_at(
-            "nuclear_norm",
-            Problem(model, "mse", (torch.zeros(1, 3).double(), torch.zeros(1, 4).double())),
-        )
-
-    assert norm_of(W) == pytest.approx(norm_of(turned), rel=1e-10)
+        for row in (*kernel, *dense)
+    ]
+    assert value_at("group_lasso", problem) == pytest.approx(sum(groups), rel=1e-12)
+    expected = sum(np.linalg.norm(W, "nuc") for W in (kernel, dense))
+    assert value_at(NuclearNorm(smoothing=1e-9), problem) == pytest.approx(expected, rel=1e-7)
+    model[0].weight.requires_grad_(False)
+    frozen = Problem(model, "mse", (normal(2, 2, 3, 3, seed=0), normal(2, 2, seed=1)))
+    expected = np.linalg.norm(dense, "nuc")
+    assert value_at(NuclearNorm(smoothing=1e-9), frozen) == pytest.approx(expected, rel=1e-7)
 
 
 def test_nuclear_norm_is_smooth_at_equal_and_at_vanishing_singular_values() -> None:
@@ -141,6 +118,8 @@ def test_path_norm_is_the_sum_over_all_paths() -> None:
         total += (b[1][k] * W[2][m, k]) ** 2
     total += (b[2] ** 2).sum()
     assert value_at("path_norm", net.problem()) == pytest.approx(math.sqrt(total), rel=1e-12)
+    net.model[0].weight.requires_grad_(False)  # it counts
+    assert value_at("path_norm", net.problem()) == pytest.approx(math.sqrt(total), rel=1e-12)
 
 
 def test_path_norm_of_convolutions_and_pools_is_that_of_their_dense_matrices() -> None:
@@ -171,13 +150,6 @@ def test_path_norm_does_not_change_when_a_relu_unit_is_rescaled(scale: float) ->
     assert value_at("path_norm", Problem(model, "mse", data)) == pytest.approx(before, rel=1e-10)
 
 
-def test_path_norm_counts_frozen_weights() -> None:
-    net = classifier()
-    whole = value_at("path_norm", net.problem())
-    net.model[0].weight.requires_grad_(False)
-    assert value_at("path_norm", net.problem()) == pytest.approx(whole, rel=1e-12)
-
-
 class Branched(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -202,22 +174,100 @@ def test_path_norm_refuses_what_has_no_paths(model: nn.Module, word: str, refuse
         PathNorm().bind(problem)
 
 
-def test_path_norm_refuses_a_function(refuses) -> None:
+def test_a_function_of_a_vector_has_neither_paths_nor_matrices(refuses) -> None:
+    problem = vector_problem(lambda t: t.dot(t), torch.ones(3))
     with refuses("path_norm", "nn.Sequential"):
-        PathNorm().bind(vector_problem(lambda t: t.dot(t), torch.ones(3)))
+        PathNorm().bind(problem)
+    for name in ("group_lasso", "nuclear_norm"):
+        with refuses(name, "theta", "use l1 or squared_norm"):
+            value_at(name, problem)
 
 
-@pytest.mark.parametrize("name", ["group_lasso", "nuclear_norm"])
-def test_what_needs_matrices_says_so(name: str, refuses) -> None:
-    with refuses(name, "theta", "use l1 or squared_norm"):
-        value_at(name, vector_problem(lambda t: t.dot(t), torch.ones(3)))
+BAD = [
+    *((one, {"smoothing": s}) for one in (L1, GroupLasso, NuclearNorm) for s in (0.0, math.nan)),
+    *((HessianTrace, bad) for bad in ({"probes": 0}, {"seed": -1}, {"exact": True})),
+]
 
 
-@pytest.mark.parametrize("kind", [L1, GroupLasso, NuclearNorm])
-@pytest.mark.parametrize("smoothing", [0.0, -1.0, math.nan])
-def test_smoothing_is_positive(kind: type, smoothing: float, refuses) -> None:
-    with refuses(f"smoothing={smoothing}", kind.__name__):
-        kind(smoothing=smoothing)
+@pytest.mark.parametrize(("kind", "settings"), BAD)
+def test_bad_settings_are_refused(kind: type, settings: dict, refuses) -> None:
+    with refuses(next(iter(settings)), kind.__name__):
+        kind(**settings)
+
+
+# ---------------------------------------------------------------- squared norm
+
+
+def vector(*values: float, dtype: torch.dtype = F64) -> Problem:
+    return vector_problem(lambda theta: theta.dot(theta), torch.tensor(values, dtype=dtype))
+
+
+def test_squared_norm_is_the_sum_of_squares_of_the_parameters_that_count() -> None:
+    net = classifier()
+    problem, theta = net.problem(), net.theta
+    for settings, name, weights in (
+        ({}, "squared_norm", [1.0] * 44),
+        (
+            {"without_biases": True},
+            "squared_norm_weights",
+            [1.0] * 15 + [0] * 5 + [1] * 20 + [0] * 4,
+        ),
+        ({"weights": {"0.*": 3.0}}, "squared_norm", [3.0] * 20 + [1.0] * 24),
+    ):
+        regularizer, weight = SquaredNorm(**settings), torch.tensor(weights, dtype=F64)
+        assert regularizer.name == name
+        expected = (weight * theta.square()).sum().item()
+        assert value_at(regularizer, problem) == pytest.approx(expected, rel=1e-14)
+        torch.testing.assert_close(grad_at(regularizer, problem), 2 * weight * theta)
+
+
+def test_the_name_of_a_module_makes_no_bias() -> None:
+    model = nn.ModuleDict({"unbiased": nn.LSTM(3, 2)})
+    parameters = dict(model.named_parameters())
+    problem = Problem(
+        lambda p, x: x, lambda o, t: o, (torch.zeros(1), torch.zeros(1)), parameters=parameters
+    )
+    expected = sum(p.square().sum().item() for p in parameters.values() if p.ndim == 2)
+    assert value_at(SquaredNorm(without_biases=True), problem) == pytest.approx(expected, rel=1e-6)
+
+
+def test_weights_go_by_the_first_pattern_that_matches() -> None:
+    net = classifier()
+    first, bias, *others = (p.square().sum().item() for p in net.model.parameters())
+    weights = {"0.weight": 3.0, "0.*": 0.0}
+    value = value_at(SquaredNorm(weights=weights), net.problem())
+    assert value == pytest.approx(3 * first + 0 * bias + sum(others), rel=1e-14)
+
+
+def test_center_makes_it_the_squared_distance() -> None:
+    problem = vector(1, 2, 3)
+    center = torch.tensor([1.0, 1.0, 1.0])
+    regularizer = SquaredNorm(center=center)
+    assert regularizer.name == "squared_distance"
+    assert value_at(regularizer, problem) == 5.0
+    assert grad_at(regularizer, problem).tolist() == [0.0, 2.0, 4.0]
+    bound = get_regularizer(regularizer, problem)
+    center.zero_()  # the user's tensor is not kept
+    assert value_at(bound, problem) == 5.0
+
+
+BAD_NORMS = {
+    "pattern": ({"weights": {"1.wieght": 2.0}}, ["'1.wieght'", "did you mean"]),
+    "negative weight": ({"weights": {"0.weight": -1.0}}, ["-1.0", "greater than or equal to 0"]),
+    "setting": ({"without_bias": True}, ["'without_bias'", "did you mean without_biases"]),
+    "nothing left": ({"weights": {"*": 0.0}}, ["no parameter is left"]),
+    "center shape": ({"center": torch.ones(2)}, ["center", "(2,)", "44 finite"]),
+    "center NaN": ({"center": torch.full((44,), math.nan)}, ["center", "44 finite"]),
+    "center type": ({"center": [1.0] * 1000}, ["center of", "Tensor"]),
+}
+
+
+@pytest.mark.parametrize(("settings", "words"), BAD_NORMS.values(), ids=BAD_NORMS)
+def test_a_squared_norm_that_cannot_be_is_refused(
+    settings: dict, words: list[str], refuses
+) -> None:
+    with refuses(*words):
+        SquaredNorm(**settings).bind(classifier().problem())
 
 
 # ---------------------------------------------------------------- walks
@@ -236,7 +286,13 @@ def separated() -> Net:
 COUNTED = {"hessian_trace": 1 + 4 * 51, "input_gradient": 1 + 2 * 3, "gradient_norm": 1}
 
 
-@pytest.mark.parametrize("name", sorted(set(REGULARIZERS) - {"squared_norm"}))
+@pytest.mark.parametrize(
+    "name",
+    [
+        *sorted(set(REGULARIZERS) - {"squared_norm", "hessian_trace"}),
+        pytest.param("hessian_trace", marks=pytest.mark.slow),
+    ],
+)
 def test_sqp_walks_to_a_smaller_value_on_the_level_set(name: str) -> None:
     net = separated()
     problem = net.problem()
