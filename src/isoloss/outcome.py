@@ -108,15 +108,10 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True)
 class Ending:
-    """An outcome with the figures of this walk.
-
-    Attributes:
-        outcome: Which it is.
-        detail: The figures, a part of a sentence.
-    """
+    """An outcome with the figures of this walk."""
 
     outcome: Outcome
-    detail: str = ""
+    detail: str = ""  # the figures, a part of a sentence
 
     def message(self, dtype: torch.dtype) -> str:
         """The sentence, the figures and the remedy of a walk in this type."""

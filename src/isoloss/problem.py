@@ -29,23 +29,14 @@ PRODUCT = 2
 
 @dataclass(frozen=True)
 class Inside:
-    """What isoloss's own rooms see of a problem beside its public part.
-
-    Attributes:
-        network: The private copy of the model, over one flat vector.
-        chunks: The training set, chunk by chunk.
-        autograd: The evaluation that can be differentiated further.
-        loss: The per-example loss.
-        metric: The per-example metric; None where there is none.
-        given: The parameters of the user's own model, by name.
-    """
+    """What isoloss's own rooms see of a problem beside its public part."""
 
     network: FlatNetwork
     chunks: Chunks
-    autograd: Autograd
+    autograd: Autograd  # can be differentiated further
     loss: Loss
     metric: Loss | None
-    given: Mapping[str, Tensor]
+    given: Mapping[str, Tensor]  # parameters of the user's own model
 
 
 class Problem:

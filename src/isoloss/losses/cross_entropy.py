@@ -39,18 +39,7 @@ class CrossEntropy(NamedLoss):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each example.
-
-        Args:
-            logits: Shape (n, classes, ...).
-            targets: Class indices, shape (n, ...), or probabilities, shape (n, classes, ...).
-
-        Returns:
-            Shape (n,), float64.
-
-        Raises:
-            InputError: The shapes or the type of the targets do not fit, or a target is no class.
-        """
+        """The loss of each example."""
         _check(logits, targets)
         try:
             return per_example(self._losses(logits, targets))
@@ -67,14 +56,7 @@ class CrossEntropy(NamedLoss):
             ) from error
 
     def check_targets(self, targets: Tensor) -> None:
-        """Refuse probabilities that are none.
-
-        Args:
-            targets: As the user gave them.
-
-        Raises:
-            InputError: A probability is outside [0, 1], or an example's do not sum to one.
-        """
+        """Refuse probabilities that are none."""
         if not targets.is_floating_point() or targets.ndim < 2:
             return
         check_range("cross_entropy", targets, 0, 1)

@@ -21,15 +21,7 @@ class MSE(NamedLoss):
     """
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each example.
-
-        Args:
-            outputs: Shape (n, ...).
-            targets: The same shape.
-
-        Returns:
-            Shape (n,).
-        """
+        """The loss of each example."""
         check_same_shape("mse", outputs, targets)
         return per_example((outputs - targets).square())
 
@@ -47,15 +39,7 @@ class Huber(NamedLoss):
     delta: PositiveFloat = 1.0
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each example.
-
-        Args:
-            outputs: Shape (n, ...).
-            targets: The same shape.
-
-        Returns:
-            Shape (n,).
-        """
+        """The loss of each example."""
         check_same_shape("huber", outputs, targets)
         error = outputs - targets
         small = error.clamp(-self.delta, self.delta)
@@ -71,15 +55,7 @@ class BCEWithLogits(NamedLoss):
     """
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each example.
-
-        Args:
-            outputs: Logits, shape (n, ...).
-            targets: The same shape.
-
-        Returns:
-            Shape (n,), float64.
-        """
+        """The loss of each example."""
         check_same_shape("bce_with_logits", outputs, targets)
         z, y = outputs.double(), targets.double()
         positive = functional.softplus(-z, threshold=LINEAR_FROM)
@@ -87,10 +63,6 @@ class BCEWithLogits(NamedLoss):
         return per_example(y * positive + (1 - y) * negative)
 
     def check_targets(self, targets: Tensor) -> None:
-        """Refuse targets outside [0, 1].
-
-        Args:
-            targets: As the user gave them.
-        """
+        """Refuse targets outside [0, 1]."""
         if targets.dtype != torch.bool:
             check_range("bce_with_logits", targets, 0, 1)

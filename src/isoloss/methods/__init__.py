@@ -99,17 +99,7 @@ class Method(Protocol):
 
 
 def get_method(method: str | Method) -> Method:
-    """The method of that name with its default settings, or the object itself.
-
-    Args:
-        method: `"sqp"`, `"paper"`, or an object such as `isoloss.Paper(corrector_step=1e-4)`.
-
-    Returns:
-        The method.
-
-    Raises:
-        InputError: There is no method of that name, or it is something else.
-    """
+    """The method of that name with its default settings, or the object itself."""
     if isinstance(method, type):
         name = method.__name__
         raise InputError(f"method must be an object, got the class {name}; give {name}()")

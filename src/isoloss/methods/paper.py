@@ -16,30 +16,17 @@ from isoloss.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class PaperState:
-    """Where a walk by `Paper` is.
-
-    Attributes:
-        point: The current point.
-        level: The loss held.
-        on_level: Whether (L - c)^2 is inside the tolerance; a predictor step comes next.
-        kind: start, predict or correct.
-        step_length: Length of the last step.
-        direction: Direction of the last predictor step, shape (n,); None before the first.
-        direction_norm: Its norm; it is not divided by, to spare a pass over it.
-        predictor_length: Length of the last predictor step.
-        corrections: Corrector steps since the last predictor step.
-        ending: Why the walk can go no further.
-    """
+    """Where a walk by `Paper` is."""
 
     point: Point
     level: float
-    on_level: bool
-    kind: str = "start"
+    on_level: bool  # |L - c| is inside the tolerance, and a predictor step comes next
+    kind: str = "start"  # or predict, correct
     step_length: float = 0.0
-    direction: Tensor | None = None
-    direction_norm: float = 1.0
+    direction: Tensor | None = None  # of the last predictor step
+    direction_norm: float = 1.0  # not divided by, to spare a pass over it
     predictor_length: float = 0.0
-    corrections: int = 0
+    corrections: int = 0  # since the last predictor step
     ending: Ending | None = None
 
 
@@ -71,8 +58,8 @@ class Paper(Settings):
     def _ordered(self) -> Paper:
         if self.smallest_step > self.largest_step:
             raise ValueError(
-                f"smallest_step={self.smallest_step} is not possible: it must not exceed "
-                f"largest_step={self.largest_step}"
+                f"smallest_step={self.smallest_step} must not exceed largest_step="
+                f"{self.largest_step}"
             )
         return self
 

@@ -120,12 +120,6 @@ class InputGradient(Settings, Combinable):
     def bind(self, problem: Problem) -> Regularizer:
         """The regularizer for a problem.
 
-        Args:
-            problem: The problem.
-
-        Returns:
-            The regularizer.
-
         Raises:
             InputError: No input is floating, or the outputs are not one tensor.
         """

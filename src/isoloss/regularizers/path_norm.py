@@ -57,12 +57,6 @@ class PathNorm(Settings, Combinable):
     def bind(self, problem: Problem) -> Regularizer:
         """The regularizer for a problem's model.
 
-        Args:
-            problem: The problem.
-
-        Returns:
-            The regularizer.
-
         Raises:
             InputError: The model is no feed-forward network of known layers.
         """

@@ -48,14 +48,7 @@ class Bindable(Protocol):
     """A regularizer before it has met a problem: what `isoloss.L1(smoothing=1e-4)` gives."""
 
     def bind(self, problem: Problem) -> Regularizer:
-        """The regularizer for a problem's parameters, model and data.
-
-        Args:
-            problem: The problem.
-
-        Returns:
-            The regularizer.
-        """
+        """The regularizer for a problem's parameters, model and data."""
         ...
 
 

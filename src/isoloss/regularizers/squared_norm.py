@@ -42,12 +42,6 @@ class SquaredNorm(Settings, Combinable):
     def bind(self, problem: Problem) -> Regularizer:
         """The regularizer for a problem's parameters.
 
-        Args:
-            problem: The problem.
-
-        Returns:
-            The regularizer.
-
         Raises:
             InputError: A pattern matches no parameter, no parameter is left, or `center` is not
                 one finite weight for each parameter.

@@ -21,15 +21,10 @@ products grows by the product of two of these."""
 
 @dataclass
 class Rows:
-    """Storage shared by the bases that grew from one another.
+    """Storage shared by the bases that grew from one another."""
 
-    Attributes:
-        values: Shape (capacity, n).
-        used: Rows written so far; a basis with fewer is an older one and copies before it grows.
-    """
-
-    values: Tensor
-    used: int = 0
+    values: Tensor  # shape (capacity, n)
+    used: int = 0  # rows written; a basis with fewer is an older one and copies before it grows
 
 
 @dataclass(frozen=True)

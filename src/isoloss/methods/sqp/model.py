@@ -24,30 +24,19 @@ HEAVY = 1e6
 
 @dataclass(frozen=True)
 class Trial:
-    """A step that the model proposes.
+    """A step that the model proposes."""
 
-    Attributes:
-        step: In coordinates.
-        multiplier: Lambda of the constraint.
-        length: Its norm, in the variables in which the regularizer's Hessian is a multiple of I.
-    """
-
-    step: Array
+    step: Array  # in coordinates
     multiplier: float
-    length: float
+    length: float  # in the variables in which the regularizer's Hessian is a multiple of I
 
 
 @dataclass(frozen=True)
 class Slopes:
-    """Gradients at one point, in coordinates.
+    """Gradients at one point, in coordinates."""
 
-    Attributes:
-        r: Of the regularizer.
-        a: Of phi = log(L / c).
-    """
-
-    r: Array
-    a: Array
+    r: Array  # of the regularizer
+    a: Array  # of phi = log(L / c)
 
     def padded(self, size: int) -> Slopes:
         """The same in a grown basis."""
@@ -61,21 +50,13 @@ class Slopes:
 
 @dataclass(frozen=True)
 class Model:
-    """Hessians in a basis of the gradients seen.
+    """Hessians in a basis of the gradients seen."""
 
-    Attributes:
-        basis: Of all directions in which anything is known.
-        bend: Hessian of phi, learned by SR1 from every trial; zero outside the basis.
-        curvature: Hessian of R, learned by damped BFGS; None where it is exactly `outside` times I.
-        outside: Curvature of R outside the basis.
-        steepest: Largest curvature of phi that was seen of late.
-    """
-
-    basis: Basis
-    bend: Array
-    curvature: Array | None
-    outside: float
-    steepest: float = 0.0
+    basis: Basis  # of all directions in which anything is known
+    bend: Array  # Hessian of phi, learned by SR1 from every trial; zero outside the basis
+    curvature: Array | None  # of R, by damped BFGS; None where it is exactly `outside` times I
+    outside: float  # curvature of R outside the basis
+    steepest: float = 0.0  # largest curvature of phi that was seen of late
 
     def trial(
         self, slopes: Slopes, phi: float, radius: float, multiplier: float, gap: float
