@@ -160,8 +160,8 @@ def head_of(
 def slope_of(
     loss: Loss, shape: tuple[int, ...], targets: Tensor, dtype: torch.dtype, stacked: bool
 ) -> Slope:
-    """The slope without the loss, in closed form for the same two, else by autograd. `targets` and, if
-    `stacked`, what the slope takes have a leading axis of members; `shape` is an example's."""
+    """The slope without the loss, in closed form for the same two, else by autograd. `targets` and,
+    if `stacked`, what the slope takes have a leading axis of members; `shape` is an example's."""
     form = _form(loss, shape, targets, dtype, 2)
     axis = 1 if stacked else 0  # the examples'
 
