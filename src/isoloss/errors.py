@@ -26,16 +26,7 @@ class DataError(IsolossError):
 
 
 def unknown(what: str, value: str, known: Iterable[str]) -> InputError:
-    """An error for a name that is not among the known ones, with the nearest suggested.
-
-    Args:
-        what: What kind of name it is, for example `"experiment"`.
-        value: The name that was given.
-        known: The names there are.
-
-    Returns:
-        The error, to be raised by the caller.
-    """
+    """An error, to be raised, for a name that is not known, with the nearest suggested."""
     names = sorted(set(known))
     folded = {name.casefold(): name for name in names}
     near = difflib.get_close_matches(value.casefold(), folded, n=3, cutoff=0.5)
@@ -47,16 +38,7 @@ def unknown(what: str, value: str, known: Iterable[str]) -> InputError:
 
 
 def check_takes(what: str, function: Callable[..., Any], *arguments: str) -> None:
-    """Insist that a user's function can be called as isoloss calls it.
-
-    Args:
-        what: What it is, for the text.
-        function: The function.
-        arguments: Names for what it is called with, in order.
-
-    Raises:
-        InputError: It takes more or fewer.
-    """
+    """Insist that a user's function can be called as isoloss calls it."""
     try:
         inspect.signature(function).bind(*arguments)
     except TypeError as error:

@@ -58,10 +58,8 @@ class Layout:
 
 
 class FlatNetwork:
-    """A private copy of a model whose trainable parameters live in one flat vector.
-
-    Loading a point is one copy of the vector, and nothing of the user's model is touched.
-    """
+    """A private copy of a model whose trainable parameters live in one flat vector; loading a point
+    is one copy of the vector."""
 
     def __init__(
         self,
@@ -92,14 +90,14 @@ class FlatNetwork:
         self._tie()
 
     def __call__(self, inputs: Any) -> Any:
-        """Outputs at the point last loaded.
-
-        A function gets the inputs whole; a module gets a tuple or list as its arguments, a dict as
-        its keyword arguments, anything else whole.
-        """
-        if isinstance(self.model, nn.Module):
-            return _call(self.model, inputs)
-        return self.model(dict(zip(self.layout.shapes, self.leaves, strict=True)), inputs)
+        """Outputs at the point last loaded."""
+        if not isinstance(self.model, nn.Module):
+            return self.model(dict(zip(self.layout.shapes, self.leaves, strict=True)), inputs)
+        if type(inputs) in (tuple, list):  # DataLoader makes lists of tuples
+            return self.model(*inputs)
+        if isinstance(inputs, Mapping):
+            return self.model(**cast("Mapping[str, Any]", inputs))
+        return self.model(inputs)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Tie the parameters to the flat vector again, which a copy or a pickle takes apart."""
@@ -139,10 +137,8 @@ class FlatNetwork:
         )
 
     def products(self, slopes: Sequence[Tensor], vectors: Tensor) -> Tensor:
-        """Products of the Jacobian of a gradient, `gradients(..., twice=True)`, with m vectors.
-
-        Takes and gives shape (m, size), to be differentiated once more.
-        """
+        """Products of the Jacobian of a gradient, `gradients(..., twice=True)`, with m vectors;
+        takes and gives shape (m, size), to be differentiated once more."""
         several = zip(slopes, self.layout.split(vectors), strict=True)
         bent = [(slope, vector) for slope, vector in several if slope.requires_grad]
         if not bent:
@@ -258,14 +254,6 @@ def _copied(model: nn.Module) -> nn.Module:
     return module
 
 
-def _call(module: nn.Module, inputs: Any) -> Any:
-    if type(inputs) in (tuple, list):  # DataLoader makes lists of tuples
-        return module(*inputs)
-    if isinstance(inputs, Mapping):
-        return module(**cast("Mapping[str, Any]", inputs))
-    return module(inputs)
-
-
 def flatten(tensors: Sequence[Tensor]) -> Tensor:
     """One flat vector of all entries, in order; a new tensor without a gradient."""
     with torch.no_grad():
@@ -273,10 +261,7 @@ def flatten(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
-    """The inner product of two long vectors, shape (), float64: sums of blocks in their own type.
-
-    In float32 the error of a sum grows with its length, to 1e-4 over some million entries.
-    """
+    """The inner product of two long vectors, shape (), float64: the sum of blocks in their type."""
     pieces = zip(a.split(BLOCK), b.split(BLOCK), strict=True)
     return torch.stack([x.dot(y) for x, y in pieces]).double().sum()
 
@@ -303,10 +288,8 @@ def fixed(model: Model) -> dict[str, Tensor]:
 
 
 def state_keys(model: Model, names: Mapping[str, Any]) -> dict[str, str]:
-    """For each key of `model.state_dict()`, the name that its tensor has in `named_parameters()`.
-
-    They differ where a tensor is used in several places; a function has the names alone.
-    """
+    """For each key of `model.state_dict()`, the name of its tensor in `named_parameters()`: another
+    where it is used in several places. A function has the names alone."""
     if not isinstance(model, nn.Module):
         return {name: name for name in names}
     first = {id(t): n for n, t in [*model.named_buffers(), *model.named_parameters()]}

@@ -27,12 +27,7 @@ VALUES_AT_ONCE = 2**21
 
 @dataclass
 class Adam:
-    """Adam's state, of which `step` changes the tensors in place; epsilon is where Keras has it.
-
-    theta -= rate sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + epsilon), the form before section
-    2.1 of Kingma and Ba (ICLR 2015). torch adds its epsilon after the bias correction, so that
-    epsilon / sqrt(1 - beta2^t) given to torch is epsilon here.
-    """
+    """Adam's state, of which `step` changes the tensors in place; epsilon is where Keras has it."""
 
     theta: Tensor
     mean: Tensor  # m, decaying mean of the gradient
@@ -50,6 +45,8 @@ class Adam:
     def step(self, grad: Tensor) -> None:
         """Update theta by a gradient of its shape."""
         self.steps += 1
+        # theta -= rate sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + epsilon), as before section
+        # 2.1 of Kingma and Ba (ICLR 2015); torch adds its epsilon after the bias correction
         adam(
             [self.theta], [grad], [self.mean], [self.square], [], [self._steps],  # counted up there
             fused=True, amsgrad=False, maximize=False, weight_decay=0.0,
@@ -59,11 +56,7 @@ class Adam:
 
 
 class Stacked:
-    """The parameters of several networks of one architecture as views of one buffer.
-
-    The buffer goes parameter by parameter, and within each member by member, so that each parameter
-    of all members is one contiguous tensor, and one optimizer step serves them all.
-    """
+    """Several networks' parameters, each one tensor of all members, a view of one buffer."""
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], members: int, buffer: Tensor) -> None:
         self.buffer = buffer
@@ -83,22 +76,12 @@ class Stacked:
 
 
 class ByHand:
-    """Plain networks: dense ones all in each product, others one after another.
-
-    This and the way below take inputs and targets of shape (members, batch, ...). `outputs`
-    may be overwritten by the next call; `gradient` writes that of each member's mean loss.
-
-    torch's kernels for stacked or grouped convolutions are slower on a CPU than one network after
-    another, whose intermediates stay in the cache.
-
-    Raises:
-        ValueError: The layers do not fit one another or the inputs.
-    """
+    """Plain networks: dense ones all in each product, others by one; a ValueError if none fits."""
 
     def __init__(
         self, parts: list[Part], loss: Loss, at: Stacked, inputs: Tensor, targets: Tensor
     ) -> None:
-        dense = stackable(parts)
+        dense = stackable(parts)  # torch's stacked and grouped convolutions are slower on a CPU
         self._parts = parts
         self._stacked = dense and len(inputs) > 1
         # of dense networks, what tanh loses is lost in float64 too: it costs a third of the time

@@ -1,8 +1,6 @@
 """A plain `nn.Sequential` as a chain of layers that is differentiated by hand.
 
-Autograd spends a third of an evaluation of a small network on bookkeeping, and allocates every
-intermediate anew. The chain does the same arithmetic into buffers that it keeps, and writes the
-gradient straight into the flat vector.
+The same arithmetic into buffers that are kept; autograd's bookkeeping costs a third of the time.
 """
 
 from __future__ import annotations
@@ -29,12 +27,8 @@ STACKABLE = (nn.Linear, nn.Tanh, nn.ReLU, nn.Flatten)
 
 
 class Chain:
-    """The layers of a network, or of many at once, with buffers for batches of one shape.
-
-    For one thread at a time. A network is evaluated at its parameters in the flat vector's order,
-    which matter here for their shapes; of many networks they, inputs and outputs have a leading
-    axis of members.
-    """
+    """The layers of a network, or of many at once along a leading axis, with buffers for batches of
+    one shape; for one thread at a time. Of the parameters only the shapes matter here."""
 
     def __init__(
         self, parts: Sequence[Part], at: Tensors, shape: tuple[int, ...], *, exact: bool
@@ -62,10 +56,8 @@ class Chain:
         return inputs
 
     def gradient(self, at: Tensors, slope: Tensor, into: Tensors, add: bool = False) -> None:
-        """Write, or add, the gradient of a function of the last outputs into a tensor a parameter.
-
-        `slope` is its gradient with respect to the outputs; it is overwritten.
-        """
+        """Write, or add, the gradient of a function of the last outputs into a tensor a parameter;
+        `slope`, that by the outputs, is overwritten."""
         back: Tensor | None = slope
         for layer in reversed(self._layers):
             if back is None:
@@ -74,14 +66,8 @@ class Chain:
 
 
 def plain(model: object) -> list[Part] | None:
-    """The layers of a model that a `Chain` can stand in for, or None where it cannot.
-
-    Plain are an `nn.Sequential`, also nested, of `Linear`, `Conv2d` (no groups, no dilation, padded
-    by zeros if at all, safe with channels last), `Tanh`, `ReLU`, `AvgPool2d` and `Flatten`, with
-    biases, in float32 or float64, all parameters trainable, none shared and none besides, no
-    buffers, without hooks or parametrizations, an activation directly after a layer that does not
-    need its own outputs again.
-    """
+    """The layers of a model that a `Chain` can stand in for, else None: all trainable, of one type,
+    no buffers or hooks, nothing shared, activations after what does not need its outputs again."""
     if not isinstance(model, nn.Module) or next(model.buffers(), None) is not None:
         return None
     named = dict(model.named_parameters())  # in the order of the flat vector, shared ones once
@@ -111,13 +97,8 @@ def stackable(parts: Sequence[Part]) -> bool:
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Let large blocks be used again, once a process.
-
-    By default glibc takes every block above 128 kB from the system and gives it back at once: some
-    50,000 page faults an evaluation of MNIST_CONV. It raises that threshold to the size of the
-    largest such block freed so far, and what it keeps to twice that (mallopt(3), M_MMAP_THRESHOLD);
-    so one block is taken and freed, of nearly the 32 MiB that it never keeps.
-    """
+    """Let large blocks be used again: glibc keeps freed ones up to the largest freed so far, though
+    never 32 MiB (mallopt(3), M_MMAP_THRESHOLD), so one of nearly that is taken and freed."""
     torch.empty(32 * 2**20 - 2**16, dtype=torch.uint8)
 
 
@@ -167,11 +148,8 @@ one's mean loss."""
 def head_of(
     loss: Loss, shape: tuple[int, ...], targets: Any, dtype: torch.dtype, weight: float
 ) -> Head | None:
-    """The head of the two losses of the paper; automatic differentiation costs five times as much.
-
-    None for other losses, and for targets that do not fit outputs of this shape and type. `weight`
-    is that of each example in the mean.
-    """
+    """The head of the two losses of the paper, for which autograd takes five times as long, or
+    None; `weight` is that of each example in the mean."""
     form = _form(loss, shape[1:], targets, dtype, 1)
     if form is mse:
         return _mse(targets, weight)
@@ -182,12 +160,8 @@ def head_of(
 def slope_of(
     loss: Loss, shape: tuple[int, ...], targets: Tensor, dtype: torch.dtype, stacked: bool
 ) -> Slope:
-    """The slope without the loss, in closed form for the same two, else by autograd.
-
-    `shape` is that of one example's outputs; `targets` are those of all members and examples, of
-    shape (members, examples, ...), of which outputs and their targets have the first axis if
-    `stacked`, and else are one member's.
-    """
+    """The slope without the loss, in closed form for the same two, else by autograd. `targets` and,
+    if `stacked`, what the slope takes have a leading axis of members; `shape` is an example's."""
     form = _form(loss, shape, targets, dtype, 2)
     axis = 1 if stacked else 0  # the examples'
 

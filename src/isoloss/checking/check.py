@@ -7,7 +7,6 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +15,13 @@ from isoloss import __version__
 from isoloss.checking.function import check_function, relative_noise
 from isoloss.data import leaves
 from isoloss.errors import InputError, IsolossError, one_line
+from isoloss.evaluation import saved_bytes
 from isoloss.evaluation.differences import RIGHT, mismatch, random_direction, wrong_gradient
 from isoloss.flat import Layout
 from isoloss.methods import SQP
 from isoloss.path import Record
 from isoloss.problem import Problem, inside
-from isoloss.regularizers import AnyRegularizer, Regularizer, get_regularizer
+from isoloss.regularizers import AnyRegularizer, get_regularizer
 
 OK, FAILED, NOTE = "ok", "FAILED", ""
 USUAL_RTOL = 1e-3
@@ -31,17 +31,11 @@ SAME_GRADIENT = 1e-2
 
 @dataclass(frozen=True)
 class Finding:
-    """A row of the table.
-
-    Attributes:
-        what: What was looked at.
-        found: What was found.
-        status: `ok`, `FAILED`, or empty for a figure without a verdict.
-    """
+    """A row of the table."""
 
     what: str
     found: str
-    status: str = NOTE
+    status: str = NOTE  # or OK or FAILED; NOTE is for a figure without a verdict
 
 
 @dataclass(frozen=True)
@@ -94,9 +88,9 @@ def check(
     function = _function(problem, theta)
     rows.append(function)
     if function.status == OK and all(row.status != FAILED for row in rows):
-        exact = _in_float64(problem, theta)
-        rows += _loss_gradient(problem, exact, theta, seed)
-        rows += _regularizer_gradient(regularizer, problem, exact, theta, seed)
+        judge = _in_float64(problem, theta)
+        rows += _loss_gradient(problem, judge, theta, seed)
+        rows += _regularizer_gradient(regularizer, problem, judge, theta, seed)
         rows.append(_noise(problem, theta))
     rows += _costs(problem, theta)
     return Check(tuple(rows))
@@ -145,26 +139,24 @@ def _function(problem: Problem, theta: Tensor) -> Finding:
     )
 
 
-def _in_float64(problem: Problem, theta: Tensor) -> Problem | None:
+def _in_float64(problem: Problem, theta: Tensor) -> Problem:
+    """The problem in float64; as it is where the model cannot be computed so."""
     if problem.dtype == torch.float64:
         return problem
     exact = problem.with_dtype(torch.float64)
     try:
         exact.loss_and_grad(theta.double())
     except (RuntimeError, InputError):  # the model holds float32 tensors of its own
-        return None
+        return problem
     return exact
 
 
-def _loss_gradient(
-    problem: Problem, exact: Problem | None, theta: Tensor, seed: int
-) -> list[Finding]:
-    judge = exact or problem
+def _loss_gradient(problem: Problem, judge: Problem, theta: Tensor, seed: int) -> list[Finding]:
     x = theta.to(judge.dtype)
     grad = judge.loss_and_grad(x)[1]
     row = _gradient("gradient of L", judge.loss, x, grad, judge, relative_noise(judge, x), seed)
     rows = [row]
-    if exact is not None and exact is not problem:
+    if judge is not problem:
         own = problem.loss_and_grad(theta)[1].double()
         error = ((own - grad).norm() / grad.norm()).item()
         same = OK if error < SAME_GRADIENT else FAILED
@@ -200,19 +192,17 @@ def _hessian(problem: Problem, x: Tensor, seed: int) -> Finding:
     v = random_direction(x, seed)
     try:
         product = problem.hvp(x, v)
-    except IsolossError as error:
-        return Finding("Hessian of L", f"not at hand: {error}")
-    except RuntimeError as error:
-        return Finding("Hessian of L", f"not at hand: {one_line(error)}")
+    except (IsolossError, RuntimeError) as error:
+        said = error if isinstance(error, IsolossError) else one_line(error)
+        return Finding("Hessian of L", f"not at hand: {said}")
     error = mismatch(lambda at: problem.loss_and_grad(at)[1], product, x, v)
     note = "" if error < SAME_HESSIAN else " (kinks such as ReLU's do this, or a wrong backward)"
     return Finding("Hessian of L", f"{error:.1e} from differences of the gradient{note}")
 
 
 def _regularizer_gradient(
-    regularizer: AnyRegularizer, problem: Problem, exact: Problem | None, theta: Tensor, seed: int
+    regularizer: AnyRegularizer, problem: Problem, judge: Problem, theta: Tensor, seed: int
 ) -> list[Finding]:
-    judge = exact or problem
     made = get_regularizer(regularizer, problem)
     try:
         made, x = get_regularizer(regularizer, judge), theta.to(judge.dtype)
@@ -223,9 +213,16 @@ def _regularizer_gradient(
         judge, x = problem, theta
         value, grad = made.value_and_grad(x)
     what = f"regularizer R, {made.name}"
-    fit = _fit(made, value, grad, x)
-    if fit:
-        return [Finding(what, fit, FAILED)]
+    if value.shape != () or grad.shape != x.shape:
+        found = (
+            f"value_and_grad of {made.name} gave shapes {tuple(value.shape)} and "
+            f"{tuple(grad.shape)}; it must give one number, shape (), and its gradient, shape "
+            f"{tuple(x.shape)}"
+        )
+        return [Finding(what, found, FAILED)]
+    if not math.isfinite(value.item() + grad.norm().item()):
+        found = f"{value.item():g}, gradient of norm {grad.norm().item():g}; both must be finite"
+        return [Finding(what, found, FAILED)]
     eps = torch.finfo(x.dtype).eps
     return [
         Finding(what, f"{value.item():.6g}, gradient of norm {grad.norm().item():.4g}", OK),
@@ -233,18 +230,6 @@ def _regularizer_gradient(
             "gradient of R", lambda at: made.value_and_grad(at)[0], x, grad, judge, eps, seed
         ),
     ]
-
-
-def _fit(made: Regularizer, value: Tensor, grad: Tensor, x: Tensor) -> str:
-    if value.shape != () or grad.shape != x.shape:
-        return (
-            f"value_and_grad of {made.name} gave shapes {tuple(value.shape)} and "
-            f"{tuple(grad.shape)}; it must give one number, shape (), and its gradient, shape "
-            f"{tuple(x.shape)}"
-        )
-    if not math.isfinite(value.item() + grad.norm().item()):
-        return f"{value.item():g}, gradient of norm {grad.norm().item():g}; both must be finite"
-    return ""
 
 
 def _noise(problem: Problem, theta: Tensor) -> Finding:
@@ -287,10 +272,10 @@ def _size(count: float) -> str:
     return f"{count / 1e3:.1f} kB"
 
 
-def _seconds_per_evaluation(problem: Problem, theta: Tensor, budget: float = 0.3) -> float:
+def _seconds_per_evaluation(problem: Problem, theta: Tensor) -> float:
     """Wall-clock seconds of an evaluation of loss and gradient: the least of three or more."""
     taken: list[float] = []
-    while len(taken) < 3 or (sum(taken) < budget and len(taken) < 50):
+    while len(taken) < 3 or (sum(taken) < 0.3 and len(taken) < 50):
         began = time.perf_counter()
         problem.loss_and_grad(theta)[0].item()
         taken.append(time.perf_counter() - began)
@@ -301,35 +286,16 @@ def activation_bytes(problem: Problem) -> int:
     """Bytes that autograd keeps for the gradient of the largest chunk."""
     own = inside(problem)
     chunk = max(own.chunks, key=lambda chunk: chunk.examples)
-    given = {_storage(t) for _, t in leaves(list(chunk[:2]), "")}
-    given |= {_storage(p) for p in own.network.leaves}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = _storage(tensor)
-        if storage not in given:
-            kept[storage] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, _same):
-        outputs = own.network(chunk.inputs)
-    del outputs
+    given = [*own.network.leaves, *(tensor for _, tensor in leaves(list(chunk[:2]), ""))]
+    with torch.enable_grad():
+        kept = saved_bytes(lambda: own.network(chunk.inputs))
+    for tensor in given:
+        kept.pop(tensor.untyped_storage().data_ptr(), None)
     return sum(kept.values())
 
 
 def data_bytes(problem: Problem) -> int:
     """Bytes of the training set that stay in memory: all of it, or one batch of a stream."""
     chunks = inside(problem).chunks
-    sizes = [
-        sum(t.numel() * t.element_size() for _, t in leaves(list(chunk[:2]), ""))
-        for chunk in chunks
-    ]
+    sizes = [sum(t.nbytes for _, t in leaves(list(chunk[:2]), "")) for chunk in chunks]
     return sum(sizes) if chunks.kept else max(sizes)
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
-
-
-def _same(tensor: Any) -> Any:
-    return tensor

@@ -5,9 +5,9 @@ Costs three passes over the data without gradients and two over a few examples.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -36,18 +36,16 @@ NO_FUNCTION = "the loss is not a function of the parameters alone"
 
 
 def check_function(problem: Problem, theta: Tensor, tolerance: float = 1e-3) -> None:
-    """Insist on the same losses in two evaluations, and of a few examples in another order.
-
-    What an example's loss may depend on the examples beside it is a tenth of the tolerance.
-    """
+    """Insist on the same losses in two evaluations, and of a few examples in another order, where a
+    tenth of the tolerance may depend on the examples beside one."""
     _check_batch_norm(problem)
     with random_state_kept():
         first = problem.example_losses(theta)
         _check_place(problem, theta)
-        held = _held(problem)
+        held = {name: t.clone() for name, t in fixed(inside(problem).network.model).items()}
         second = problem.example_losses(theta)
         _check_buffers(problem, held)
-        if not torch.equal(first.nan_to_num(), second.nan_to_num()):
+        if not _same(first, second):
             _refuse_random(problem, first, second)
         _check_order(problem, first, tolerance)
         _check_dependence(problem, theta)
@@ -56,15 +54,8 @@ def check_function(problem: Problem, theta: Tensor, tolerance: float = 1e-3) -> 
 def _check_place(problem: Problem, theta: Tensor) -> None:
     """Insist that an evaluation leaves the parameters where they were."""
     network = inside(problem).network
-    moved = [
-        name
-        for (name, now), before in zip(
-            zip(problem.shapes, network.leaves, strict=True),
-            network.layout.split(theta),
-            strict=True,
-        )
-        if not torch.equal(now.detach().nan_to_num(), before.nan_to_num())
-    ]
+    places = zip(problem.shapes, network.leaves, network.layout.split(theta), strict=True)
+    moved = [name for name, now, before in places if not _same(now.detach(), before)]
     if moved:
         raise InputError(
             f"{NO_FUNCTION}: an evaluation changes the parameter {_listed(moved)} itself, as "
@@ -103,14 +94,11 @@ def _check_dependence(problem: Problem, theta: Tensor) -> None:
 
 
 def check_gradient(problem: Problem, theta: Tensor) -> None:
-    """Insist that the gradient is that of the values, on a few examples near a point.
-
-    In float64 where the model can be computed in it; a little beside the point, since a kink may
-    lie at it (a bias of zero before a ReLU).
-    """
+    """Insist that the gradient is that of the values, on a few examples, in float64 if possible."""
     with random_state_kept():
         few, at = inside(problem).autograd.sample(SAMPLE, theta)
         v = random_direction(at, 1)
+        # a little beside the point, where a kink may lie: a bias of zero before a ReLU
         at = at + 1e-3 * (at.norm() or 1.0) / v.norm() * v
         if not few.loss(at).isfinite():
             return
@@ -145,20 +133,12 @@ def _check_batch_norm(problem: Problem) -> None:
         )
 
 
-def _held(problem: Problem) -> dict[str, Tensor]:
-    """Copies of what an evaluation must leave alone: buffers and frozen parameters."""
-    return {name: t.clone() for name, t in fixed(inside(problem).network.model).items()}
-
-
 def _check_buffers(problem: Problem, before: dict[str, Tensor]) -> None:
-    after = _held(problem)
-    changed = [
-        name
-        for name, old in before.items()
-        if name not in after or not torch.equal(old.nan_to_num(), after[name].nan_to_num())
-    ]
+    model = inside(problem).network.model
+    after = fixed(model)
+    changed = [k for k, old in before.items() if k not in after or not _same(old, after[k])]
     if changed:
-        modules = dict(inside(problem).network.model.named_modules())  # pyright: ignore
+        modules = dict(model.named_modules())  # pyright: ignore
         owner = changed[0].rpartition(".")[0]
         raise InputError(
             f"{NO_FUNCTION}: an evaluation changes {_listed([repr(k) for k in changed])} of "
@@ -185,18 +165,15 @@ def _refuse_random(problem: Problem, first: Tensor, second: Tensor) -> None:
 def _check_order(problem: Problem, losses: Tensor, tolerance: float) -> None:
     start = 0
     for chunk in inside(problem).chunks:
-        if chunk.examples > 1 and not (is_opaque(chunk.inputs) or is_opaque(chunk.targets)):
-            _check_alone(problem, chunk, losses[start : start + chunk.examples], start, tolerance)
-            return
+        if chunk.examples > 1 and not is_opaque(chunk[:2]):
+            break
         start += chunk.examples
-
-
-def _check_alone(
-    problem: Problem, chunk: Chunk, losses: Tensor, start: int, tolerance: float
-) -> None:
+    else:
+        return
     n = chunk.examples
+    losses = losses[start : start + n]
     rows = torch.arange(n - 1, max(n - 4, 0), -1, device=losses.device)
-    inputs, targets = (map_tensors(lambda t: t[rows], part) for part in chunk[:2])
+    inputs, targets = map_tensors(lambda t: t[rows], chunk[:2])
     few = Chunk(inputs, targets, None)
     try:
         autograd = inside(problem).autograd
@@ -228,14 +205,7 @@ def _listed(names: list[str]) -> str:
 
 
 def relative_noise(problem: Problem, theta: Tensor) -> float:
-    """Relative rounding error of the loss at a point, in the problem's own type.
-
-    In float32: the loss of every example is computed in float64 too. Were the differences d
-    independent, their sum would be off by the root of the sum of d squared; what they share shows
-    in the sum itself; the larger of the two counts. In float64, and where the model computes
-    in nothing but its own type: the losses summed in their order and in reverse, and no less than
-    the machine epsilon.
-    """
+    """Relative rounding error of the loss at a point, in the problem's own type."""
     losses = _weighted(problem, theta)
     total = losses.sum().abs().item()
     if total == 0:
@@ -247,6 +217,7 @@ def relative_noise(problem: Problem, theta: Tensor) -> float:
         except (RuntimeError, InputError):  # the model holds float32 tensors of its own
             return eps
         differences = losses - exact
+        # the sum's own error; were those of the examples independent, the root of their squares
         error = max(differences.sum().abs().item(), differences.square().sum().sqrt().item())
         return error / total
     forth, back = losses.cumsum(0)[-1], losses.flip(0).cumsum(0)[-1]
@@ -273,17 +244,10 @@ def check_tolerance(problem: Problem, theta: Tensor, tolerance: float) -> None:
 
 
 class Call(NamedTuple):
-    """One call of a module.
+    """One call of a module."""
 
-    Attributes:
-        name: Of the module, for people.
-        path: Of the module within the model.
-        inputs: Tensors it was given.
-        outputs: Tensors it gave.
-    """
-
-    name: str
-    path: str
+    name: str  # of the module, for people
+    path: str  # of the module within the model
     inputs: list[Tensor]
     outputs: list[Tensor]
 
@@ -357,33 +321,22 @@ def _innermost(calls: list[Call]) -> list[str]:
 
 
 def _calls(problem: Problem, chunk: Chunk) -> list[Call]:
-    with torch.no_grad(), _watched(problem) as calls:
-        outputs = inside(problem).network(chunk.inputs)
-    if not isinstance(inside(problem).network.model, nn.Module):
-        calls.append(Call("the model function", "", [], _tensors(outputs)))
+    network, calls = inside(problem).network, list[Call]()
+
+    def note(path: str, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
+        given = _tensors([args, kwargs])
+        calls.append(Call(named(path, module), path, given, _tensors(outputs)))
+
+    if not isinstance(network.model, nn.Module):
+        with torch.no_grad():
+            outputs = network(chunk.inputs)
+        return [Call("the model function", "", [], _tensors(outputs))]
+    with torch.no_grad(), ExitStack() as hooks:
+        for path, module in network.model.named_modules():
+            hook = functools.partial(note, path)
+            hooks.enter_context(module.register_forward_hook(hook, with_kwargs=True))
+        network(chunk.inputs)
     return calls
-
-
-@contextmanager
-def _watched(problem: Problem) -> Generator[list[Call]]:
-    calls: list[Call] = []
-    model = inside(problem).network.model
-    handles: list[Any] = []
-    if isinstance(model, nn.Module):
-        for path, module in model.named_modules():
-
-            def hook(
-                module: nn.Module, args: Any, kwargs: Any, outputs: Any, path: str = path
-            ) -> None:
-                given = _tensors([args, kwargs])
-                calls.append(Call(named(path, module), path, given, _tensors(outputs)))
-
-            handles.append(module.register_forward_hook(hook, with_kwargs=True))
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -391,6 +344,8 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def _equal(one: list[Tensor], two: list[Tensor]) -> bool:
-    return len(one) == len(two) and all(
-        torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(one, two, strict=True)
-    )
+    return len(one) == len(two) and all(map(_same, one, two))
+
+
+def _same(one: Tensor, two: Tensor) -> bool:
+    return torch.equal(one.nan_to_num(), two.nan_to_num())

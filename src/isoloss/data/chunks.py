@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -21,22 +22,16 @@ from isoloss.data.reading import (
 from isoloss.errors import InputError, kind
 
 AT_ONCE = 1000
-IMAGES_AT_ONCE = {"cpu": 50}
+IMAGES_AT_ONCE = 50  # on a CPU
 IMAGES_AT_ONCE_ELSEWHERE = 250
 
 
 class Chunk(NamedTuple):
-    """Examples that are evaluated together, of the problem's type and on its device.
+    """Examples that are evaluated together, of the problem's type and on its device."""
 
-    Attributes:
-        inputs: A tensor or a structure of tensors, the examples along the first axis.
-        targets: Likewise.
-        weights: Shape (n,), float64, or None where all examples count alike.
-    """
-
-    inputs: Any
-    targets: Any
-    weights: Tensor | None
+    inputs: Any  # a tensor or a structure of tensors, the examples along the first axis
+    targets: Any  # likewise
+    weights: Tensor | None  # shape (n,), float64, or None where all examples count alike
 
     @property
     def examples(self) -> int:
@@ -45,23 +40,15 @@ class Chunk(NamedTuple):
 
     def first(self, count: int) -> Chunk:
         """Its first examples; all of them where they cannot be told apart."""
-        if is_opaque(self.inputs) or is_opaque(self.targets):
+        if is_opaque(self[:2]):
             return self
-        inputs, targets = (map_tensors(lambda t: t[:count], tree) for tree in self[:2])
+        inputs, targets = map_tensors(lambda t: t[:count], self[:2])
         return Chunk(inputs, targets, None if self.weights is None else self.weights[:count])
 
 
 class Chunks(Iterable[Chunk]):
-    """A training set that can be gone through again and again, chunk by chunk.
-
-    Pairs given as such are placed once and kept; a stream (a DataLoader) is read again at every
-    pass, one batch in memory at a time.
-
-    Attributes:
-        examples: Number of examples.
-        total_weight: Sum of the weights; the number of examples where they count alike.
-        weights: Shape (examples,), float64, on the device; None for all alike.
-    """
+    """A training set that can be gone through again and again, chunk by chunk: pairs placed once,
+    or a stream (a DataLoader) that is read at every pass, one batch in memory at a time."""
 
     def __init__(
         self,
@@ -89,12 +76,11 @@ class Chunks(Iterable[Chunk]):
         if self.examples == 0:
             raise InputError("data holds no example; give a pair of tensors (inputs, targets)")
         self.weights = None if weights is None else _checked_weights(weights, self.examples, device)
-        self.total_weight = (
-            float(self.examples) if self.weights is None else self.weights.sum().item()
-        )
+        total = self.examples if self.weights is None else self.weights.sum().item()
+        self.total_weight = float(total)
         self._whole = None
         if not isinstance(self._pairs, Stream):
-            self._whole = [(self._map(x), self._map(y)) for x, y in self._pairs]
+            self._whole = [self._map(pair) for pair in self._pairs]
         self._kept = None if self._whole is None else list(self._placed())
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -113,10 +99,8 @@ class Chunks(Iterable[Chunk]):
 
     @property
     def infinite(self) -> str:
-        """Where infinite numbers are, for a sentence on a loss that is not finite; "" for nowhere.
-
-        They are not refused with NaN, since masks of attention are made of them.
-        """
+        """Where infinite numbers are, "" for nowhere, for a sentence on a loss that is not finite;
+        they are not refused as NaN are, since masks of attention are made of them."""
         start = 0
         for chunk in self:
             for part, tree in (("inputs", chunk.inputs), ("targets", chunk.targets)):
@@ -141,8 +125,7 @@ class Chunks(Iterable[Chunk]):
 
     def recut(self, size: int) -> Chunks:
         """The same examples in chunks of another size, without a copy."""
-        other = Chunks.__new__(Chunks)
-        other.__dict__.update(self.__dict__)
+        other = copy.copy(self)
         other._size = size
         other._kept = list(other._placed()) if self.kept else None
         return other
@@ -155,8 +138,7 @@ class Chunks(Iterable[Chunk]):
 
     def recast(self, dtype: torch.dtype) -> Chunks:
         """The same examples in another type, converted chunk by chunk at every pass."""
-        other = Chunks.__new__(Chunks)
-        other.__dict__.update(self.__dict__)
+        other = copy.copy(self)
         other._dtype = dtype
         other._whole = other._kept = None
         return other
@@ -166,7 +148,7 @@ class Chunks(Iterable[Chunk]):
         for pair in self._whole or self._pairs:
             n = examples_of(pair[1])
             for cut in self._cuts(pair, n):
-                inputs, targets = (self._map(tree, cut) for tree in pair)
+                inputs, targets = self._map(pair, cut)
                 weights = self.weights
                 if weights is not None:
                     weights = weights[start + cut.start : start + min(cut.stop, n)]
@@ -174,14 +156,13 @@ class Chunks(Iterable[Chunk]):
             start += n
 
     def _cuts(self, pair: Pair, n: int) -> list[slice]:
-        size = n if is_opaque(pair[0]) or is_opaque(pair[1]) else self._size or self._usual(pair)
+        size = n if is_opaque(pair) else self._size or self._usual(pair)
         return [slice(k, k + size) for k in range(0, n, size)]
 
     def _usual(self, pair: Pair) -> int:
-        images = any(_is_image(tensor) for _, tensor in leaves(pair[0], "inputs"))
-        if not images:
-            return AT_ONCE
-        return IMAGES_AT_ONCE.get(self._device.type, IMAGES_AT_ONCE_ELSEWHERE)
+        if any(_is_image(tensor) for _, tensor in leaves(pair[0], "inputs")):
+            return IMAGES_AT_ONCE if self._device.type == "cpu" else IMAGES_AT_ONCE_ELSEWHERE
+        return AT_ONCE
 
     def _map(self, tree: Any, cut: slice = slice(None)) -> Any:
         return map_tensors(lambda tensor: self._place(tensor[cut]), tree)

@@ -68,8 +68,13 @@ def read(data: Any) -> list[Pair] | Stream:
             f"tensors or pairs of batches: give torch.utils.data.DataLoader(data, batch_size=...)"
         )
     if isinstance(data, DataLoader):
-        _check_loader(cast("DataLoader[Any]", data))
-        return Stream(cast("DataLoader[Any]", data))
+        loader = cast("DataLoader[Any]", data)
+        if isinstance(loader.sampler, SHUFFLING):
+            raise InputError(
+                f"the DataLoader gives its examples in another order each time (its sampler is a "
+                f"{type(loader.sampler).__name__}); use DataLoader(..., shuffle=False)"
+            )
+        return Stream(loader)
     if not isinstance(data, Iterable) or isinstance(data, (Tensor, np.ndarray, Mapping, str)):
         raise InputError(WANTED)
     items = cast("Iterable[Any]", data)
@@ -117,19 +122,14 @@ def random_state_kept() -> Generator[None]:
         np.random.set_state(numpy)  # noqa: NPY002
 
 
-def stir_random_state() -> None:
-    """Set the global random states to others than they are likely to be in."""
-    seed = random.getrandbits(31)
-    torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    random.seed(seed + 1)
-
-
 def check_same(stream: Stream) -> None:
     """Read a stream twice and insist on the same examples in the same order."""
     first = _prints(stream)
     with random_state_kept():
-        stir_random_state()  # a random reading must not see the numbers of the first
+        seed = random.getrandbits(31)  # a random reading must not see the numbers of the first
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        random.seed(seed + 1)
         second = _prints(stream)
     if first == second:
         return
@@ -151,27 +151,15 @@ def check_same(stream: Stream) -> None:
 
 
 def _prints(pairs: Iterable[Pair]) -> list[bytes]:
-    return [print_ for pair in pairs for print_ in _of_examples(pair)]
-
-
-def _of_examples(pair: Pair) -> list[bytes]:
-    n = examples_of(pair[1])
-    tensors = [tensor for _, tensor in [*leaves(pair[0], ""), *leaves(pair[1], "")]]
-    rows = [_bytes(tensor, n) for tensor in tensors]
-    return [hashlib.blake2b(b"".join(row[k] for row in rows)).digest()[:16] for k in range(n)]
-
-
-def _bytes(tensor: Tensor, n: int) -> list[bytes]:
-    plain: Any = tensor.detach().cpu().contiguous().reshape(n, -1).view(torch.uint8).numpy()
-    return [row.tobytes() for row in plain]
-
-
-def _check_loader(loader: DataLoader[Any]) -> None:
-    if isinstance(loader.sampler, SHUFFLING):
-        raise InputError(
-            f"the DataLoader gives its examples in another order each time (its sampler is a "
-            f"{type(loader.sampler).__name__}); use DataLoader(..., shuffle=False)"
-        )
+    """A digest of each example, in order."""
+    prints: list[bytes] = []
+    for pair in pairs:
+        n = examples_of(pair[1])
+        flat = [t.detach().cpu().contiguous().reshape(n, -1) for _, t in leaves(pair, "")]
+        rows: list[Any] = [tensor.view(torch.uint8).numpy() for tensor in flat]
+        whole = (b"".join(row[k].tobytes() for row in rows) for k in range(n))
+        prints += [hashlib.blake2b(content).digest()[:16] for content in whole]
+    return prints
 
 
 # ---------------------------------------------------------------- structures of tensors

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -21,7 +21,7 @@ from isoloss.evaluation.by_hand import ByHand
 from isoloss.flat import FlatNetwork, flatten
 from isoloss.losses import Loss, NamedLoss
 
-__all__ = ["Autograd", "Evaluation", "choose", "measured_size"]
+__all__ = ["Autograd", "Evaluation", "choose", "measured_size", "saved_bytes"]
 
 IMAGES = (16, 128)
 VECTORS = (64, 1024)
@@ -79,13 +79,8 @@ def choose(network: FlatNetwork, chunks: Chunks, loss: Loss) -> Evaluation:
 
 
 def measured_size(network: FlatNetwork, chunks: Chunks, loss: Loss) -> int | None:
-    """Examples in a chunk with which the gradient takes the least time on this machine.
-
-    Measured once a process for problems of one kind: the CPU time of the calling thread, the least
-    of three, for one chunk of each size; the usual size stays unless another is clearly faster.
-    None where there is nothing to choose: on other devices, for streams and for few examples, and,
-    where the network is not plain, for anything but images. The network must be at a point.
-    """
+    """Examples in a chunk with which the gradient takes the least CPU time on this machine at the
+    point loaded, measured once a process for problems of one kind; None: nothing to choose from."""
     if not chunks.kept or network.device.type != "cpu":
         return None
     first = max(chunks, key=lambda chunk: chunk.examples)
@@ -129,8 +124,8 @@ def _number(function: Any) -> int:
         return next(_next)
 
 
-def _bytes_each(network: FlatNetwork, evaluation: Autograd, chunk: Chunk) -> int:
-    """Memory that the backward of an example takes, beside the parameters."""
+def saved_bytes(forward: Callable[[], Any]) -> dict[int, int]:
+    """Bytes of the storages that autograd keeps for the backward of a function, by address."""
     held: dict[int, int] = {}
 
     def hold(tensor: Tensor) -> Tensor:
@@ -138,12 +133,19 @@ def _bytes_each(network: FlatNetwork, evaluation: Autograd, chunk: Chunk) -> int
         held[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    with saved_tensors_hooks(hold, lambda tensor: tensor):
+        outputs = forward()  # held, so that no address is used twice
+    del outputs
+    return held
+
+
+def _bytes_each(network: FlatNetwork, evaluation: Autograd, chunk: Chunk) -> int:
+    """Memory that the backward of an example takes, beside the parameters."""
     try:
-        with random_state_kept(), saved_tensors_hooks(hold, lambda tensor: tensor):
-            outputs = evaluation.forward(chunk)  # held, as what it keeps for its backward
+        with random_state_kept():
+            held = saved_bytes(lambda: evaluation.forward(chunk))
     except (InputError, RuntimeError):  # such as torch.func within a model, which bars the hooks
         return MOST_BYTES
-    del outputs
     held.pop(network.leaves[0].untyped_storage().data_ptr(), None)
     return max(1, sum(held.values()) // chunk.examples)
 

@@ -16,11 +16,8 @@ from isoloss._kernels.chain import overruns
 
 
 def reproducible(device: torch.device) -> AbstractContextManager[None]:
-    """Kernels that give the same bits each time, to the accuracy of their type.
-
-    On CUDA, cuDNN else picks convolutions by timing them and rounds their float32 inputs to ten
-    bits (TF32), too coarse to hold a level.
-    """
+    """Kernels that give the same bits each time; on CUDA, cuDNN else picks convolutions by timing
+    them and rounds float32 inputs to ten bits (TF32), too coarse to hold a level."""
     if device.type != "cuda":
         return nullcontext()
     return torch.backends.cudnn.flags(
@@ -31,12 +28,10 @@ def reproducible(device: torch.device) -> AbstractContextManager[None]:
 @contextmanager
 def twice_differentiable(device: torch.device) -> Generator[None]:
     """Kernels that can be differentiated twice: plain attention, on CUDA plain recurrent layers."""
-    with sdpa_kernel(SDPBackend.MATH):
-        if device.type != "cuda":
-            yield
-            return
-        with torch.backends.cudnn.flags(enabled=False):
-            yield
+    cuda = device.type == "cuda"
+    recurrent = torch.backends.cudnn.flags(enabled=False) if cuda else nullcontext()
+    with sdpa_kernel(SDPBackend.MATH), recurrent:
+        yield
 
 
 @contextmanager
@@ -58,11 +53,8 @@ def channels_last_is_safe(model: object) -> bool:
 
 
 class plain_norms(TorchFunctionMode):  # noqa: N801  # a context, as torch names its own
-    """Layer and instance norms in plain operations.
-
-    Torch's own have third derivatives that are wrong without a word (seen in 2.13; against finite
-    differences, in tests/regularizers/test_derivatives.py).
-    """
+    """Layer and instance norms in plain operations: torch's own have third derivatives that are
+    wrong without a word (seen in 2.13; tests/regularizers/test_derivatives.py)."""
 
     def __torch_function__(
         self,

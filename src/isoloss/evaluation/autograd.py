@@ -86,11 +86,7 @@ class Autograd:
         return product
 
     def sum_of(self, theta: Tensor, name: str, term: Term) -> tuple[Tensor, Tensor]:
-        """A quantity made of derivatives of the loss or the model, and its flat gradient.
-
-        At the first call, what a model with a backward of its own gives is compared with
-        differences.
-        """
+        """A quantity made of derivatives of the loss or the model, and its flat gradient."""
         self._check(theta, name, term)
         return self._sum_of(theta, name, term)
 
@@ -101,11 +97,10 @@ class Autograd:
             few, at = Autograd(network, chunks, self._loss), theta.to(dtype)
             try:
                 few.loss(at)
+                return few, at
             except (RuntimeError, InputError):  # the model holds float32 tensors of its own
                 if dtype == self.network.dtype:
                     raise
-                continue
-            return few, at
         raise AssertionError
 
     def forward(self, chunk: Chunk) -> Any:
@@ -179,42 +174,28 @@ class Autograd:
         if name in self._checked:
             return
         few, at = self.sample(FEW, theta)
+        v = random_direction(at)
         with torch.enable_grad():
             functions = own_functions(few.total(next(iter(few.chunks))))
+
+        def insist(function: Callable[[Tensor], Tensor], slope: Tensor, what: str) -> None:
+            wrong = mismatch(function, slope, at, v)
+            if wrong > TOLERANCE[at.dtype]:
+                raise DerivativeError(
+                    f"{what} would be off by {wrong:.1%}, since the backward of "
+                    f"{', '.join(functions)} cannot be differentiated (once_differentiable, "
+                    f"detach, no_grad or NumPy in it); write that backward in torch operations on "
+                    f"ctx.saved_tensors"
+                )
+
         if functions:
-            v = random_direction(at)
-
-            def gradient(x: Tensor) -> Tensor:
-                return few.loss_and_grad(x)[1]
-
             few._checked.add("")
             product = few.hvp(at, v)
-            _insist(gradient, product, at, v, "a product with the loss's Hessian", functions)
-            if term is not None:
-
-                def value(x: Tensor) -> Tensor:
-                    return few._sum_of(x, name, term)[0]
-
-                slope = few._sum_of(at, name, term)[1].dot(v)
-                _insist(value, slope, at, v, f"the gradient of {name}", functions)
+            insist(lambda x: few.loss_and_grad(x)[1], product, "a product with the loss's Hessian")
+        if functions and term is not None:
+            slope = few._sum_of(at, name, term)[1].dot(v)
+            insist(lambda x: few._sum_of(x, name, term)[0], slope, f"the gradient of {name}")
         self._checked.add(name)
-
-
-def _insist(
-    function: Callable[[Tensor], Tensor],
-    slope: Tensor,
-    at: Tensor,
-    v: Tensor,
-    what: str,
-    functions: list[str],
-) -> None:
-    wrong = mismatch(function, slope, at, v)
-    if wrong > TOLERANCE[at.dtype]:
-        raise DerivativeError(
-            f"{what} would be off by {wrong:.1%}, since the backward of {', '.join(functions)} "
-            f"cannot be differentiated (once_differentiable, detach, no_grad or NumPy in it); "
-            f"write that backward in torch operations on ctx.saved_tensors"
-        )
 
 
 def differentiable(total: Tensor) -> Tensor:
@@ -232,7 +213,7 @@ def per_example(what: str, values: Any, chunk: Chunk) -> Tensor:
     shape = tuple(values.shape) if isinstance(values, Tensor) else None
     n = chunk.examples
     if shape != (n,):
-        gave = f"shape {shape}" if shape is not None else f"{kind(values)}"
+        gave = f"shape {shape}" if shape is not None else kind(values)
         raise InputError(
             f"the {what} must give one value per example (reduction='none'), a tensor of shape "
             f"({n},), got {gave} for {n} examples"

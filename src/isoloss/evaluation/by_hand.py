@@ -26,11 +26,8 @@ MOST_BYTES = 64 * 2**20
 
 
 class ByHand:
-    """An `Evaluation` as `Autograd` is, in a fraction of the time; for kept chunks on a CPU.
-
-    Raises:
-        ValueError: The layers, which `plain` gave for the network, do not fit the inputs.
-    """
+    """An `Evaluation` as `Autograd` is, in a fraction of the time; for kept chunks on a CPU. A
+    ValueError says that the layers do not fit the inputs."""
 
     def __init__(
         self, network: FlatNetwork, parts: Sequence[Part], chunks: Chunks, loss: Loss
@@ -82,10 +79,7 @@ class ByHand:
         return self._autograd.hvp(theta, vector)
 
     def threads(self, chunks: int) -> int:
-        """How many threads so many chunks of this size are spread over.
-
-        A loss function of the user's own is called in no thread but the user's.
-        """
+        """Threads for so many chunks of this size; a user's own loss is called in the caller's."""
         small = self.flops < WORTH_A_THREAD * len(self._chunks)
         if small or not self._all_by_hand:
             return 1
@@ -127,20 +121,14 @@ class ByHand:
 
 
 def lane_count(chunks: int, size: int, itemsize: int) -> int:
-    """How many partial sums a gradient has: a matter of the problem, never of the machine.
-
-    At most 16 and at most one a chunk; fewer where together they would take over 64 MiB.
-    """
+    """How many partial sums a gradient has: a matter of the problem, never of the machine. At most
+    16 and one a chunk; fewer where together they would take over 64 MiB."""
     return max(1, min(chunks, MOST_LANES, MOST_BYTES // (size * itemsize)))
 
 
 class Lanes:
-    """Partial gradients, each the sum over a share of the chunks; their sum in order is the whole.
-
-    Lane l sums chunks l, l + lanes, l + 2 lanes, ... in that order, on one thread, whichever that
-    is. So the bits of the sum depend on the number of lanes alone. `split` gives views of a flat
-    vector in the parameters' shapes.
-    """
+    """Partial gradients: lane l sums the chunks l, l + lanes, ... in order on one thread, so that
+    the bits of the whole depend on their number alone. `split` cuts a flat vector into views."""
 
     def __init__(
         self, chunks: int, size: int, dtype: torch.dtype, split: Callable[[Tensor], list[Tensor]]
@@ -153,12 +141,8 @@ class Lanes:
     def sum(
         self, differentiate: Callable[[int, list[Tensor], bool], Tensor], threads: int
     ) -> tuple[list[Tensor], Tensor]:
-        """The losses in the chunks' order, and the gradient, a new vector.
-
-        `differentiate` writes the gradient of the chunk of a number to views, or adds it, and
-        returns its loss. It is called from as many threads, 1 being the calling one, each without
-        threads of torch's own.
-        """
+        """The losses in the chunks' order, and the gradient, a new vector. `differentiate` writes
+        that of the chunk of a number to views, or adds it, and returns its loss."""
         lanes = len(self._views)
         totals: list[Tensor] = [self._vectors] * self._chunks
 

@@ -35,11 +35,8 @@ def mismatch(
     *,
     noise: float | None = None,
 ) -> float:
-    """Relative difference of a claimed derivative along a direction from central differences.
-
-    The function gives a number or a vector; `noise` is its relative rounding error (of x's type by
-    default). 0 where rounding explains all of the difference, NaN where nothing is finite.
-    """
+    """Relative difference of a claimed derivative along a direction from central differences;
+    0 where rounding explains it, `noise` being the function's, NaN where nothing is finite."""
     noise = torch.finfo(x.dtype).eps if noise is None else noise
     size = x.double().norm().item() or 1.0
     here = function(x).double().norm().item()
@@ -74,10 +71,8 @@ def wrong_gradient(
     noise: float | None = None,
     seed: int = 0,
 ) -> tuple[float, list[str]] | None:
-    """The mismatch of a gradient that is not that of the values, and the parameters it is wrong in.
-
-    Along one direction, half the gradient's and half random; None where it is right.
-    """
+    """The mismatch of a wrong gradient, and the parameters it is wrong in; None for a right one.
+    Along one direction, half the gradient's and half random."""
     v, size = random_direction(x, seed), grad.double().norm()
     if size > 0:
         v = (v.double() / v.double().norm() + grad.double() / size).to(x)
@@ -102,12 +97,8 @@ def leaves_of(total: Tensor) -> list[Tensor]:
 
 
 def own_functions(total: Tensor) -> list[str]:
-    """Names of the backward functions in a graph that are not torch's own operations.
-
-    Torch differentiates its own operations again or says that it cannot. Through a
-    `torch.autograd.Function` whose backward is `once_differentiable`, or leaves torch by
-    `.detach()` or NumPy, it continues without a word, and what lies behind is missing.
-    """
+    """Names of the backward functions in a graph that are not torch's own operations; through those
+    torch differentiates again without a word, even where they detach and the result is wrong."""
     names: dict[str, None] = {}
     for node in _nodes(total):
         if isinstance(node, BackwardCFunction):
