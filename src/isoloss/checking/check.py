@@ -179,7 +179,7 @@ def _gradient(
     layout, allowed = Layout(problem.shapes), RIGHT[x.dtype]
     wrong = wrong_gradient(value, x, grad, layout, allowed, noise=noise, seed=seed)
     if wrong is None:
-        return Finding(what, f"along a direction to {allowed:.0e} of its length", OK)
+        return Finding(what, f"agrees with differences of the values to {allowed:.0e}", OK)
     error, names = wrong
     text = f"relative error along a direction {error:.1e}: it is not the gradient of the values"
     text += f", wrong in {', '.join(names[:5])}" if names else ""
