@@ -45,6 +45,7 @@ def walked(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_a_comparison_with_other_settings_is_refused_and_begun_anew_when_asked(walked, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(walked, out)
@@ -125,6 +126,7 @@ def test_the_numbers_of_the_report_are_those_of_the_runs(walked):
     assert float(mean[1]) == pytest.approx(sum(ends) / 2)
 
 
+@pytest.mark.slow
 def test_version_and_help_answer_without_loading_torch():
     code = (
         "import sys; from isoloss.cli import main\n"
@@ -239,6 +241,7 @@ def test_folders_that_cannot_be_read_or_written_are_refused(tmp_path, monkeypatc
     assert not any((tmp_path / "empty").iterdir())
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_walked_and_the_next_call_goes_on(tmp_path):
     command = [sys.executable, "-m", "isoloss", "traverse", "IRIS_FF", "--runs", "1"]
     command += ["--method", "paper", "--set", "steps=1000000", "--out", str(tmp_path)]

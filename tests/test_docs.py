@@ -25,6 +25,7 @@ def blocks(page: Path) -> list[tuple[str, str, int]]:
 PAGES = [page for page in sorted(DOCS.rglob("*.md")) if any(b[0] == "python" for b in blocks(page))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
 def test_code_blocks_work_as_pasted(page: Path, monkeypatch, tmp_path, capsys) -> None:
     """Python blocks of a page run one after another in one namespace, `isoloss` commands too.

@@ -34,6 +34,7 @@ def held(path: Any) -> bool:
     return path.steps["level_error"].abs().max() <= 1.01e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["digits_mlp", "transformer_text", "huber_regression", "training_script"]
 )
@@ -45,6 +46,7 @@ def test_the_squared_norm_falls_at_one_training_loss(name: str, run) -> None:
     assert f"{path.steps['regularizer'].iloc[0]:.0f}" in printed or "%" in printed
 
 
+@pytest.mark.slow
 def test_a_network_with_batch_norm_is_walked_in_eval_mode(run) -> None:
     if not datasets.at_hand("cifar10"):
         pytest.skip("CIFAR-10 is not at hand: isoloss data fetch cifar10")
@@ -71,6 +73,7 @@ def test_the_end_of_a_walk_is_scikit_learns_logistic_regression(run) -> None:
     assert f"{left['difference']:.1e}" in printed
 
 
+@pytest.mark.slow
 def test_flat_and_small_are_two_things(run) -> None:
     left, printed = run("flatness")
     assert left["path"].regularizer == "hessian_trace"

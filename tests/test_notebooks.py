@@ -56,6 +56,7 @@ def outputs(notebook, kind):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "pictures"), [("walk", 3), ("weight_decay", 2), ("pca", 3)])
 def test_a_notebook_runs_and_shows_its_figures(name, pictures, results):
     notebook = executed(name, results)
@@ -71,6 +72,7 @@ def test_a_notebook_runs_and_shows_its_figures(name, pictures, results):
     assert expected[name] in said
 
 
+@pytest.mark.slow
 def test_a_notebook_without_results_tells_the_command(tmp_path):
     with pytest.raises(CellExecutionError, match="isoloss traverse IRIS_FF --out"):
         executed("walk", tmp_path)

@@ -241,6 +241,7 @@ def test_other_weights_for_the_same_seed_are_refused_when_going_on(folder, refus
         project.start(1, weights=weights)
 
 
+@pytest.mark.slow
 def test_the_template_runs_as_it_is_from_new_to_report(folder, capsys) -> None:
     assert command("new") == 0
     printed = capsys.readouterr().out
@@ -257,6 +258,7 @@ def test_the_template_runs_as_it_is_from_new_to_report(folder, capsys) -> None:
     assert "1 of 1 runs are finished already" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_walk_without_probes_is_walked_and_reported(folder, capsys) -> None:
     run = planned("out", "build", "steps=4")
     news = execute(run)
@@ -300,6 +302,7 @@ def test_wrong_arguments_exit_2_with_a_sentence(
     assert all(word in " ".join(said.split()) for word in words), said
 
 
+@pytest.mark.slow
 def test_a_function_that_fails_for_a_seed_fails_its_run_alone(folder, capsys) -> None:
     walk = ("traverse", "mine.py:picky", "--runs", "2", "--set", "steps=2", "--out", "out")
     assert command(*walk) == 1

@@ -86,6 +86,7 @@ def test_seeds_out_of_range_are_refused(seed):
         experiments.get("IRIS_FF").network(seed)
 
 
+@pytest.mark.slow
 def test_importing_them_loads_nothing_that_only_data_sets_need():
     heavy = {"pooch", "requests", "sklearn", "platformdirs"}
     code = f"import sys, isoloss.experiments; print({heavy} & set(sys.modules))"

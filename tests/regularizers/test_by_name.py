@@ -241,7 +241,7 @@ def test_weights_go_by_the_first_pattern_that_matches() -> None:
 
 def test_center_makes_it_the_squared_distance() -> None:
     problem = vector(1, 2, 3)
-    center = torch.tensor([1.0, 1.0, 1.0])
+    center = torch.ones(3, dtype=F64)
     regularizer = SquaredNorm(center=center)
     assert regularizer.name == "squared_distance"
     assert value_at(regularizer, problem) == 5.0

@@ -59,6 +59,7 @@ def table(chapter, title):
     return next(t for s in chapter.sections for t in s.tables if t.title == title)
 
 
+@pytest.mark.slow
 def test_every_figure_is_there_as_png_and_pdf(reported):
     stems = [
         "walk", "walk-evaluations", "walk-arc-length", "walk-regularizer", "pca-sqp",
@@ -166,6 +167,7 @@ def test_a_scene_holds_the_points_and_what_was_measured_there(chapter):
     assert other == pytest.approx(found.transform(decay_ends(0)[1:])[0][:6], rel=1e-3, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_one_run_of_one_point_is_reported_without_band_std_or_components(tmp_path):
     write_run(tmp_path, made_path(1), 0)
     written = report(open_results(tmp_path), "IRIS_FF")
@@ -176,6 +178,7 @@ def test_one_run_of_one_point_is_reported_without_band_std_or_components(tmp_pat
     assert "plotly.js v" not in written.page.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_walks_without_test_set_and_methods_without_walk_are_reported(tmp_path):
     path = made_path(12)
     steps = path.steps.drop(columns=["test_loss", "test_metric"])
@@ -283,6 +286,7 @@ def test_a_figure_that_is_missing_or_no_picture_is_named(tmp_path, content, word
         write_page(tmp_path)
 
 
+@pytest.mark.slow
 def test_without_the_extra_there_are_tables_and_a_sentence_for_figures():
     code = """if True:
         import sys

@@ -135,6 +135,7 @@ def test_no_request_leaves_the_page_and_no_error_is_logged(wide, box, reported):
     assert wide.page.title() == "isoloss report: IRIS_FF"  # the failure's text stayed text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_at_phone_width_nothing_sticks_out_and_text_is_legible(browser, reported, scheme):
     watched = Watched(

@@ -55,6 +55,7 @@ def test_two_components_have_one_view():
     assert not np.array(views[0].lines[0].get_data_3d())[2].any()
 
 
+@pytest.mark.slow
 def test_of_many_points_evenly_chosen_ones_are_shown(tmp_path):
     paths = [made_path(90, 0), made_path(31, 1), made_path(8, 2)]
     runs = Runs("X", "metric", "", {"sqp": paths}, pd.DataFrame(), {}, {})

@@ -138,6 +138,7 @@ def test_long_walks_are_thinned_but_keep_their_ends():
     np.testing.assert_allclose(line.get_ydata(), 300 - line.get_xdata())
 
 
+@pytest.mark.slow
 def test_the_users_own_style_neither_changes_the_figure_nor_is_changed(tmp_path):
     before = dict(mpl.rcParams)
     plain = save(walk_panels({"paper": [straight(5)]}), tmp_path / "a", "walk")[0].read_bytes()

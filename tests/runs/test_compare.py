@@ -40,6 +40,7 @@ def results(tmp_path_factory):
     return results
 
 
+@pytest.mark.slow
 def test_weight_decay_is_given_the_penalty_at_which_the_walk_ended(results):
     (path,) = results.paths("IRIS_FF", "sqp")
     (row,) = results.equivalent("IRIS_FF", "sqp").to_dict("records")
@@ -94,6 +95,7 @@ def written(results):
     return report(results, "IRIS_FF")
 
 
+@pytest.mark.slow
 def test_a_changed_digit_in_any_table_of_the_report_is_found_and_named(results, written):
     assert {file.name for file in written.tables} == set(FILES)
     assert len(list(check_reports(results.folder))) == len(FILES) + 1

@@ -122,6 +122,7 @@ def test_an_interrupted_run_is_done_again(tmp_path):
     assert len(results.decay("IRIS_FF")) == 4
 
 
+@pytest.mark.slow
 def test_weight_decay_alone_can_be_reported_and_verified(tmp_path):
     run(tmp_path)
     written = report(open_results(tmp_path), "IRIS_FF")

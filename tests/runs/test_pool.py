@@ -80,6 +80,7 @@ def go(runs: list[Toy], when: Callable[[News], None] = lambda news: None) -> tup
     return code, lasts
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_a_sentence_and_the_others_go_on(tmp_path: Path) -> None:
     runs = toys(tmp_path, str(int(signal.SIGKILL)), "", str(int(signal.SIGSEGV)), "exits", "raises")
     code, lasts = go(runs)
@@ -94,6 +95,7 @@ def test_a_process_that_dies_is_a_sentence_and_the_others_go_on(tmp_path: Path) 
         assert problem(one.folder) == (last.ending if last.failed else "not finished")
 
 
+@pytest.mark.slow
 def test_a_run_has_one_thread_however_many_there_are_outside(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
@@ -104,6 +106,7 @@ def test_a_run_has_one_thread_however_many_there_are_outside(tmp_path, monkeypat
     assert "OPENBLAS_NUM_THREADS" not in os.environ
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_lets_all_keep_their_step_and_starts_no_more(tmp_path, number, code) -> None:
     begun: set[int] = set()
@@ -122,6 +125,7 @@ def test_a_signal_lets_all_keep_their_step_and_starts_no_more(tmp_path, number, 
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.slow
 def test_one_that_is_terminated_alone_stops_the_others_too(tmp_path: Path) -> None:
     def when(news: News) -> None:
         if news.phase == "training" and news.index == 0:
@@ -132,6 +136,7 @@ def test_one_that_is_terminated_alone_stops_the_others_too(tmp_path: Path) -> No
     assert all(news.interrupted for news in lasts.values())
 
 
+@pytest.mark.slow
 def test_ctrl_c_a_second_time_does_not_wait(tmp_path: Path) -> None:
     def press() -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -160,6 +165,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_its_dead_parent(tmp_path: Path) -> None:
     script = tmp_path / "alone.py"
     script.write_text(ALONE)

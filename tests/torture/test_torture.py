@@ -19,6 +19,7 @@ from isoloss.store.folder import problem
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["paper", "decay"])
 def test_runs_killed_at_moments_of_writing_lose_no_bit(tmp_path: Path, kind: str) -> None:
     found = Findings()
@@ -28,6 +29,7 @@ def test_runs_killed_at_moments_of_writing_lose_no_bit(tmp_path: Path, kind: str
     assert found.wrong == []
 
 
+@pytest.mark.slow
 def test_changed_files_are_noticed_and_runs_done_again(tmp_path: Path) -> None:
     found = Findings()
     of_finished(tmp_path / "finished", 60, 11, found, repair=20)
