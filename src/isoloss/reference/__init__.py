@@ -19,7 +19,7 @@ from isoloss.files import ResultsError
 from isoloss.outcome import Outcome
 from isoloss.path import COLUMNS, Path
 from isoloss.reference import logs
-from isoloss.reference.logs import Arrays, from_keras, to_keras, unreadable, weights_only
+from isoloss.reference.logs import Arrays, from_keras, to_keras, unreadable
 from isoloss.store import Results, run_folder
 from isoloss.store.folder import begin, save_walk
 
@@ -90,9 +90,11 @@ def import_reference(folder: str | FilePath, out: str | FilePath | None = None) 
             continue
         paths.setdefault(experiment.name, []).append(path)
         if out is not None:
-            _write(FilePath(out), path, experiment.name, int(match["run"]) - 1)
-    rows: dict[str, list[dict[str, Any]]] = {}
-    ends: dict[str, list[Tensor]] = {}
+            place = run_folder(FilePath(out), experiment.name, path.method, int(match["run"]) - 1)
+            config = {**path.metadata["config"], "method": {"name": path.method}}
+            begin(place, {**config, "imported": path.message}, {"isoloss": __version__})
+            save_walk(place, path)
+    networks: dict[str, list[tuple[dict[str, Any], Tensor]]] = {}
     for file, match in logs.find(folder, logs.DECAY_NAME):
         experiment = experiments.get(file.parent.name.removeprefix(logs.DECAY_FOLDER))
         try:
@@ -101,14 +103,14 @@ def import_reference(folder: str | FilePath, out: str | FilePath | None = None) 
         except ResultsError as error:
             skipped.append(str(error))
             continue
-        rows.setdefault(experiment.name, []).append({"run": int(match["run"]) - 1, **row})
-        ends.setdefault(experiment.name, []).append(end)
+        row = {"run": int(match["run"]) - 1, **row}
+        networks.setdefault(experiment.name, []).append((row, end))
     decay: dict[str, pd.DataFrame] = {}
     points: dict[str, Tensor] = {}
-    for name, networks in rows.items():
-        table = pd.DataFrame(networks).sort_values(["run", "penalty"])
-        points[name] = torch.stack(ends[name])[table.index.tolist()]
-        decay[name] = table.reset_index(drop=True)
+    for name, found in networks.items():
+        found.sort(key=lambda one: (one[0]["run"], one[0]["penalty"]))
+        decay[name] = pd.DataFrame([row for row, _ in found])
+        points[name] = torch.stack([end for _, end in found])
     return Imported(paths, decay, points, skipped)
 
 
@@ -198,7 +200,8 @@ def _network(file: FilePath, index: int, experiment: Experiment) -> tuple[dict[s
     end = from_keras(torch.from_numpy(arrays["weights"]), network)
     last = {name: float(arrays[name][-1]) for name in needed[1:]}
     squares = end.double().square()
-    weights = squares[weights_only(network)].sum().item()
+    of_weights = [torch.full((p.numel(),), p.ndim > 1) for p in network.parameters()]
+    weights = squares[torch.cat(of_weights)].sum().item()
     finite = math.isfinite(last["loss"]) and bool(squares.isfinite().all())
     return {
         "seed": _seed(arrays),
@@ -220,13 +223,6 @@ def _network(file: FilePath, index: int, experiment: Experiment) -> tuple[dict[s
 def _seed(arrays: Arrays) -> int | None:
     seed = arrays.get("SEED")
     return int(seed.ravel()[0]) if seed is not None and seed.size else None
-
-
-def _write(out: FilePath, path: Path, experiment: str, index: int) -> None:
-    folder = run_folder(out, experiment, path.method, index)
-    config = {**path.metadata["config"], "method": {"name": path.method}, "imported": path.message}
-    begin(folder, config, {"isoloss": __version__})
-    save_walk(folder, path)
 
 
 @dataclass(frozen=True)
@@ -267,7 +263,7 @@ def export_reference(
     folder, known = FilePath(folder), experiments.get(experiment)
     files: list[FilePath] = []
     for k, path in enumerate(results.paths(experiment, method)):
-        file = logs.walk_file(folder, experiment, k)
+        file = folder / experiment / f"logs_{experiment}_exp_{k + 1}.npz"
         logs.write(file, _logged(path, known))
         files.append(file)
     networks, skipped = _logged_decay(results, known, folder)
@@ -286,7 +282,6 @@ def _logged(path: Path, experiment: Experiment) -> Arrays:
     before[-1] = False
     measured = steps.loc[before]
     nothing = np.full(len(measured), np.nan)
-    loss = measured["loss"].to_numpy()
     weights = to_keras(path.points, experiment.network(0)).numpy()
     seed = path.metadata.get("config", {}).get("seed")
     arrays: Arrays = {
@@ -295,7 +290,7 @@ def _logged(path: Path, experiment: Experiment) -> Arrays:
         "index_epoch_corr": np.flatnonzero((steps["kind"] == "correct").to_numpy()),
         "angle_bw_gradients": measured["angle_degrees"].to_numpy(),
         "param_norms": measured["regularizer"].to_numpy(),
-        "train_loss": np.stack([loss, loss], axis=1).ravel(),
+        "train_loss": np.repeat(measured["loss"].to_numpy(), 2),
         "train_accuracy": nothing,
         "test_loss": measured.get("test_loss", nothing),
         "test_accuracy": measured.get("test_metric", nothing),
@@ -315,8 +310,6 @@ def _logged_decay(
     results: Results, experiment: Experiment, folder: FilePath
 ) -> tuple[list[FilePath], list[str]]:
     table = results.decay(experiment.name)
-    if not len(table):
-        return [], []
     points = results.decay_points(experiment.name)
     epochs = results.decay_epochs(experiment.name)
     metric = logs.METRICS.get(experiment.metric, experiment.metric)
@@ -329,10 +322,10 @@ def _logged_decay(
                 f"run {row['run']}, penalty {row['penalty']:g}: not among the reference's penalties"
             )
             continue
-        mine: pd.DataFrame = epochs.loc[
-            (epochs["run"] == row["run"]) & (epochs["penalty"] == row["penalty"])
-        ]
-        file = logs.decay_file(folder, experiment.name, int(near.argmax()), int(row["run"]))
+        own = (epochs["run"] == row["run"]) & (epochs["penalty"] == row["penalty"])
+        mine: pd.DataFrame = epochs.loc[own]
+        name = f"logs_regpenidx_{int(near.argmax()) + 1}_expidx_{int(row['run']) + 1}.npz"
+        file = folder / f"{logs.DECAY_FOLDER}{experiment.name}" / name
         logs.write(
             file,
             {
