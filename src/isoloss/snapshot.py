@@ -89,10 +89,8 @@ def identity(value: Any) -> Any:
                 "examples": value.examples,
             }
         case functools.partial():
-            return {
-                "function": identity(value.func),
-                "given": identity([value.args, value.keywords]),
-            }
+            given = identity([value.args, value.keywords])
+            return {"function": identity(value.func), "given": given}
         case Settings():
             return _object(value, dict(value))
         case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -111,10 +109,9 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         if before.get("name") != now.get("name"):  # another thing has other settings
             before, now = {"name": before.get("name")}, {"name": now.get("name")}
-        keys = [*before, *(key for key in now if key not in before)]
         return [
             text
-            for key in keys
+            for key in {**before, **now}
             for text in differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
         ]
     return [] if before == now else [f"{name} was {before!r}, now {now!r}"]

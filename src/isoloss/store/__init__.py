@@ -64,19 +64,14 @@ def load_decay(folder: FilePath) -> Decay:
     ending = read_ending(folder)
     if ending.content["outcome"] == FAILED:
         raise ResultsError(f"{folder} holds a run that failed: {ending.content['message']}")
+    stamps = ending.stamps
     try:
-        members, epochs, points = (ending.stamps[name] for name in (MEMBERS, EPOCHS, POINTS))
-        seed = ending.about["config"]["seed"]
+        members, epochs = (read_table(folder / name, stamps[name]) for name in (MEMBERS, EPOCHS))
+        points, seed = stamps[POINTS], ending.about["config"]["seed"]
     except KeyError as error:
         raise DamagedError(f"{folder} holds no run of weight decay: it has no {error}") from error
     points.check(folder / POINTS)
-    return Decay(
-        folder / POINTS,
-        points,
-        seed,
-        read_table(folder / MEMBERS, members),
-        read_table(folder / EPOCHS, epochs),
-    )
+    return Decay(folder / POINTS, points, seed, members, epochs)
 
 
 class Results:
