@@ -77,18 +77,16 @@ def import_reference(folder: str | FilePath, out: str | FilePath | None = None) 
         InputError: There is no such folder, an experiment's name is unknown, or the results folder
             holds other runs.
     """
-    folder = FilePath(folder)
-    skipped: list[str] = []
-    paths: dict[str, list[Path]] = {}
+    folder, made = FilePath(folder), Imported({}, {}, {}, [])
     for file, match in logs.find(folder, logs.WALK_NAME):
         experiment = experiments.get(match["experiment"])
         try:
             with logs.parsing(file):
                 path = _path(file, logs.read(file, WALK_ARRAYS), experiment)
         except ResultsError as error:
-            skipped.append(str(error))
+            made.skipped.append(str(error))
             continue
-        paths.setdefault(experiment.name, []).append(path)
+        made.paths.setdefault(experiment.name, []).append(path)
         if out is not None:
             place = run_folder(FilePath(out), experiment.name, path.method, int(match["run"]) - 1)
             config = {**path.metadata["config"], "method": {"name": path.method}}
@@ -101,17 +99,15 @@ def import_reference(folder: str | FilePath, out: str | FilePath | None = None) 
             with logs.parsing(file):
                 row, end = _network(file, int(match["penalty"]), experiment)
         except ResultsError as error:
-            skipped.append(str(error))
+            made.skipped.append(str(error))
             continue
         row = {"run": int(match["run"]) - 1, **row}
         networks.setdefault(experiment.name, []).append((row, end))
-    decay: dict[str, pd.DataFrame] = {}
-    points: dict[str, Tensor] = {}
     for name, found in networks.items():
         found.sort(key=lambda one: (one[0]["run"], one[0]["penalty"]))
-        decay[name] = pd.DataFrame([row for row, _ in found])
-        points[name] = torch.stack([end for _, end in found])
-    return Imported(paths, decay, points, skipped)
+        made.decay[name] = pd.DataFrame([row for row, _ in found])
+        made.decay_points[name] = torch.stack([end for _, end in found])
+    return made
 
 
 def _path(file: FilePath, arrays: Arrays, experiment: Experiment) -> Path:
@@ -260,19 +256,18 @@ def export_reference(
     Raises:
         InputError: There is no walk by the method and no weight decay of the experiment.
     """
-    folder, known = FilePath(folder), experiments.get(experiment)
-    files: list[FilePath] = []
+    folder, known, made = FilePath(folder), experiments.get(experiment), Exported([], [])
     for k, path in enumerate(results.paths(experiment, method)):
         file = folder / experiment / f"logs_{experiment}_exp_{k + 1}.npz"
         logs.write(file, _logged(path, known))
-        files.append(file)
-    networks, skipped = _logged_decay(results, known, folder)
-    if not files and not networks and not skipped:
+        made.files.append(file)
+    _log_decay(results, known, folder, made)
+    if not made.files and not made.skipped:
         raise InputError(
             f"{results.folder} holds no walk of {experiment} by {method} and no weight decay; make "
             f"them with 'isoloss traverse' and 'isoloss decay'"
         )
-    return Exported([*files, *networks], skipped)
+    return made
 
 
 def _logged(path: Path, experiment: Experiment) -> Arrays:
@@ -306,19 +301,15 @@ def _logged(path: Path, experiment: Experiment) -> Arrays:
     return {name: np.asarray(values) for name, values in arrays.items()}
 
 
-def _logged_decay(
-    results: Results, experiment: Experiment, folder: FilePath
-) -> tuple[list[FilePath], list[str]]:
+def _log_decay(results: Results, experiment: Experiment, folder: FilePath, made: Exported) -> None:
     table = results.decay(experiment.name)
     points = results.decay_points(experiment.name)
     epochs = results.decay_epochs(experiment.name)
     metric = logs.METRICS.get(experiment.metric, experiment.metric)
-    files: list[FilePath] = []
-    skipped: list[str] = []
     for row, point in zip(table.to_dict("records"), points, strict=True):
         near = np.isclose(PENALTIES, row["penalty"], rtol=1e-9, atol=0)
         if not near.any():
-            skipped.append(
+            made.skipped.append(
                 f"run {row['run']}, penalty {row['penalty']:g}: not among the reference's penalties"
             )
             continue
@@ -337,5 +328,4 @@ def _logged_decay(
                 f"val_{metric}": mine["test_metric"].to_numpy(),
             },
         )
-        files.append(file)
-    return files, skipped
+        made.files.append(file)
