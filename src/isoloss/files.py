@@ -33,7 +33,6 @@ FORMAT_VERSION = 3
 """Of everything that is written; docs/formats.md describes each file."""
 OUTCOME = "outcome.json"
 FAILED = "failed"
-_TABLE_VERSION = b"isoloss_format_version"
 _REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some of your quota",
@@ -94,19 +93,14 @@ def write_json(file: Path, content: Mapping[str, Any]) -> Stamp:
 
 def write_text(file: Path, text: str) -> Stamp:
     """Write text as UTF-8; atomically, as all functions here that write."""
-    return write_bytes(file, text.encode())
-
-
-def write_bytes(file: Path, content: bytes) -> Stamp:
-    """Write bytes."""
-    return atomically(file, lambda part: part.write_bytes(content))
+    return atomically(file, lambda part: part.write_bytes(text.encode()))
 
 
 def write_table(file: Path, table: pd.DataFrame) -> Stamp:
     """Write a table as Parquet; its index is not kept."""
     arrow = pa.Table.from_pandas(table, preserve_index=False)
-    metadata = {**(arrow.schema.metadata or {}), _TABLE_VERSION: str(FORMAT_VERSION).encode()}
-    arrow = arrow.replace_schema_metadata(metadata)
+    version = {b"isoloss_format_version": str(FORMAT_VERSION).encode()}
+    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **version})
     return atomically(file, lambda part: pq.write_table(arrow, part))
 
 

@@ -128,9 +128,7 @@ class Path:
         """
         theta = self._point(k)
         buffers = dict(model.named_buffers())
-        if {name: b.shape for name, b in buffers.items()} != {
-            name: b.shape for name, b in self.buffers.items()
-        }:
+        if Layout.of(buffers).shapes != Layout.of(self.buffers).shapes:
             raise InputError(
                 "the model's buffers are not those of the walk; give a model of the same "
                 "architecture"

@@ -68,7 +68,8 @@ class Recorder:
 
     def recorded(self) -> Recorded:
         """What there is so far; what is added later does not change it."""
-        return replace(self._now, rows=self.rows, length=len(self.rows), seconds=self._seconds())
+        seconds = time.perf_counter() - self._started
+        return replace(self._now, rows=self.rows, length=len(self.rows), seconds=seconds)
 
     def add(self, state: State, evaluations: int) -> Row:
         """Record the state after a step."""
@@ -82,7 +83,7 @@ class Recorder:
             "step": step,
             "kind": state.kind,
             "evaluations": evaluations,
-            "seconds": self._seconds(),
+            "seconds": time.perf_counter() - self._started,
             "loss": point.loss,
             "level_error": (point.loss - self._level) / self._level,
             "regularizer": point.regularizer,
@@ -106,10 +107,7 @@ class Recorder:
         return row
 
     def finish(self) -> tuple[pd.DataFrame, Tensor, list[int]]:
-        """The steps, the points kept, shape (points, n), and the step of each.
-
-        The last point on the level set is measured and among them; recording may continue.
-        """
+        """The steps, the points kept, shape (points, n), and the step of each; more may follow."""
         kept, last = self._now.kept, self._now.last
         if last is not None:
             row = self.rows[last.step]
@@ -119,12 +117,8 @@ class Recorder:
                 full = len(kept) == self._record.points_at_most
                 kept = (*kept[: -1 if full else None], last)
         steps = pd.DataFrame(self.rows, columns=[*COLUMNS, *self._unmeasured])
-        points = [one.theta for one in kept]
-        stacked = torch.stack(points) if points else torch.empty(0)
-        return steps, stacked, [one.step for one in kept]
-
-    def _seconds(self) -> float:
-        return time.perf_counter() - self._started
+        points = torch.stack([one.theta for one in kept]) if kept else torch.empty(0)
+        return steps, points, [one.step for one in kept]
 
     def _measure(self, row: Row, theta: Tensor) -> None:
         for name, probe in self._probes.items():

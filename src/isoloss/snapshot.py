@@ -89,13 +89,10 @@ def identity(value: Any) -> Any:
                 "examples": value.examples,
             }
         case functools.partial():
-            return {
-                "function": identity(value.func),
-                "given": identity([value.args, value.keywords]),
-            }
+            given = identity([value.args, value.keywords])
+            return {"function": identity(value.func), "given": given}
         case Settings():
-            fields = {name: getattr(value, name) for name in type(value).model_fields}
-            return _object(value, fields)
+            return _object(value, dict(value))
         case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
             fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
             return _object(value, fields)
@@ -106,20 +103,16 @@ def identity(value: Any) -> Any:
 
 def differences(before: Any, now: Any, name: str = "") -> list[str]:
     """Where two nested mappings differ, a phrase each: `stop.steps was 5, now 6`."""
+    lists = isinstance(before, list) and isinstance(now, list) and len(before) == len(now)
+    if lists and any(isinstance(item, (list, Mapping)) for item in before):
+        before, now = dict(enumerate(before)), dict(enumerate(now))
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         if before.get("name") != now.get("name"):  # another thing has other settings
             before, now = {"name": before.get("name")}, {"name": now.get("name")}
-        keys = [*before, *(key for key in now if key not in before)]
         return [
             text
-            for key in keys
+            for key in {**before, **now}
             for text in differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
-        ]
-    if isinstance(before, list) and isinstance(now, list) and _nested(before, now):
-        return [
-            text
-            for k, pair in enumerate(zip(before, now, strict=True))
-            for text in differences(*pair, f"{name}.{k}".lstrip("."))
         ]
     return [] if before == now else [f"{name} was {before!r}, now {now!r}"]
 
@@ -127,9 +120,3 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
 def _object(value: object, fields: Mapping[str, object]) -> dict[str, Any]:
     known = {name: identity(one) for name, one in fields.items()}
     return {"class": type(value).__qualname__, **known}
-
-
-def _nested(before: list[Any], now: list[Any]) -> bool:
-    """Whether two lists are of one length and hold more than numbers and strings."""
-    nested = any(isinstance(item, (list, Mapping)) for item in before)
-    return len(before) == len(now) and nested

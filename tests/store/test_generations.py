@@ -44,7 +44,7 @@ def test_what_was_kept_last_is_read_back_whatever_happened(tmp_path_factory, dro
             if end == "killed before the points":
                 patched.setattr(generations, "write_blocks", killed)
             if "killed" in end:
-                patched.setattr(generations, "write_bytes", killed)
+                patched.setattr(generations, "atomically", killed)
             with contextlib.suppress(KilledError):
                 points = (now[1] - drop) | {number}  # a point that was let go never comes back
                 store.save({"n": number}, bytes([number]), {k: point(k) for k in points})

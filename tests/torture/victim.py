@@ -98,7 +98,7 @@ class Moments:
     def watched(self) -> Iterator[None]:
         """Every write, fsync, rename, deletion and new folder is a moment before and one after."""
         before = {(os, name): getattr(os, name) for name in CALLS}
-        before[files, "atomically"] = files.atomically
+        before[files, "atomically"] = before[generations, "atomically"] = files.atomically
         before[generations, "write_blocks"] = generations.write_blocks
         atomically, write_blocks = files.atomically, generations.write_blocks
 
@@ -134,7 +134,8 @@ class Moments:
         try:
             for name in CALLS:
                 setattr(os, name, passing(name))
-            files.atomically, generations.write_blocks = torn, torn_blocks
+            files.atomically = generations.atomically = torn
+            generations.write_blocks = torn_blocks
             yield
         finally:
             for (module, name), real in before.items():

@@ -19,7 +19,7 @@ from isoloss.files import ResultsError
 from isoloss.outcome import Outcome
 from isoloss.path import COLUMNS, Path
 from isoloss.reference import logs
-from isoloss.reference.logs import Arrays, from_keras, to_keras, unreadable, weights_only
+from isoloss.reference.logs import Arrays, from_keras, to_keras, unreadable
 from isoloss.store import Results, run_folder
 from isoloss.store.folder import begin, save_walk
 
@@ -77,39 +77,37 @@ def import_reference(folder: str | FilePath, out: str | FilePath | None = None) 
         InputError: There is no such folder, an experiment's name is unknown, or the results folder
             holds other runs.
     """
-    folder = FilePath(folder)
-    skipped: list[str] = []
-    paths: dict[str, list[Path]] = {}
+    folder, made = FilePath(folder), Imported({}, {}, {}, [])
     for file, match in logs.find(folder, logs.WALK_NAME):
         experiment = experiments.get(match["experiment"])
         try:
             with logs.parsing(file):
                 path = _path(file, logs.read(file, WALK_ARRAYS), experiment)
         except ResultsError as error:
-            skipped.append(str(error))
+            made.skipped.append(str(error))
             continue
-        paths.setdefault(experiment.name, []).append(path)
+        made.paths.setdefault(experiment.name, []).append(path)
         if out is not None:
-            _write(FilePath(out), path, experiment.name, int(match["run"]) - 1)
-    rows: dict[str, list[dict[str, Any]]] = {}
-    ends: dict[str, list[Tensor]] = {}
+            place = run_folder(FilePath(out), experiment.name, path.method, int(match["run"]) - 1)
+            config = {**path.metadata["config"], "method": {"name": path.method}}
+            begin(place, {**config, "imported": path.message}, {"isoloss": __version__})
+            save_walk(place, path)
+    networks: dict[str, list[tuple[dict[str, Any], Tensor]]] = {}
     for file, match in logs.find(folder, logs.DECAY_NAME):
         experiment = experiments.get(file.parent.name.removeprefix(logs.DECAY_FOLDER))
         try:
             with logs.parsing(file):
                 row, end = _network(file, int(match["penalty"]), experiment)
         except ResultsError as error:
-            skipped.append(str(error))
+            made.skipped.append(str(error))
             continue
-        rows.setdefault(experiment.name, []).append({"run": int(match["run"]) - 1, **row})
-        ends.setdefault(experiment.name, []).append(end)
-    decay: dict[str, pd.DataFrame] = {}
-    points: dict[str, Tensor] = {}
-    for name, networks in rows.items():
-        table = pd.DataFrame(networks).sort_values(["run", "penalty"])
-        points[name] = torch.stack(ends[name])[table.index.tolist()]
-        decay[name] = table.reset_index(drop=True)
-    return Imported(paths, decay, points, skipped)
+        row = {"run": int(match["run"]) - 1, **row}
+        networks.setdefault(experiment.name, []).append((row, end))
+    for name, found in networks.items():
+        found.sort(key=lambda one: (one[0]["run"], one[0]["penalty"]))
+        made.decay[name] = pd.DataFrame([row for row, _ in found])
+        made.decay_points[name] = torch.stack([end for _, end in found])
+    return made
 
 
 def _path(file: FilePath, arrays: Arrays, experiment: Experiment) -> Path:
@@ -198,7 +196,8 @@ def _network(file: FilePath, index: int, experiment: Experiment) -> tuple[dict[s
     end = from_keras(torch.from_numpy(arrays["weights"]), network)
     last = {name: float(arrays[name][-1]) for name in needed[1:]}
     squares = end.double().square()
-    weights = squares[weights_only(network)].sum().item()
+    of_weights = [torch.full((p.numel(),), p.ndim > 1) for p in network.parameters()]
+    weights = squares[torch.cat(of_weights)].sum().item()
     finite = math.isfinite(last["loss"]) and bool(squares.isfinite().all())
     return {
         "seed": _seed(arrays),
@@ -220,13 +219,6 @@ def _network(file: FilePath, index: int, experiment: Experiment) -> tuple[dict[s
 def _seed(arrays: Arrays) -> int | None:
     seed = arrays.get("SEED")
     return int(seed.ravel()[0]) if seed is not None and seed.size else None
-
-
-def _write(out: FilePath, path: Path, experiment: str, index: int) -> None:
-    folder = run_folder(out, experiment, path.method, index)
-    config = {**path.metadata["config"], "method": {"name": path.method}, "imported": path.message}
-    begin(folder, config, {"isoloss": __version__})
-    save_walk(folder, path)
 
 
 @dataclass(frozen=True)
@@ -264,19 +256,18 @@ def export_reference(
     Raises:
         InputError: There is no walk by the method and no weight decay of the experiment.
     """
-    folder, known = FilePath(folder), experiments.get(experiment)
-    files: list[FilePath] = []
+    folder, known, made = FilePath(folder), experiments.get(experiment), Exported([], [])
     for k, path in enumerate(results.paths(experiment, method)):
-        file = logs.walk_file(folder, experiment, k)
+        file = folder / experiment / f"logs_{experiment}_exp_{k + 1}.npz"
         logs.write(file, _logged(path, known))
-        files.append(file)
-    networks, skipped = _logged_decay(results, known, folder)
-    if not files and not networks and not skipped:
+        made.files.append(file)
+    _log_decay(results, known, folder, made)
+    if not made.files and not made.skipped:
         raise InputError(
             f"{results.folder} holds no walk of {experiment} by {method} and no weight decay; make "
             f"them with 'isoloss traverse' and 'isoloss decay'"
         )
-    return Exported([*files, *networks], skipped)
+    return made
 
 
 def _logged(path: Path, experiment: Experiment) -> Arrays:
@@ -286,7 +277,6 @@ def _logged(path: Path, experiment: Experiment) -> Arrays:
     before[-1] = False
     measured = steps.loc[before]
     nothing = np.full(len(measured), np.nan)
-    loss = measured["loss"].to_numpy()
     weights = to_keras(path.points, experiment.network(0)).numpy()
     seed = path.metadata.get("config", {}).get("seed")
     arrays: Arrays = {
@@ -295,7 +285,7 @@ def _logged(path: Path, experiment: Experiment) -> Arrays:
         "index_epoch_corr": np.flatnonzero((steps["kind"] == "correct").to_numpy()),
         "angle_bw_gradients": measured["angle_degrees"].to_numpy(),
         "param_norms": measured["regularizer"].to_numpy(),
-        "train_loss": np.stack([loss, loss], axis=1).ravel(),
+        "train_loss": np.repeat(measured["loss"].to_numpy(), 2),
         "train_accuracy": nothing,
         "test_loss": measured.get("test_loss", nothing),
         "test_accuracy": measured.get("test_metric", nothing),
@@ -311,28 +301,22 @@ def _logged(path: Path, experiment: Experiment) -> Arrays:
     return {name: np.asarray(values) for name, values in arrays.items()}
 
 
-def _logged_decay(
-    results: Results, experiment: Experiment, folder: FilePath
-) -> tuple[list[FilePath], list[str]]:
+def _log_decay(results: Results, experiment: Experiment, folder: FilePath, made: Exported) -> None:
     table = results.decay(experiment.name)
-    if not len(table):
-        return [], []
     points = results.decay_points(experiment.name)
     epochs = results.decay_epochs(experiment.name)
     metric = logs.METRICS.get(experiment.metric, experiment.metric)
-    files: list[FilePath] = []
-    skipped: list[str] = []
     for row, point in zip(table.to_dict("records"), points, strict=True):
         near = np.isclose(PENALTIES, row["penalty"], rtol=1e-9, atol=0)
         if not near.any():
-            skipped.append(
+            made.skipped.append(
                 f"run {row['run']}, penalty {row['penalty']:g}: not among the reference's penalties"
             )
             continue
-        mine: pd.DataFrame = epochs.loc[
-            (epochs["run"] == row["run"]) & (epochs["penalty"] == row["penalty"])
-        ]
-        file = logs.decay_file(folder, experiment.name, int(near.argmax()), int(row["run"]))
+        own = (epochs["run"] == row["run"]) & (epochs["penalty"] == row["penalty"])
+        mine: pd.DataFrame = epochs.loc[own]
+        name = f"logs_regpenidx_{int(near.argmax()) + 1}_expidx_{int(row['run']) + 1}.npz"
+        file = folder / f"{logs.DECAY_FOLDER}{experiment.name}" / name
         logs.write(
             file,
             {
@@ -344,5 +328,4 @@ def _logged_decay(
                 f"val_{metric}": mine["test_metric"].to_numpy(),
             },
         )
-        files.append(file)
-    return files, skipped
+        made.files.append(file)

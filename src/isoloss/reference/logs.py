@@ -24,6 +24,7 @@ from isoloss.files import ResultsError, atomically
 
 Arrays = dict[str, NDArray[Any]]
 
+# numbers in names count from 1, ours from 0
 WALK_NAME = re.compile(r"logs_(?P<experiment>\w+)_exp_(?P<run>\d+)\.npz")
 DECAY_NAME = re.compile(r"logs_regpenidx_(?P<penalty>\d+)_expidx_(?P<run>\d+)\.npz")
 DECAY_FOLDER = "L2_"
@@ -32,29 +33,15 @@ METRICS = {"accuracy": "categorical_accuracy", "mse": "mean_squared_error"}
 """Keras' names of the metrics."""
 
 
-def walk_file(folder: FilePath, experiment: str, run: int) -> FilePath:
-    """Where the reference's code keeps a walk; its runs count from 1, ours from 0."""
-    return folder / experiment / f"logs_{experiment}_exp_{run + 1}.npz"
-
-
-def decay_file(folder: FilePath, experiment: str, penalty: int, run: int) -> FilePath:
-    """Where it keeps a network of weight decay; penalty and run from 0, its files count from 1."""
-    name = f"logs_regpenidx_{penalty + 1}_expidx_{run + 1}.npz"
-    return folder / f"{DECAY_FOLDER}{experiment}" / name
-
-
 def read(file: FilePath, needed: Sequence[str]) -> Arrays:
-    """The numeric arrays of an `.npz` file, by name; ResultsError where needed ones are not there.
-
-    Arrays of Python objects, as the reference writes where it has a None, would run code to be
-    read: they are left out.
-    """
+    """The numeric arrays of an `.npz` file, by name; ResultsError where needed ones are missing."""
     arrays: Arrays = {}
     with parsing(file), file.open("rb") as opened, np.load(opened, allow_pickle=False) as content:
         for name in content.files:
             try:
                 arrays[name] = content[name]
             except ValueError as error:
+                # objects, as where it has a None, would run code to be read: they are left out
                 if "allow_pickle" not in str(error):
                     raise
     missing = [name for name in needed if name not in arrays]
@@ -115,11 +102,6 @@ def to_keras(points: Tensor, network: nn.Module) -> Tensor:
 def from_keras(points: Tensor, network: nn.Module) -> Tensor:
     """Points in torch's order, from Keras'; the inverse of `to_keras`."""
     return points[..., torch.argsort(_order(network, points))]
-
-
-def weights_only(network: nn.Module) -> Tensor:
-    """Which parameters, in torch's order, are weights and not biases, shape (parameters,)."""
-    return torch.cat([torch.full((p.numel(),), p.ndim > 1) for p in network.parameters()])
 
 
 def _order(network: nn.Module, points: Tensor) -> Tensor:

@@ -26,28 +26,16 @@ from isoloss.files import (
     read_tensors,
 )
 from isoloss.path import POINTS, Path, read_path
-from isoloss.store.checkpoint import Checkpoint
+from isoloss.store.checkpoint import Checkpoint as Checkpoint
 from isoloss.store.folder import (
     EPOCHS,
     MEMBERS,
     NOT_FINISHED,
     Kind,
-    check_out_folder,
-    report_folder,
     run_folder,
 )
-
-__all__ = [
-    "Checkpoint",
-    "Decay",
-    "Results",
-    "ResultsError",
-    "check_out_folder",
-    "load_decay",
-    "open_results",
-    "report_folder",
-    "run_folder",
-]
+from isoloss.store.folder import check_out_folder as check_out_folder
+from isoloss.store.folder import report_folder as report_folder
 
 
 @dataclass(frozen=True)
@@ -62,10 +50,7 @@ class Decay:
 
     def ends(self) -> Tensor:
         """The networks at the end, shape (penalties, parameters)."""
-        tensors = read_tensors(self.file, self.stamp)
-        if "ends" not in tensors:
-            raise DamagedError(f"{self.file} is damaged: it holds no networks")
-        return torch.atleast_2d(tensors["ends"])
+        return read_tensors(self.file, self.stamp)["ends"]
 
 
 Runs = dict[str, Path | Decay | str]
@@ -79,26 +64,22 @@ def load_decay(folder: FilePath) -> Decay:
     ending = read_ending(folder)
     if ending.content["outcome"] == FAILED:
         raise ResultsError(f"{folder} holds a run that failed: {ending.content['message']}")
+    stamps = ending.stamps
     try:
-        members, epochs, points = (ending.stamps[name] for name in (MEMBERS, EPOCHS, POINTS))
-        seed = ending.about["config"]["seed"]
+        members, epochs = (read_table(folder / name, stamps[name]) for name in (MEMBERS, EPOCHS))
+        points, seed = stamps[POINTS], ending.about["config"]["seed"]
     except KeyError as error:
         raise DamagedError(f"{folder} holds no run of weight decay: it has no {error}") from error
     points.check(folder / POINTS)
-    return Decay(
-        folder / POINTS,
-        points,
-        seed,
-        read_table(folder / MEMBERS, members),
-        read_table(folder / EPOCHS, epochs),
-    )
+    return Decay(folder / POINTS, points, seed, members, epochs)
 
 
 class Results:
     """A results folder.
 
     What is read of an experiment is kept, so that no file is read twice, until another experiment
-    is asked for or the run is done again.
+    is asked for or the run is done again. Methods take the name of an experiment, for example
+    `"IRIS_FF"`, and that of a method, for example `"paper"`.
 
     Args:
         folder: What was given to `--out`.
@@ -111,10 +92,8 @@ class Results:
 
     def experiments(self) -> list[str]:
         """Names of the experiments of which there are walks or runs of weight decay."""
-        kinds = ("traverse", "decay")
-        return sorted(
-            {found.parent.name for kind in kinds for found in self.folder.glob(f"*/{kind}")}
-        )
+        found = [*self.folder.glob("*/traverse"), *self.folder.glob("*/decay")]
+        return sorted({folder.parent.name for folder in found})
 
     def methods(self, experiment: str) -> list[str]:
         """Names of the methods by which an experiment was walked."""
@@ -122,10 +101,6 @@ class Results:
 
     def paths(self, experiment: str, method: str) -> list[Path]:
         """The walks of an experiment by a method, in the order of the runs.
-
-        Args:
-            experiment: For example `"IRIS_FF"`.
-            method: For example `"paper"`.
 
         Returns:
             Every run that has ended, interrupted ones included; those that failed, and those of
@@ -135,9 +110,6 @@ class Results:
 
     def walks(self, experiment: str) -> dict[str, list[Path]]:
         """The walks of an experiment by each method that has any.
-
-        Args:
-            experiment: For example `"IRIS_FF"`.
 
         Returns:
             What `paths` returns, by the method's name.
@@ -161,9 +133,6 @@ class Results:
     def decay(self, experiment: str) -> pd.DataFrame:
         """The networks that weight decay gave: a row for each run and penalty.
 
-        Args:
-            experiment: For example `"IRIS_FF"`.
-
         Returns:
             Columns `run`, `seed`, `penalty`, `epoch` (the last), `train_loss`,
             `penalized_train_loss`, `train_metric`, `test_loss`, `penalized_test_loss`,
@@ -178,9 +147,6 @@ class Results:
     def decay_epochs(self, experiment: str) -> pd.DataFrame:
         """How these networks came about: a row for each run, epoch measured and penalty.
 
-        Args:
-            experiment: For example `"IRIS_FF"`.
-
         Returns:
             The columns of `decay` but `lost_epoch`, `status` and those of validation.
         """
@@ -188,9 +154,6 @@ class Results:
 
     def decay_points(self, experiment: str) -> Tensor:
         """The networks themselves.
-
-        Args:
-            experiment: For example `"IRIS_FF"`.
 
         Returns:
             Shape (networks, parameters): a row for each of `decay`, in its order; parameters in the

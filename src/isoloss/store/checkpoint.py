@@ -35,9 +35,6 @@ AnyState = TypeVar("AnyState")
 CHECKPOINT = "checkpoint"
 """The folder, in that of a run, of what the run continues from."""
 
-MOST_OF_THE_TIME = 0.05
-"""Share of a walk's time that its checkpoints may take: where writing is slow they are fewer."""
-
 
 class _Timed:
     """Generations that are written from time to time, of states of a class."""
@@ -47,23 +44,15 @@ class _Timed:
             raise InputError(f"every must be a number of seconds, at least 0, got {every!r}")
         self.folder = folder
         self._generations = Generations(folder, rescue)
+        self.damage = self._generations.damage  # what load found damaged, a sentence each
         self._every = self._wait = float(every)
         self._last = time.monotonic()
         self._classes: dict[str, type] = {}
 
     @property
-    def damage(self) -> list[str]:
-        """What was found damaged when loading, a sentence each."""
-        return self._generations.damage
-
-    @property
     def due(self) -> bool:
         """Whether it is time for the next one."""
         return time.monotonic() - self._last >= self._wait
-
-    def _load(self) -> Generation | None:
-        self._last = time.monotonic()
-        return self._generations.load()
 
     def _unpack(self, found: Generation, kind: type[AnyState]) -> AnyState:
         """The state of a generation; nothing but the classes named is made, and no code is run."""
@@ -110,7 +99,7 @@ class _Timed:
         about = {**about, "isoloss": __version__, "classes": _fields(self._classes)}
         self._generations.save(about, content.getvalue(), points)
         self._last = time.monotonic()
-        slow = (self._last - begun) / MOST_OF_THE_TIME
+        slow = (self._last - begun) / 0.05  # share of the time that writing may take
         self._wait = max(self._every, slow) if self._every else 0.0
 
     def _unknown(self, content: bytes) -> str:
@@ -125,14 +114,11 @@ class _Timed:
 
 
 class TrainingCheckpoint(_Timed):
-    """Keeps the state of a training, and what it ended with, in a folder of its own.
-
-    What is damaged goes into the `quarantine` of the folder `rescue`.
-    """
+    """Keeps a training's state; what is damaged goes into the `quarantine` of `rescue`."""
 
     def load(self, state: type[AnyState]) -> AnyState | None:
         """The last state that was kept whole; None where there is none, or one of another class."""
-        found = self._load()
+        self._last, found = time.monotonic(), self._generations.load()
         if found is None or found.about.get("state") != state.__qualname__:
             return None
         self._classes = named_classes(state)
@@ -170,7 +156,7 @@ class Checkpoint(_Timed):
     def load(self, state: type, asked: Mapping[str, Any]) -> Snapshot | None:
         """The last snapshot that was kept whole, as `Keeper.load`."""
         self._classes = named_classes(Snapshot, state, Ending)
-        found = self._load()
+        self._last, found = time.monotonic(), self._generations.load()
         if found is None:
             return None
         different = differences(found.about["asked"], asked)
@@ -180,11 +166,11 @@ class Checkpoint(_Timed):
             )
         snapshot = self._unpack(found, Snapshot)
         theta = snapshot.state.point.theta
-        kept = [
-            # clones: memory from torch is aligned, which some products' last bits depend on
-            Kept(count, step, _tensor(found.points[step], theta))
-            for count, step in found.about["kept"]
-        ]
+        kept: list[Kept] = []
+        for count, step in found.about["kept"]:
+            content = torch.frombuffer(bytearray(found.points[step]), dtype=theta.dtype)
+            # a clone: memory from torch is aligned, which some products' last bits depend on
+            kept.append(Kept(count, step, content.clone().to(theta.device)))
         self.progress = snapshot.recorded.progress
         recorded = replace(snapshot.recorded, kept=tuple(kept))
         return replace(snapshot, asked=dict(asked), recorded=recorded)
@@ -248,10 +234,6 @@ def _fields(classes: Mapping[str, type]) -> dict[str, list[str]]:
         for name, kind in sorted(classes.items())
         if dataclasses.is_dataclass(kind)
     }
-
-
-def _tensor(content: memoryview, like: Tensor) -> Tensor:
-    return torch.frombuffer(bytearray(content), dtype=like.dtype).clone().to(like.device)
 
 
 def _member(kind: Any, name: str) -> enum.Enum:

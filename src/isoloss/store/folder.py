@@ -49,9 +49,6 @@ NOT_FINISHED = "not finished"
 MEMBERS, EPOCHS = "members.parquet", "epochs.parquet"
 _FILES = (STEPS, MEMBERS, EPOCHS, POINTS)
 
-SECONDS_TO_SAY_WHO = 5.0
-"""How long to wait for the holder of a lock to have written who it is."""
-
 Kind = Literal["traverse", "decay", "equivalent", "after-decay"]
 Tell = Callable[[str], object]
 """Receives what was found damaged, a sentence each."""
@@ -92,17 +89,18 @@ class LockedError(IsolossError):
 
 @contextlib.contextmanager
 def only_writer(folder: FilePath) -> Generator[str | None]:
-    """Be the only process that writes to a run folder; who held it and died without letting go.
-
-    The system lets go of the lock when its owner dies, however it dies. The files lie beside the
-    run folder, so that it can be moved: `.NAME.lock`, never deleted, and `.NAME.holder.json`.
-    """
+    """Be the only process that writes to a run folder; who held it and died without letting go."""
+    # both lie beside the run folder, so that it can be moved; the lock file is never deleted, and
+    # the system lets go of the lock when its owner dies
     note = folder.with_name(f".{folder.name}.holder.json")
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    give_up = time.monotonic() + SECONDS_TO_SAY_WHO
+    give_up = time.monotonic() + 5.0  # by then the holder has written who it is
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        while not _acquired(lock):
+        while True:
+            with contextlib.suppress(Timeout):
+                lock.acquire(timeout=0)
+                break
             holder, alive = _holder(note)  # a dead one, until the living one has said who it is
             if alive or time.monotonic() > give_up:
                 raise LockedError(
@@ -121,14 +119,6 @@ def only_writer(folder: FilePath) -> Generator[str | None]:
                 note.unlink(missing_ok=True)
     finally:
         lock.release()
-
-
-def _acquired(lock: FileLock) -> bool:
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return False
-    return True
 
 
 def _holder(note: FilePath) -> tuple[str | None, bool]:
@@ -152,12 +142,8 @@ def _holder(note: FilePath) -> tuple[str | None, bool]:
 
 
 def check(folder: FilePath, config: Mapping[str, Any]) -> bool:
-    """Whether a run is finished, with all its files whole; nothing is changed.
-
-    InputError where the folder holds a run with another configuration, ResultsError where it is of
-    another version.
-    """
-    try:
+    """Whether a run is finished, with all its files whole; nothing is changed."""
+    try:  # InputError for another configuration, ResultsError for another version are raised
         _check_config(folder, config)
         return _finished(folder)
     except DamagedError:
@@ -167,12 +153,8 @@ def check(folder: FilePath, config: Mapping[str, Any]) -> bool:
 def begin(
     folder: FilePath, config: Mapping[str, Any], made_with: Mapping[str, Any], tell: Tell = str
 ) -> bool:
-    """Lay claim to a run folder, as its only writer; False where the run is finished.
-
-    What is damaged goes into its `quarantine`. Raises as `check`. `made_with`, versions and
-    hardware, may differ without the run being another.
-    """
-    try:
+    """Lay claim to a run folder, as its only writer; False where the run is finished."""
+    try:  # raises as `check`; with another `made_with`, the run is the same
         _check_config(folder, config)
     except DamagedError as error:
         _settle_config(folder, config, tell, str(error))
@@ -239,27 +221,22 @@ class Stack:
 def save_walk(folder: FilePath, path: Path, extra: Mapping[str, Tensor] | None = None) -> None:
     """Write a walk, and further tensors by name, into its run folder, which was begun."""
     write_path(folder, path, extra, {"config": digest_of(load_config(folder))})
-    _settle(folder, path.outcome.value)
+    if path.outcome is not Outcome.INTERRUPTED:
+        _delete_checkpoint(folder)
 
 
 def save_decay(
     folder: FilePath, stack: Stack, chosen: Stack | None, *, start: Tensor, indices: Tensor
 ) -> None:
-    """Write a run of weight decay into its folder, which was begun.
-
-    `stack` was trained on all training examples drawn, those of `indices`; `chosen`, where there
-    is one, without the held-out ones, on which it was measured. `start` is where all began.
-    """
+    """Write a run of weight decay that was begun; `chosen` was trained without those held out."""
     members = stack.last()
     if chosen is not None:
-        held = chosen.last()
-        for name in ("validation_loss", "validation_metric"):
-            members[name] = held[name]
+        held = ["validation_loss", "validation_metric"]
+        members[held] = chosen.last()[held]
     lost = stack.lost.numpy()
     members["lost_epoch"] = lost
     members["status"] = [FINISHED if epoch < 0 else NON_FINITE for epoch in lost]
-    ended = int((lost >= 0).sum())
-    message = f"{len(lost) - ended} of {len(lost)} networks are finite at the end."
+    message = f"{(lost < 0).sum()} of {len(lost)} networks are finite at the end."
     digest = digest_of(load_config(folder))
     tensors = {"start": start, "ends": stack.ends, "indices": indices}
     write_folder(
@@ -267,7 +244,7 @@ def save_decay(
         {"outcome": FINISHED, "message": message, "config": digest},
         {MEMBERS: members, EPOCHS: stack.history, POINTS: tensors},
     )
-    _settle(folder, FINISHED)
+    _delete_checkpoint(folder)
 
 
 def save_failure(folder: FilePath, message: str) -> None:
@@ -307,13 +284,8 @@ def _settle_config(folder: FilePath, config: Mapping[str, Any], tell: Tell, dama
             quarantine(other, folder)
 
 
-def _settle(folder: FilePath, outcome: str) -> None:
-    """Once a run has ended for good, delete what it would have continued from."""
-    if outcome != Outcome.INTERRUPTED.value:
-        _delete_checkpoint(folder)
-
-
 def _delete_checkpoint(folder: FilePath) -> None:
+    """Once a run has ended for good, delete what it would have continued from."""
     if (folder / CHECKPOINT).exists():
         with writing(folder):
             shutil.rmtree(folder / CHECKPOINT)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,13 +20,13 @@ from torch import Tensor
 from isoloss.files import (
     DamagedError,
     Stamp,
+    atomically,
     quarantine,
     reading,
     remove,
     sealed,
     sync,
     unsealed,
-    write_bytes,
     writing,
 )
 
@@ -90,9 +89,8 @@ class Generations:
         elif self.damage:
             if self._torn:  # some of it may be needed
                 quarantine(self._points, self._rescue, copy=True)
-            for slot in SLOTS:
-                if slot not in found:
-                    self._write(slot, Generation(), {})
+            for slot in set(SLOTS) - found.keys():
+                self._write(slot, Generation(), {})
         return newest if newest.number else None
 
     def save(self, about: Mapping[str, Any], payload: bytes, points: Mapping[int, Tensor]) -> None:
@@ -109,7 +107,7 @@ class Generations:
             if number in self._blocks[newer]:
                 blocks[number] = self._blocks[newer][number]
                 continue
-            content = bytes_of(point)
+            content = point.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
             self._size = len(content)
             blocks[number] = next(free), hashlib.sha256(content).hexdigest()
             new[blocks[number][0]] = content
@@ -127,7 +125,8 @@ class Generations:
             "points": blocks,
             "payload": asdict(Stamp.of(made.payload)),
         }
-        write_bytes(self.folder / slot, sealed(content, indent=None).encode() + made.payload)
+        whole = sealed(content, indent=None).encode() + made.payload
+        atomically(self.folder / slot, lambda part: part.write_bytes(whole))
         self._numbers[slot], self._blocks[slot] = made.number, blocks
 
     def _read(self, slot: str, points: memoryview) -> Generation:
@@ -151,21 +150,14 @@ class Generations:
         return Generation(number, header["about"], payload, own)
 
 
-def bytes_of(point: Tensor) -> bytes:
-    """The bytes of a vector's numbers."""
-    return point.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-
-
 def write_blocks(file: Path, blocks: Mapping[int, bytes]) -> None:
     """Write vectors at their places in a file, and make that last."""
     with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
         new = not file.exists()
         with file.open("xb" if new else "r+b") as opened:
             for index, content in blocks.items():
                 opened.seek(index * len(content))
                 opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())
+        sync(file)
         if new:
             sync(file.parent)
