@@ -17,17 +17,17 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
 from isoloss import __version__
 from isoloss.errors import InputError, IsolossError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT_VERSION = 3
 """Of everything that is written; docs/formats.md describes each file."""
@@ -98,6 +98,9 @@ def write_text(file: Path, text: str) -> Stamp:
 
 def write_table(file: Path, table: pd.DataFrame) -> Stamp:
     """Write a table as Parquet; its index is not kept."""
+    import pyarrow as pa  # slow to load
+    import pyarrow.parquet as pq
+
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     version = {b"isoloss_format_version": str(FORMAT_VERSION).encode()}
     arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **version})
@@ -120,7 +123,7 @@ def write_folder(
     remove(folder / OUTCOME)  # what it says is not of the files that come now
     stamps = {
         name: write_table(folder / name, what)
-        if isinstance(what, pd.DataFrame)
+        if not isinstance(what, Mapping)
         else write_tensors(folder / name, what)
         for name, what in files.items()
     }
@@ -159,6 +162,9 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def read_table(file: Path, stamp: Stamp) -> pd.DataFrame:
     """What `write_table` was given, if the file is the one stamped."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     with reading(file):
         content = pa.BufferReader(_read(file, stamp))
         return cast("pd.DataFrame", pq.read_table(content).to_pandas())

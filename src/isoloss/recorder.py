@@ -6,14 +6,17 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from torch import Tensor
 
 from isoloss.methods import State
 from isoloss.path import COLUMNS, Record, Row
 from isoloss.problem import Problem
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,8 @@ class Recorder:
 
     def finish(self) -> tuple[pd.DataFrame, Tensor, list[int]]:
         """The steps, the points kept, shape (points, n), and the step of each; more may follow."""
+        import pandas as pd  # slow to load
+
         kept, last = self._now.kept, self._now.last
         if last is not None:
             row = self.rows[last.step]

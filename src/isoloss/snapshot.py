@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from isoloss.errors import InputError
 from isoloss.flat import digest
 from isoloss.methods import Method, State
+from isoloss.path import Record
+from isoloss.point import Objective
 from isoloss.problem import Problem, inside
 from isoloss.recorder import Recorded
 from isoloss.regularizers import REGULARIZERS
@@ -60,6 +63,54 @@ def state_class(method: Method) -> type:
             f"known; annotate {type(method).__name__}.init with the dataclass it returns"
         )
     return found
+
+
+def walk_identity(
+    problem: Problem,
+    theta: Tensor,
+    level: float | None,
+    regularizer: Mapping[str, Any],
+    method: Method,
+    rtol: float,
+    record: Record,
+    probes: Mapping[str, Problem],
+) -> dict[str, Any]:
+    """What determines a walk, as far as it can be compared with that of a checkpoint."""
+    settings = method.model_dump() if isinstance(method, Settings) else identity(method)
+    return {
+        "start": digest(theta),
+        "parameters": problem.size,
+        "dtype": str(problem.dtype).removeprefix("torch."),
+        "problem": identity(problem),
+        "level": level,
+        "regularizer": dict(regularizer),
+        "method": {"name": method.name, **settings},
+        "rtol": rtol,
+        "record": record.model_dump(),
+        "probes": {name: identity(probes[name]) for name in sorted(probes)},
+    }
+
+
+def check_continues(state: State, objective: Objective) -> None:
+    """Insist that a checkpoint's numbers are those of this problem and this regularizer.
+
+    Data, models and a user's functions cannot be compared, but what they give can.
+    """
+    point = state.point
+    loss = objective.problem.loss(point.theta).item()
+    value = objective.regularizer.value_and_grad(point.theta)[0].item()
+    # room for another machine's rounding
+    near = 1e-3 if objective.problem.dtype == torch.float32 else 1e-8
+    for what, before, now in (
+        ("loss", point.loss, loss),
+        (f"regularizer {objective.regularizer.name}", point.regularizer, value),
+    ):
+        if math.isfinite(before) and not math.isclose(before, now, rel_tol=near, abs_tol=near**3):
+            raise InputError(
+                f"the checkpoint keeps another walk ({what} at the point it has reached was "
+                f"{before:.9g}, now {now:.9g}): the data, the model or a function has changed; "
+                f"give another folder"
+            )
 
 
 def identity_of_regularizer(given: Any, name: str) -> dict[str, Any]:

@@ -18,16 +18,15 @@ from isoloss.outcome import Ending, Outcome
 from isoloss.path import Path, Record, Row, Stop
 from isoloss.point import Objective
 from isoloss.problem import Problem, inside
-from isoloss.progress import walk_progress
 from isoloss.recorder import Recorder
 from isoloss.regularizers import AnyRegularizer
-from isoloss.settings import Settings
 from isoloss.snapshot import (
     Keeper,
     Snapshot,
-    identity,
+    check_continues,
     identity_of_regularizer,
     state_class,
+    walk_identity,
 )
 
 Callback = Callable[[Row], bool | None]
@@ -93,6 +92,8 @@ def traverse(
     Raises:
         InputError: A value cannot be used; the text says why and what to do.
     """
+    from isoloss.progress import walk_progress  # loads rich
+
     _check_kinds(callback=callback)
     steps = walk(
         problem, start=start, level=level, regularizer=regularizer, method=method, rtol=rtol,
@@ -106,7 +107,10 @@ def traverse(
                     steps.interrupt("the callback returned True")
         except KeyboardInterrupt:
             steps.interrupt("Ctrl-C")
-    return steps.path
+    try:
+        return steps.path
+    except KeyboardInterrupt:  # in a probe of the last row
+        return steps.path
 
 
 class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stands for
@@ -152,7 +156,9 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         self._method, self._checkpoint = method, checkpoint
         objective = Objective(problem, regularizer)
         of_regularizer = identity_of_regularizer(regularizer, objective.regularizer.name)
-        self._asked = _asked(problem, theta, level, of_regularizer, method, rtol, record, probes)
+        self._asked = walk_identity(
+            problem, theta, level, of_regularizer, method, rtol, record, probes
+        )
         saved = None
         if checkpoint is not None:
             saved = checkpoint.load(state_class(method), self._asked)
@@ -169,7 +175,7 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         else:
             problem = problem.with_chunk_size(saved.chunk_size)
             objective = Objective(problem, regularizer)
-            _check_continues(saved.state, objective)
+            check_continues(saved.state, objective)
             state, held, objective.evaluations = saved.state, saved.level, saved.evaluations
             recorder = Recorder(record, probes, held, saved.recorded)
         self._problem, self._objective, self._level = problem, objective, held
@@ -250,54 +256,6 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
             self._objective.evaluations,
             self._recorder.recorded(),
         )
-
-
-def _asked(
-    problem: Problem,
-    theta: Tensor,
-    level: float | None,
-    regularizer: Mapping[str, Any],
-    method: Method,
-    rtol: float,
-    record: Record,
-    probes: Mapping[str, Problem],
-) -> dict[str, Any]:
-    """What determines a walk, as far as it can be compared with that of a checkpoint."""
-    settings = method.model_dump() if isinstance(method, Settings) else identity(method)
-    return {
-        "start": digest(theta),
-        "parameters": problem.size,
-        "dtype": str(problem.dtype).removeprefix("torch."),
-        "problem": identity(problem),
-        "level": level,
-        "regularizer": dict(regularizer),
-        "method": {"name": method.name, **settings},
-        "rtol": rtol,
-        "record": record.model_dump(),
-        "probes": {name: identity(probes[name]) for name in sorted(probes)},
-    }
-
-
-def _check_continues(state: State, objective: Objective) -> None:
-    """Insist that a checkpoint's numbers are those of this problem and this regularizer.
-
-    Data, models and a user's functions cannot be compared, but what they give can.
-    """
-    point = state.point
-    loss = objective.problem.loss(point.theta).item()
-    value = objective.regularizer.value_and_grad(point.theta)[0].item()
-    # room for another machine's rounding
-    near = 1e-3 if objective.problem.dtype == torch.float32 else 1e-8
-    for what, before, now in (
-        ("loss", point.loss, loss),
-        (f"regularizer {objective.regularizer.name}", point.regularizer, value),
-    ):
-        if math.isfinite(before) and not math.isclose(before, now, rel_tol=near, abs_tol=near**3):
-            raise InputError(
-                f"the checkpoint keeps another walk ({what} at the point it has reached was "
-                f"{before:.9g}, now {now:.9g}): the data, the model or a function has changed; "
-                f"give another folder"
-            )
 
 
 def _check_begin(problem: Problem, state: State) -> None:
