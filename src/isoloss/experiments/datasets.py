@@ -6,11 +6,10 @@ cache otherwise. Each is compared with its published hash before it is read.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from isoloss.errors import DataError, one_line, require_extra, unknown
-from isoloss.experiments.readers import READERS, Examples, Targets
+from isoloss.experiments.readers import READERS, Dataset, Examples
 
 SILENCE = 30.0
 """Seconds for which a server may be silent."""
@@ -118,36 +117,6 @@ class FileReport:
         return f"{self.file.path} is not in {' or '.join(map(str, _folders()))}"
 
 
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """Training and test examples.
-
-    Networks take `train_inputs` and `test_inputs`, made when they are first asked for: all of
-    CIFAR-10's would take 600 MB where a draw needs 12.
-    """
-
-    name: str
-    train_examples: Examples  # uint8 pixels (n, channels, height, width), or float32 (n, features)
-    train_targets: Targets  # int64 classes (n,), or float32 values (n, 1)
-    test_examples: Examples
-    test_targets: Targets
-
-    @cached_property
-    def train_inputs(self) -> NDArray[np.float32]:
-        """The training examples as float32: pixels in [0, 1], features as they are."""
-        return _inputs(self.train_examples)
-
-    @cached_property
-    def test_inputs(self) -> NDArray[np.float32]:
-        """The test examples as float32: pixels in [0, 1], features as they are."""
-        return _inputs(self.test_examples)
-
-
-def names() -> tuple[str, ...]:
-    """The names of the data sets."""
-    return tuple(FORMS)
-
-
 def at_hand(name: str) -> bool:
     """Whether `load` needs no download; no file is read, so that this takes no time."""
     return _complete_form(name) is not None
@@ -156,8 +125,7 @@ def at_hand(name: str) -> bool:
 def verify(name: str) -> list[FileReport]:
     """Compare a data set's files with their published hashes; change nothing.
 
-    There is a report per file of the form (folder of batches, archive) that `load` would read or
-    that is nearest to complete, and none for `iris`, which comes with scikit-learn.
+    The reports are of the form (folder of batches, archive) that is nearest to complete.
     """
     complete = _complete_form(name)
     nearest = max(reversed(FORMS[name]), key=lambda form: len([*filter(_find, form)]))
@@ -165,9 +133,8 @@ def verify(name: str) -> list[FileReport]:
 
 
 def fetch(name: str) -> list[FileReport]:
-    """Download to the cache what is not at hand; a report per file, all present.
+    """Download what is not at hand; a report per file, all present.
 
-    Progress is shown on standard error, and an interrupted download is continued by the next call.
     A damaged file in the cache is replaced; elsewhere files are the user's and are never touched.
     """
     return [_fetched(file) for file in _complete_form(name) or FORMS[name][-1]]
@@ -176,25 +143,17 @@ def fetch(name: str) -> list[FileReport]:
 def load(name: str) -> Dataset:
     """Read a data set; what is not at hand is downloaded first."""
     form = _complete_form(name) or [report.file for report in fetch(name)]
-    return Dataset(name, *READERS[name]((Path(file.path).name, _content(file)) for file in form))
+    return READERS[name]((Path(file.path).name, _content(file)) for file in form)
 
 
-def draw(dataset: Dataset, count: int, seed: int) -> tuple[Dataset, NDArray[np.int64]]:
-    """Training examples drawn without replacement, copied in the order of the draw; their rows.
-
-    The test examples stay. A seed of numpy's PCG64 generator determines the draw.
-    """
+def drawn(total: int, count: int, seed: int) -> NDArray[np.int64]:
+    """Rows of `total`, drawn without replacement by numpy's PCG64 from that seed."""
     generator = np.random.Generator(np.random.PCG64(seed))
-    rows = generator.choice(len(dataset.train_targets), size=count, replace=False).astype(np.int64)
-    part = dataclasses.replace(
-        dataset,
-        train_examples=dataset.train_examples[rows],
-        train_targets=dataset.train_targets[rows],
-    )
-    return part, rows
+    return generator.choice(total, size=count, replace=False).astype(np.int64)
 
 
-def _inputs(examples: Examples) -> NDArray[np.float32]:
+def floats(examples: Examples) -> NDArray[np.float32]:
+    """What networks take: pixels in [0, 1], features as they are."""
     if examples.dtype == np.float32:
         return cast(NDArray[np.float32], examples)
     return np.divide(examples, np.float32(255), dtype=np.float32)
