@@ -32,7 +32,6 @@ def test_the_table_is_complete():
     assert lengths == {"iris": [0], "auto_mpg": [1], "mnist": [4], "cifar10": [6, 1]}
     for name, forms in datasets.FORMS.items():
         for file in (file for form in forms for file in form):
-            assert file.dataset == name
             assert file.path.startswith(f"{name}/")
             assert len(bytes.fromhex(file.sha256)) == 32
             assert file.urls or file not in forms[-1]

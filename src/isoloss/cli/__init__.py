@@ -51,8 +51,7 @@ def top(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; a user's error is one sentence on standard error.
 
-    Exit codes: 0 done, 1 a run failed or files cannot be read or written, 2 a wrong argument, 130
-    Ctrl-C, 143 SIGTERM.
+    Exit codes: 0, 1 a run or a file failed, 2 a wrong argument, 130 Ctrl-C, 143 SIGTERM.
     """
     try:
         with sigterm_raises():

@@ -28,20 +28,18 @@ def experiments() -> None:
     )  # fmt: skip
     for name in experiments.names():
         experiment = experiments.get(name)
-        present = datasets.at_hand(experiment.dataset)
-        evaluation, walk = 0.0, 0.0
-        if present:
+        found = ["to fetch", "", ""]
+        if datasets.at_hand(experiment.dataset):
             with console.status(f"measuring {name}"):
                 evaluation, walk = cost(experiment)
+            found = ["at hand", _rate(1 / evaluation), _duration(walk)]
         listed.add_row(
             name,
             f"{experiment.parameters:,}",
             "all" if experiment.draw is None else f"{experiment.draw:,}",
             str(experiment.runs),
             f"{experiment.steps:,}",
-            "at hand" if present else "to fetch",
-            _rate(1 / evaluation) if present else "",
-            _duration(walk) if present else "",
+            *found,
         )
     console.print(listed)
     say(

@@ -21,8 +21,8 @@ from isoloss.problem import Problem
 from isoloss.subject import Start
 from isoloss.training import TrainingState, train
 
+# weights of the squared norm in the paper's weight decay
 PENALTIES = (0.0, *(float(f"1e{power}") for power in range(-6, 7)))
-"""Weights of the squared norm in the paper's weight decay."""
 
 
 @dataclass(frozen=True)

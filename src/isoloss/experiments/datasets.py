@@ -22,10 +22,8 @@ from rich.progress import track
 from isoloss.errors import DataError, one_line, require_extra, unknown
 from isoloss.experiments.readers import READERS, Dataset, Examples
 
-SILENCE = 30.0
-"""Seconds for which a server may be silent."""
-LONGEST_WAIT = 3600.0
-"""Seconds for which another process may take to download a file."""
+SILENCE = 30.0  # seconds for which a server may be silent
+LONGEST_WAIT = 3600.0  # seconds for which another process may take to download a file
 CHUNK = 2**16
 
 
@@ -33,8 +31,7 @@ CHUNK = 2**16
 class DataFile:
     """One official file; `urls` are its own home, then mirrors, and none for part of an archive."""
 
-    dataset: str
-    path: str  # in a data folder
+    path: str  # in a data folder, DATASET/NAME
     size: int
     sha256: str
     urls: tuple[str, ...]
@@ -79,9 +76,7 @@ Form = tuple[DataFile, ...]  # files that together hold a data set
 def _form(table: str) -> Form:
     (dataset, *homes), *rows = (line.split() for line in table.strip().split("\n"))
     return tuple(
-        DataFile(
-            dataset, f"{dataset}/{name}", int(size), sha256, tuple(url + name for url in homes)
-        )
+        DataFile(f"{dataset}/{name}", int(size), sha256, tuple(url + name for url in homes))
         for sha256, size, name in rows
     )
 
@@ -106,7 +101,7 @@ class FileReport:
 
     def error(self) -> DataError:
         """Why the file cannot be read, with the remedy."""
-        fetch = f"run `isoloss data fetch {self.file.dataset}`"
+        fetch = f"run `isoloss data fetch {Path(self.file.path).parent}`"
         if self.where is None:
             return DataError(f"{self.missing()}; place it there, or {fetch}")
         damaged = f"{self.where} is not the official file: {self.problem}"
@@ -123,10 +118,7 @@ def at_hand(name: str) -> bool:
 
 
 def verify(name: str) -> list[FileReport]:
-    """Compare a data set's files with their published hashes; change nothing.
-
-    The reports are of the form (folder of batches, archive) that is nearest to complete.
-    """
+    """Compare a data set's files with their published hashes, in the form nearest to complete."""
     complete = _complete_form(name)
     nearest = max(reversed(FORMS[name]), key=lambda form: len([*filter(_find, form)]))
     return [_look(file)[0] for file in complete or nearest]
@@ -234,10 +226,7 @@ class _Failed(Exception):  # noqa: N818
 
 
 def _download(urls: tuple[str, ...], target: Path, size: int, sha256: str, missing: str) -> None:
-    """Place a file, whole and compared with its hash, from the first address that gives it.
-
-    `missing` says what is not where, for the error.
-    """
+    """Place a file, whole and compared with its hash, from the first address that gives it."""
     pooch = require_extra("pooch", "experiments")
     name, part = target.name, target.with_name(f"{target.name}.part")
     registry, failures = {name: f"sha256:{sha256}"}, dict[str, str]()

@@ -27,11 +27,7 @@ from isoloss.store.checkpoint import TrainingCheckpoint
 from isoloss.store.folder import CHECKPOINT, FINISHED, Stack, save_decay
 from isoloss.training import Training, TrainingState, check_penalties
 
-MEASUREMENTS = {True: 50, False: 10}
-"""How often a run is measured: where all examples are few, and where the test set is large."""
-
-Pair = tuple[Tensor, Tensor]
-"""Inputs and targets."""
+Pair = tuple[Tensor, Tensor]  # inputs and targets
 
 
 class DecayOptions(Settings):
@@ -79,7 +75,8 @@ def decay_settings(
     for one, next_ in itertools.pairwise(chosen):
         if one == next_:
             raise InputError(f"penalty {one:g} was given twice; give it once")
-    every = experiment.decay_epochs // MEASUREMENTS[experiment.draw is None]
+    measurements = 50 if experiment.draw is None else 10  # fewer where the test set is large
+    every = experiment.decay_epochs // measurements
     default = DecayOptions(epochs=experiment.decay_epochs, record_every=every)
     also = [] if epochs is None else [f"epochs={epochs}"]
     options = override(default, parse_pairs([*pairs, *also], DecayOptions))
@@ -93,14 +90,11 @@ def equivalent_runs(
     epochs: int | None = None,
     device: str = "cpu",
 ) -> list[DecayRun]:
-    """Training from each walk's start with the penalty at which the walk ended, if it is positive.
-
-    The penalty is on biases too, as the walk's R is.
-    """
+    """Training from each walk's start with the penalty at which it ended, where positive."""
     from isoloss.report.tables import equivalent_penalty  # slow to load
 
     runs: list[DecayRun] = []
-    pairs = ["include_biases=true", "held_out=0"]
+    pairs = ["include_biases=true", "held_out=0"]  # as the walk's R is of biases too
     for path in results.paths(experiment.name, method):
         penalty = equivalent_penalty(path)
         if math.isfinite(penalty) and penalty > 0:

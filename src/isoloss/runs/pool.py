@@ -25,10 +25,8 @@ if TYPE_CHECKING:
 SPAWN = multiprocessing.get_context("spawn")
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-SECONDS_TO_LOOK = 0.2
-"""How long a signal may wait to be noticed."""
-SECONDS_TO_INSIST = 1.0
-"""Ctrl-C once more after these ends the runs at once; nearer ones come from one press of it."""
+SECONDS_TO_LOOK = 0.2  # how long a signal may wait to be noticed
+SECONDS_TO_INSIST = 1.0  # a second Ctrl-C after these ends the runs; nearer ones are one press
 
 
 class Terminated(BaseException):
@@ -47,10 +45,9 @@ def sigterm_raises() -> Generator[None]:
 
 
 def run_all(runs: Sequence[Run], show: Callable[[News], None]) -> int:
-    """Execute runs in parallel; one that fails does not stop the others.
+    """Execute runs in parallel; one that fails does not stop the others; the exit code.
 
-    Ctrl-C and SIGTERM stop them all, once the step being taken is kept; Ctrl-C again stops them at
-    once. The result is 0 where no signal came, else the exit code for it, 130 or 143.
+    Ctrl-C (130) and SIGTERM (143) stop all once their steps are kept, a second Ctrl-C at once.
     """
     waiting, workers = deque(runs), list[_Worker]()
     came: list[tuple[int, float]] = []

@@ -87,9 +87,7 @@ class Contact:
 class RunSettings(Protocol):
     """Everything but the seed that determines a run."""
 
-    def config(self, seed: int) -> dict[str, Any]:
-        """What goes into a run's `config.json`."""
-        ...
+    def config(self, seed: int) -> dict[str, Any]: ...  # what goes into a run's `config.json`
 
 
 @dataclass(frozen=True)
@@ -124,20 +122,15 @@ class Run(ABC):
         return self.settings.config(self.seed)
 
     def finished(self) -> bool:
-        """Whether nothing is left to do, with all files whole; changes nothing.
-
-        False where that cannot be found out now: the run itself will say why, while others go on.
-        Raises InputError where the folder holds a run with another configuration.
-        """
+        """Whether nothing is left to do, with all files whole; InputError: the settings differ."""
         try:
             return check(self.folder, self.config()) and not (self.folder / CHECKPOINT).exists()
-        except StorageError:
+        except StorageError:  # the run itself will say why, while others go on
             return False
 
     def execute(self, tell: Callable[[News], None], cancelled: Callable[[], bool]) -> News:
         """Do what is left of the run, as the only writer to its folder; the last news.
 
-        `cancelled` is asked at every step: once it returns True, the run is kept and interrupted.
         Raises LockedError where another process writes to the folder; every other error is news.
         """
         with only_writer(self.folder) as died:
@@ -196,27 +189,17 @@ class Display:
     def __init__(self, title: str, runs: Sequence[Run]) -> None:
         self._title = title
         self._runs = {one.index: one for one in runs}
-        self._live = columns(runs[0].unit)
-        self._terminal = self._live.console.is_terminal
-        self._live.disable = not self._terminal
+        self.live = columns(runs[0].unit)  # a context, to be entered while they go on
+        self.live.disable = not self.live.console.is_terminal
         self._last: dict[int, News] = {}
         self._tasks = {
-            one.index: self._live.add_task(
+            one.index: self.live.add_task(
                 _label(one, "waiting"), total=one.total, start=False, figures=""
             )
             for one in runs
         }
-
-    def __enter__(self) -> Display:
-        """Begin to show."""
-        if self._terminal:
-            self._live.console.print(self._title)
-        self._live.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Leave the last lines standing."""
-        self._live.stop()
+        if not self.live.disable:
+            self.live.console.print(title)
 
     @property
     def failures(self) -> list[str]:
@@ -236,20 +219,20 @@ class Display:
         """Take in news of a run."""
         self._last[news.index] = news
         one, task = self._runs[news.index], self._tasks[news.index]
-        if news.row and not self._live.tasks[task].started:  # time left is not that of phase 1
-            self._live.start_task(task)
+        if news.row and not self.live.tasks[task].started:  # time left is not that of phase 1
+            self.live.start_task(task)
         fields: dict[str, Any] = {"figures": one.figures.format_map(news.row)} if news.row else {}
         label = _label(one, _word(news))
-        self._live.update(task, description=label, completed=news.done, **fields)
+        self.live.update(task, description=label, completed=news.done, **fields)
         if news.phase == "done":
-            self._live.stop_task(task)
-            if not self._terminal:
+            self.live.stop_task(task)
+            if self.live.disable:
                 line = f"{self._title} {label.rstrip()}"
                 if news.failed:
                     line += f": {news.ending}"
                 elif news.row:
                     line += f": {news.done:,} {one.unit}, {one.figures.format_map(news.row)}"
-                self._live.console.print(line, soft_wrap=True)
+                self.live.console.print(line, soft_wrap=True)
 
     def summary(self) -> Table:
         """A table with a line per run: where it started, where it ended, and why."""
