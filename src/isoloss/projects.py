@@ -135,8 +135,7 @@ class Project:
         if (
             isinstance(problem, Problem)
             and isinstance(probes, Mapping)
-            and all(isinstance(name, str) for name in probes)
-            and all(isinstance(probe, Problem) for probe in probes.values())
+            and all(isinstance(k, str) and isinstance(v, Problem) for k, v in probes.items())
         ):
             return problem, dict(probes)
         kind = type(given).__name__
@@ -154,18 +153,16 @@ Subject = Experiment | Project
 
 def load_function(file: FilePath, name: str) -> Callable[[int], Any]:
     """Run a Python file and give one of its functions, which has to take a seed."""
-    module = _module(file)
+    module, what = _module(file), f"{name} in {file.name}"
     found = getattr(module, name, None)
     if found is None:
         functions = inspect.getmembers(module, inspect.isfunction)
         own = [one for one, _ in functions if not one.startswith("_")]
         raise unknown(f"function of {file.name}", name, own or ["none"])
     if not callable(found):
-        raise InputError(
-            f"{name} in {file.name} must be a function that takes a seed, got "
-            f"{type(found).__name__}"
-        )
-    check_takes(f"{name} in {file.name}", found, "seed")
+        kind = type(found).__name__
+        raise InputError(f"{what} must be a function that takes a seed, got {kind}")
+    check_takes(what, found, "seed")
     return found
 
 

@@ -53,10 +53,7 @@ def experiments() -> None:
 
 
 def cost(experiment: Experiment) -> tuple[float, float]:
-    """Seconds of one core for an evaluation and for the paper's walk, at the random start.
-
-    The walk: as many evaluations as predictor steps, and the test set as often as it is recorded.
-    """
+    """Seconds of one core for an evaluation and for the paper's walk, at the random start."""
     from isoloss.evaluation.arithmetic import one_thread
     from isoloss.problem import Problem
 

@@ -213,10 +213,7 @@ def convolutional(channels: int, size: int, filters: int, hidden: int) -> nn.Seq
 
 
 def glorot_normal(network: nn.Module, seed: int) -> nn.Module:
-    """Initialize in place as Keras' `GlorotNormal` does, biases at zero.
-
-    Glorot and Bengio, AISTATS 2010; the fans of a convolution count its receptive field.
-    """
+    """Initialize in place as Keras' `GlorotNormal` (Glorot and Bengio, 2010), biases at zero."""
     generator = torch.Generator().manual_seed(seed)
     for layer in network.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)):

@@ -67,10 +67,7 @@ def iris(files: Files) -> Dataset:
 
 
 def auto_mpg(files: Files) -> Dataset:
-    """Auto MPG: miles per gallon from nine standardized columns, 314 and 78 cars.
-
-    The columns: cylinders to model year, in the file's order, and 0/1 for Europe, Japan, the USA.
-    """
+    """Auto MPG: miles per gallon from nine standardized columns, 314 and 78 cars."""
     [(_, text)] = files
     rows = [line.split(b"\t")[0].split() for line in text.splitlines()]
     table = np.array([[float(field) for field in row] for row in rows if b"?" not in row])

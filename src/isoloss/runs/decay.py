@@ -243,10 +243,9 @@ def hold_out(data: Data, part: float, seed: int) -> tuple[Tensor, Tensor]:
     """Rows to train on and rows held out, drawn by PCG64 in a stream apart from the examples'."""
     count = len(data.targets)
     generator = np.random.Generator(np.random.PCG64([seed, 1]))
-    aside = generator.choice(count, size=max(1, round(part * count)), replace=False)
-    held = torch.zeros(count, dtype=torch.bool)
-    held[torch.from_numpy(aside)] = True
-    return (~held).nonzero().squeeze(1), held.nonzero().squeeze(1)
+    aside = np.sort(generator.choice(count, size=max(1, round(part * count)), replace=False))
+    kept = np.setdiff1d(np.arange(count), aside)
+    return torch.from_numpy(kept), torch.from_numpy(aside)
 
 
 def _rows(pair: Pair, rows: Tensor) -> Pair:
@@ -256,7 +255,5 @@ def _rows(pair: Pair, rows: Tensor) -> Pair:
 def _best(stack: Stack) -> Row:
     """The penalty with the smallest test loss, for the display alone."""
     last = stack.last()
-    finite = last.loc[last["test_loss"].notna()]
-    best = finite.loc[finite["test_loss"].idxmin()] if len(finite) else last.iloc[0]
-    row: Row = best.to_dict()
+    row: Row = last.sort_values("test_loss", kind="stable").iloc[0].to_dict()  # NaN comes last
     return {**row, "networks": len(last), "lost": int((stack.lost >= 0).sum())}

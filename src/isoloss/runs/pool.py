@@ -1,9 +1,8 @@
 """Many runs over the cores, a process each, and the signals that stop them.
 
-A process shares nothing with the others but a pipe with the one that started it, so that one which
-is killed leaves no lock behind that others wait for. Nothing here loads torch: a process has to
-have its number of threads in its environment before the libraries of linear algebra are loaded,
-which choose their algorithms, and with them the last bits, by what they find there.
+Processes share nothing but a pipe each, so that one which is killed leaves no lock behind. Nothing
+here loads torch: libraries of linear algebra choose algorithms, and with them the last bits, by
+the number of threads that they find in the environment when they are loaded.
 """
 
 from __future__ import annotations
@@ -45,10 +44,7 @@ def sigterm_raises() -> Generator[None]:
 
 
 def run_all(runs: Sequence[Run], show: Callable[[News], None]) -> int:
-    """Execute runs in parallel; one that fails does not stop the others; the exit code.
-
-    Ctrl-C (130) and SIGTERM (143) stop all once their steps are kept, a second Ctrl-C at once.
-    """
+    """Execute runs in parallel, whichever of them fail; 0, or 130 or 143 after a signal."""
     waiting, workers = deque(runs), list[_Worker]()
     came: list[tuple[int, float]] = []
 

@@ -21,16 +21,9 @@ from isoloss.files import ResultsError, StorageError, move_aside, sentence_of
 from isoloss.outcome import Outcome
 from isoloss.path import Row
 from isoloss.progress import columns
+from isoloss.store import folder
 from isoloss.store.checkpoint import TrainingCheckpoint
-from isoloss.store.folder import (
-    CHECKPOINT,
-    LockedError,
-    begin,
-    check,
-    only_writer,
-    problem,
-    save_failure,
-)
+from isoloss.store.folder import CHECKPOINT, LockedError, only_writer
 
 SECONDS_BETWEEN_NEWS = 0.1
 
@@ -124,22 +117,20 @@ class Run(ABC):
     def finished(self) -> bool:
         """Whether nothing is left to do, with all files whole; InputError: the settings differ."""
         try:
-            return check(self.folder, self.config()) and not (self.folder / CHECKPOINT).exists()
+            done = folder.check(self.folder, self.config())
+            return done and not (self.folder / CHECKPOINT).exists()
         except StorageError:  # the run itself will say why, while others go on
             return False
 
     def execute(self, tell: Callable[[News], None], cancelled: Callable[[], bool]) -> News:
-        """Do what is left of the run, as the only writer to its folder; the last news.
-
-        Raises LockedError where another process writes to the folder; every other error is news.
-        """
+        """Do what is left as the only writer, else LockedError; all other errors are last news."""
         with only_writer(self.folder) as died:
             contact = Contact(self.index, tell, cancelled)
             if died:
                 contact.notes.append(f"{self.folder}: {died} did not end properly")
             claimed = False
             try:
-                left = begin(self.folder, self.config(), _made_with(), contact.notes.append)
+                left = folder.begin(self.folder, self.config(), _made_with(), contact.notes.append)
                 claimed = True
                 news = self._work(contact) if left else self._finished_before()
             except Interrupted:
@@ -148,7 +139,7 @@ class Run(ABC):
                 news = self.failed(error)
                 if claimed:  # else it is perhaps another run's
                     with suppress(StorageError):  # what cannot be written is said all the same
-                        save_failure(self.folder, news.ending)
+                        folder.save_failure(self.folder, news.ending)
             return replace(news, notes=tuple(contact.notes))
 
     def failed(self, error: Exception) -> News:
@@ -160,8 +151,8 @@ class Run(ABC):
     def lost(self, why: str) -> News:
         """The last news of a run whose process died without a word."""
         with suppress(StorageError, LockedError, ResultsError), only_writer(self.folder):
-            if problem(self.folder) is not None:  # it may have died after its last word
-                save_failure(self.folder, why)
+            if folder.problem(self.folder) is not None:  # it may have died after its last word
+                folder.save_failure(self.folder, why)
         return News(self.index, "done", ending=why, failed=True)
 
     def put_aside(self) -> FilePath | None:
@@ -193,9 +184,7 @@ class Display:
         self.live.disable = not self.live.console.is_terminal
         self._last: dict[int, News] = {}
         self._tasks = {
-            one.index: self.live.add_task(
-                _label(one, "waiting"), total=one.total, start=False, figures=""
-            )
+            one.index: self.live.add_task(_label(one), total=one.total, start=False, figures="")
             for one in runs
         }
         if not self.live.disable:
@@ -204,11 +193,8 @@ class Display:
     @property
     def failures(self) -> list[str]:
         """Which runs failed, with the sentence of the error."""
-        return [
-            f"{self._runs[index].folder}: {news.ending}"
-            for index, news in sorted(self._last.items())
-            if news.failed
-        ]
+        last = sorted(self._last.items())
+        return [f"{self._runs[k].folder}: {news.ending}" for k, news in last if news.failed]
 
     @property
     def notes(self) -> list[str]:
@@ -238,9 +224,8 @@ class Display:
         """A table with a line per run: where it started, where it ended, and why."""
         first = next(iter(self._runs.values()))
         table = Table(box=None, pad_edge=False)
-        for heading in ("run", "seed", first.unit, *first.columns):
-            table.add_column(heading, justify="right" if heading != "run" else "left")
-        table.add_column("outcome")
+        for heading in ("run", "seed", first.unit, *first.columns, "outcome"):
+            table.add_column(heading, justify="left" if heading in ("run", "outcome") else "right")
         for index, one in sorted(self._runs.items()):
             news = self._last.get(index)
             numbers = [""] * (1 + len(one.columns))
@@ -264,5 +249,5 @@ def _word(news: News) -> str:
     return "failed" if news.failed else news.ending or news.phase
 
 
-def _label(one: Run, word: str) -> str:
+def _label(one: Run, word: str = "waiting") -> str:
     return f"{one.folder.name} {word:<11}"

@@ -157,9 +157,8 @@ class WalkRun(Run):
         if kept is not None:
             weights = kept["weights"]
             size = size or int(kept["chunk_size"]) or None
-        checkpoint = TrainingCheckpoint(
-            training_folder(self.folder), self.folder, self.checkpoint_every
-        )
+        folder = training_folder(self.folder)
+        checkpoint = TrainingCheckpoint(folder, self.folder, self.checkpoint_every)
         if weights is None:
             contact.tell("training")
         start = self.settings.subject.start(
