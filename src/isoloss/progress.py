@@ -13,8 +13,7 @@ from rich.text import Text
 from isoloss.path import Row
 
 SECONDS_BETWEEN = 0.1
-FIGURES = "R {regularizer:.4g}, {angle_degrees:.2f} deg"
-"""What is shown of a walk's last row."""
+FIGURES = "R {regularizer:.4g}, {angle_degrees:.2f} deg"  # what is shown of a walk's last row
 
 
 class TimeLeft(TimeRemainingColumn):
@@ -39,16 +38,12 @@ def columns(unit: str = "steps") -> Progress:
     )
 
 
-def _hide(*_: object) -> None:
-    pass
-
-
 @contextmanager
 def walk_progress(*, enabled: bool, steps: int) -> Generator[Callable[[Row, int], None]]:
     """Show a walk while it goes on, on a terminal; call what is yielded with row and steps."""
     display = columns()
     if not enabled or not display.console.is_terminal:
-        yield _hide
+        yield lambda _row, _done: None
         return
     with display:
         task = display.add_task("walk", total=steps, figures="")

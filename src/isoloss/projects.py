@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from isoloss.errors import InputError, IsolossError, check_takes, one_line, unknown
+from isoloss.experiments import Experiment
 from isoloss.methods import Method, get_method
 from isoloss.path import Record, Stop
 from isoloss.problem import Problem
@@ -69,10 +70,7 @@ class Project:
 
     @property
     def name(self) -> str:
-        """The name of its results' folder: of the file and the function, in letters that are safe.
-
-        It is never that of an experiment or of the report, and never a path.
-        """
+        """The name of its results' folder, which no experiment has and which is no path."""
         parts = self.file.stem, self.function
         return ".".join(re.sub(r"[^A-Za-z0-9_-]", "_", part) for part in parts)
 
@@ -80,9 +78,8 @@ class Project:
     def identity(self) -> dict[str, Any]:
         """What tells it from others of its name in a run's settings, with a hash of the file."""
         digest = hashlib.sha256(self.file.read_bytes()).hexdigest()
-        return {
-            "project": {"file": self.file.name, "function": self.function, "sha256": digest[:16]}
-        }
+        own = {"file": self.file.name, "function": self.function, "sha256": digest[:16]}
+        return {"project": own}
 
     def prepare(self) -> None:
         """Nothing is to be fetched."""
@@ -108,11 +105,7 @@ class Project:
         chunk_size: int | None = None,
         **_: object,
     ) -> Start:
-        """Call the function, with torch's, NumPy's and Python's random numbers seeded.
-
-        It decides on its device, trains again when a walk is resumed, and then has to give the
-        weights that the walk began with.
-        """
+        """Call the function, with torch's, NumPy's and Python's random numbers seeded."""
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
         random.seed(seed)
@@ -142,8 +135,7 @@ class Project:
         if (
             isinstance(problem, Problem)
             and isinstance(probes, Mapping)
-            and all(isinstance(name, str) for name in probes)
-            and all(isinstance(probe, Problem) for probe in probes.values())
+            and all(isinstance(k, str) and isinstance(v, Problem) for k, v in probes.items())
         ):
             return problem, dict(probes)
         kind = type(given).__name__
@@ -155,21 +147,22 @@ class Project:
         )
 
 
+Subject = Experiment | Project
+"""What a run walks; it is sent to the process of each run."""
+
+
 def load_function(file: FilePath, name: str) -> Callable[[int], Any]:
     """Run a Python file and give one of its functions, which has to take a seed."""
-    module = _module(file)
+    module, what = _module(file), f"{name} in {file.name}"
     found = getattr(module, name, None)
     if found is None:
-        own = [
-            k for k, v in vars(module).items() if inspect.isfunction(v) and not k.startswith("_")
-        ]
+        functions = inspect.getmembers(module, inspect.isfunction)
+        own = [one for one, _ in functions if not one.startswith("_")]
         raise unknown(f"function of {file.name}", name, own or ["none"])
     if not callable(found):
-        raise InputError(
-            f"{name} in {file.name} must be a function that takes a seed, got "
-            f"{type(found).__name__}"
-        )
-    check_takes(f"{name} in {file.name}", found, "seed")
+        kind = type(found).__name__
+        raise InputError(f"{what} must be a function that takes a seed, got {kind}")
+    check_takes(what, found, "seed")
     return found
 
 
@@ -194,15 +187,11 @@ def _module(file: FilePath) -> ModuleType:
 
 def _failed(what: str, error: BaseException, file: FilePath) -> InputError:
     place = str(file.resolve())
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename in (place, str(file))]
     if isinstance(error, SyntaxError) and error.lineno is not None:
-        where = f" in line {error.lineno}"
-    else:
-        lines = [
-            frame.lineno
-            for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename in (place, str(file))
-        ]
-        where = f" in line {lines[-1]}" if lines else ""
+        lines.append(error.lineno)
+    where = f" in line {lines[-1]}" if lines else ""
     return InputError(
         f"{what} failed{where} ({type(error).__name__}: {one_line(error)}); fix it and try again"
     )

@@ -11,8 +11,7 @@ import pydantic
 
 from isoloss.errors import InputError, unknown
 
-ONLY_IN_PYTHON = {"when"}
-"""Settings that are functions: no file keeps them, and no command can give them."""
+ONLY_IN_PYTHON = {"when"}  # functions: no file keeps them, and no command can give them
 
 
 class Settings(pydantic.BaseModel):

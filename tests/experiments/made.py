@@ -64,7 +64,7 @@ AUTO_MPG = 5 * (
 
 def described(path: str, data: bytes, *urls: str) -> DataFile:
     """The entry of a made file in the table of official files."""
-    return DataFile(path.split("/")[0], path, len(data), hashlib.sha256(data).hexdigest(), urls)
+    return DataFile(path, len(data), hashlib.sha256(data).hexdigest(), urls)
 
 
 def placed(folder: Path, files: dict[str, bytes]) -> None:

@@ -1,5 +1,6 @@
 """Finding, checking, reading and drawing, with made files in the place of the official ones."""
 
+import dataclasses
 import pickle
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from sklearn.datasets import load_iris
 from tests.experiments import made
 from tests.experiments.made import AUTO_MPG, batch, placed, random_batch, tar_gz
 
+from isoloss import experiments
 from isoloss.errors import InputError
 from isoloss.experiments import datasets, readers
-from isoloss.experiments.datasets import DataError, Dataset, at_hand, draw, fetch, load, verify
+from isoloss.experiments.datasets import DataError, at_hand, drawn, fetch, floats, load, verify
 
 MPG = "auto_mpg/auto-mpg.data"
 ARCHIVE = "cifar10/cifar-10-python.tar.gz"
@@ -25,12 +27,11 @@ def states(name):
 
 
 def test_the_table_is_complete():
-    assert datasets.names() == ("iris", "auto_mpg", "mnist", "cifar10")
+    assert tuple(datasets.FORMS) == ("iris", "auto_mpg", "mnist", "cifar10")
     lengths = {name: [len(form) for form in forms] for name, forms in datasets.FORMS.items()}
     assert lengths == {"iris": [0], "auto_mpg": [1], "mnist": [4], "cifar10": [6, 1]}
     for name, forms in datasets.FORMS.items():
         for file in (file for form in forms for file in form):
-            assert file.dataset == name
             assert file.path.startswith(f"{name}/")
             assert len(bytes.fromhex(file.sha256)) == 32
             assert file.urls or file not in forms[-1]
@@ -114,7 +115,7 @@ def test_the_bytes_that_are_parsed_are_those_that_were_compared(own, table, monk
         return content
 
     monkeypatch.setattr(Path, "read_bytes", read_and_replace)
-    assert load("auto_mpg").train_inputs.shape == (12, 9)
+    assert load("auto_mpg").train_examples.shape == (12, 9)
 
 
 def test_a_file_that_goes_is_missed(own, cache, table, monkeypatch, refuses):
@@ -138,10 +139,10 @@ def test_loads_mnist_as_floats_in_0_1(own, table):
     table("mnist", files)
     placed(own, files)
     data = load("mnist")
-    assert data.name == "mnist"
-    np.testing.assert_array_equal(data.train_inputs[:, 0], (pixels / 255.0).astype(np.float32))
-    np.testing.assert_array_equal(data.test_inputs, data.train_inputs[:3])
-    assert data.train_inputs.dtype == np.float32
+    inputs, test_inputs = floats(data.train_examples), floats(data.test_examples)
+    np.testing.assert_array_equal(inputs[:, 0], (pixels / 255.0).astype(np.float32))
+    np.testing.assert_array_equal(test_inputs, inputs[:3])
+    assert inputs.dtype == np.float32
     assert data.train_targets.tolist() == classes.tolist()
     assert data.test_targets.tolist() == [5, 0, 4]
 
@@ -176,7 +177,7 @@ def test_cifar10_is_the_same_from_its_batches_and_from_their_archive(own, table)
 def test_what_is_not_at_hand_is_downloaded(server, cache, table):
     server.content = AUTO_MPG
     table("auto_mpg", {MPG: AUTO_MPG}, urls=(server.url("good"),))
-    assert load("auto_mpg").train_inputs.shape == (12, 9)
+    assert load("auto_mpg").train_examples.shape == (12, 9)
     assert (cache / MPG).read_bytes() == AUTO_MPG
 
 
@@ -188,34 +189,36 @@ def test_iris_is_tensorflows_split_without_any_file():
     train, test = table[list(readers.IRIS_TRAIN)], table[list(readers.IRIS_TEST)]
     mean, deviation = train.mean(axis=0), train.std(axis=0, ddof=1)
     data = load("iris")
-    np.testing.assert_allclose(data.train_inputs, (train - mean) / deviation, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(data.test_inputs, (test - mean) / deviation, rtol=1e-6, atol=1e-6)
-
-
-PIXELS = np.arange(40, dtype=np.uint8).reshape(10, 1, 2, 2)
-TOY = Dataset("toy", PIXELS, np.arange(10), PIXELS[:3], np.zeros(3, np.int64))
+    np.testing.assert_allclose(
+        data.train_examples, (train - mean) / deviation, rtol=1e-6, atol=1e-6
+    )
+    np.testing.assert_allclose(data.test_examples, (test - mean) / deviation, rtol=1e-6, atol=1e-6)
 
 
 @given(count=st.integers(1, 10), seed=st.integers(0, 2**63 - 1))
-def test_draws_copied_rows_without_repeating_any(count, seed):
-    part, rows = draw(TOY, count, seed)
+def test_draws_rows_without_repeating_any(count, seed):
+    rows = drawn(10, count, seed)
     # Results on disk name only the seed: its draw stays what it is.
     generator = np.random.Generator(np.random.PCG64(seed))
     assert rows.tolist() == generator.choice(10, count, replace=False).tolist()
     assert rows.dtype == np.int64
     assert len(set(rows.tolist())) == count
-    np.testing.assert_array_equal(part.train_targets, rows)
-    assert part.test_examples is TOY.test_examples
-    part.train_examples[:] = 255
-    assert TOY.train_examples.max() == 39
 
 
-def test_only_what_is_drawn_is_made_float():
-    part, rows = draw(TOY, 4, seed=0)
-    assert part.train_inputs.dtype == part.test_inputs.dtype == np.float32
-    np.testing.assert_array_equal(part.train_inputs, PIXELS[rows].astype(np.float32) / 255)
-    assert part.train_inputs is part.train_inputs
-    assert "train_inputs" not in vars(TOY)
+def test_a_run_takes_the_rows_drawn_as_floats(own, table):
+    pixels = np.random.default_rng(2).integers(0, 256, (9, 28, 28), dtype=np.uint8)
+    classes = np.arange(9, dtype=np.uint8)
+    files = made.mnist(pixels, classes, pixels[:3], classes[:3])
+    table("mnist", files)
+    placed(own, files)
+    data = dataclasses.replace(experiments.get("MNIST_CONV"), draw=4).data(seed=0)
+    rows = drawn(9, 4, seed=0)
+    assert data.indices.tolist() == data.targets.tolist() == rows.tolist()
+    np.testing.assert_array_equal(data.inputs[:, 0], pixels[rows].astype(np.float32) / 255)
+    np.testing.assert_array_equal(data.test_inputs[:, 0], pixels[:3].astype(np.float32) / 255)
+    whole = dataclasses.replace(experiments.get("MNIST_FF"), draw=None).data(seed=0)
+    assert whole.inputs.shape == (9, 28 * 28)
+    assert whole.indices.tolist() == whole.targets.tolist() == list(range(9))
 
 
 IMAGES, _ = random_batch(3, seed=0)

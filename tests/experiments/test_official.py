@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isoloss.experiments.datasets import FORMS, load, verify
+from isoloss.experiments.datasets import FORMS, floats, load, verify
 
 OFFICIAL = os.environ.get("ISOLOSS_DATA", "")
 
@@ -33,14 +33,15 @@ def official(cache, monkeypatch):
 def test_mnist():
     assert {report.state for report in verify("mnist")} == {"present"}
     data = load("mnist")
-    assert data.train_inputs.shape == (60000, 1, 28, 28)
-    assert data.test_inputs.shape == (10000, 1, 28, 28)
+    assert data.train_examples.shape == (60000, 1, 28, 28)
+    assert data.test_examples.shape == (10000, 1, 28, 28)
     assert data.train_targets[:5].tolist() == [5, 0, 4, 1, 9]
     assert data.test_targets[:5].tolist() == [7, 2, 1, 0, 4]
     counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert np.bincount(data.train_targets).tolist() == counts
     assert data.train_examples.mean(dtype=np.float64) / 255 == pytest.approx(0.1307, abs=5e-5)
-    assert (data.train_inputs.min(), data.train_inputs.max()) == (0, 1)
+    inputs = floats(data.train_examples)
+    assert (inputs.min(), inputs.max()) == (0, 1)
 
 
 @needs(*paths("cifar10"))
@@ -48,14 +49,15 @@ def test_cifar10():
     assert {report.state for report in verify("cifar10")} == {"present"}
     data = load("cifar10")
     assert data.train_examples.shape == (50000, 3, 32, 32)
-    assert data.test_inputs.shape == (10000, 3, 32, 32)
+    assert data.test_examples.shape == (10000, 3, 32, 32)
     assert data.train_targets[:5].tolist() == [6, 9, 9, 4, 1]
     assert data.test_targets[:5].tolist() == [3, 8, 8, 0, 6]
     assert np.bincount(data.train_targets).tolist() == [5000] * 10
     assert np.bincount(data.test_targets).tolist() == [1000] * 10
     means = [data.train_examples[:, plane].mean(dtype=np.float64) / 255 for plane in range(3)]
     np.testing.assert_allclose(means, [0.4914, 0.4822, 0.4465], atol=5e-5)
-    assert (data.test_inputs.min(), data.test_inputs.max()) == (0, 1)
+    inputs = floats(data.test_examples)
+    assert (inputs.min(), inputs.max()) == (0, 1)
 
 
 @needs(*paths("auto_mpg"))
@@ -75,8 +77,8 @@ def test_auto_mpg_is_what_pandas_makes_of_it(official):
     train = table.sample(frac=0.8, random_state=0)
     test = table.drop(train.index)
     data = load("auto_mpg")
-    assert (len(data.train_inputs), len(data.test_inputs)) == (314, 78)
-    parts = (data.train_inputs, data.train_targets), (data.test_inputs, data.test_targets)
+    assert (len(data.train_examples), len(data.test_examples)) == (314, 78)
+    parts = (data.train_examples, data.train_targets), (data.test_examples, data.test_targets)
     for part, (inputs, targets) in zip((train, test), parts, strict=True):
         expected = ((part - train.mean()) / train.std()).drop(columns="MPG")
         np.testing.assert_allclose(inputs, expected.to_numpy(), rtol=1e-6, atol=1e-7)
@@ -91,7 +93,7 @@ def test_iris_is_tensorflows_two_files(official):
     )
     mean, deviation = train[:, :4].mean(axis=0), train[:, :4].std(axis=0, ddof=1)
     data = load("iris")
-    parts = (data.train_inputs, data.train_targets), (data.test_inputs, data.test_targets)
+    parts = (data.train_examples, data.train_targets), (data.test_examples, data.test_targets)
     for table, (inputs, targets) in zip((train, test), parts, strict=True):
         np.testing.assert_allclose(inputs, (table[:, :4] - mean) / deviation, rtol=1e-6, atol=1e-6)
         np.testing.assert_array_equal(targets, table[:, 4])

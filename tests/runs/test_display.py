@@ -18,7 +18,7 @@ def shown(*news):
     settings = walk_settings(experiments.get("IRIS_FF"), "sqp")
     runs = [WalkRun(k, 10 + k, Path(f"run-{k:03d}"), settings) for k in range(2)]
     display = Display("IRIS_FF sqp", runs)
-    with display:
+    with display.live:
         for one in news:
             display.show(one)
     console = Console(width=80, markup=False)

@@ -21,16 +21,12 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )  # fmt: skip
-app.command("experiments")(experiments.experiments)
 app.add_typer(experiments.data, name="data")
-app.command("traverse")(runs.traverse)
-app.command("decay")(runs.decay)
-app.command("compare")(runs.compare)
-app.command("report")(reports.report)
-app.command("reproduce")(runs.reproduce)
-app.command("verify")(reports.verify)
-app.command("check")(reports.check)
-app.command("new")(reports.new)
+for command in (
+    experiments.experiments, runs.traverse, runs.decay, runs.compare, reports.report,
+    runs.reproduce, reports.verify, reports.check, reports.new,
+):  # fmt: skip
+    app.command()(command)
 
 
 def _version(wanted: bool) -> None:
@@ -51,8 +47,7 @@ def top(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; a user's error is one sentence on standard error.
 
-    Exit codes: 0 done, 1 a run failed or files cannot be read or written, 2 a wrong argument, 130
-    Ctrl-C, 143 SIGTERM.
+    Exit codes: 0, 1 a run or a file failed, 2 a wrong argument, 130 Ctrl-C, 143 SIGTERM.
     """
     try:
         with sigterm_raises():

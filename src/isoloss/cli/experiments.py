@@ -14,11 +14,6 @@ from isoloss.cli.options import DataNames, console, say, table
 if TYPE_CHECKING:
     from isoloss.experiments import Experiment
 
-IMAGES = 100
-"""How many of them a measurement of the cost takes."""
-SECONDS = 0.1
-"""How long it takes at least."""
-
 data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The data sets' files.")
 
 
@@ -33,20 +28,18 @@ def experiments() -> None:
     )  # fmt: skip
     for name in experiments.names():
         experiment = experiments.get(name)
-        present = datasets.at_hand(experiment.dataset)
-        evaluation, walk = 0.0, 0.0
-        if present:
+        found = ["to fetch", "", ""]
+        if datasets.at_hand(experiment.dataset):
             with console.status(f"measuring {name}"):
                 evaluation, walk = cost(experiment)
+            found = ["at hand", _rate(1 / evaluation), _duration(walk)]
         listed.add_row(
             name,
             f"{experiment.parameters:,}",
             "all" if experiment.draw is None else f"{experiment.draw:,}",
             str(experiment.runs),
             f"{experiment.steps:,}",
-            "at hand" if present else "to fetch",
-            _rate(1 / evaluation) if present else "",
-            _duration(walk) if present else "",
+            *found,
         )
     console.print(listed)
     say(
@@ -60,18 +53,13 @@ def experiments() -> None:
 
 
 def cost(experiment: Experiment) -> tuple[float, float]:
-    """Seconds of one core for an evaluation and for the paper's walk, at the random start.
-
-    An evaluation is of loss and gradient over the full training set; the walk is its predictor
-    steps, an evaluation each, and the test set as often as the walk records it. Of images, some are
-    measured.
-    """
+    """Seconds of one core for an evaluation and for the paper's walk, at the random start."""
     from isoloss.evaluation.arithmetic import one_thread
     from isoloss.problem import Problem
 
     data, model = experiment.data(0), experiment.network(0)
     record = experiment.record(experiment.paper)
-    few = IMAGES if data.inputs.ndim == 4 else None
+    few = 100 if data.inputs.ndim == 4 else None  # images of which the cost is measured
     train, test = (
         Problem(model, experiment.loss, (x[:few], y[:few]), chunk_size=50 if few else None)
         for x, y in ((data.inputs, data.targets), (data.test_inputs, data.test_targets))
@@ -87,7 +75,7 @@ def _seconds(run: Callable[[], object]) -> float:
     """CPU time of a call, the least of some, after one that fills caches."""
     run()
     times = [time.thread_time()]
-    while len(times) < 3 or times[-1] - times[0] < SECONDS:
+    while len(times) < 3 or times[-1] - times[0] < 0.1:
         run()
         times.append(time.thread_time())
     return min(end - begin for begin, end in pairwise(times))
@@ -109,7 +97,7 @@ def fetch(names: DataNames = None) -> None:
     """Download the data sets that are not at hand, and check them."""
     from isoloss.experiments import datasets
 
-    for name in names or datasets.names():
+    for name in names or datasets.FORMS:
         datasets.fetch(name)
         say(f"{name}: at hand")
 
@@ -123,7 +111,7 @@ def verify(names: DataNames = None) -> None:
     from isoloss.experiments import datasets
 
     wrong = False
-    for name in names or datasets.names():
+    for name in names or datasets.FORMS:
         reports = datasets.verify(name)
         if not reports:
             say(f"{name}: comes with scikit-learn")

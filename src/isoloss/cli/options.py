@@ -16,15 +16,13 @@ from isoloss.errors import InputError
 
 if TYPE_CHECKING:
     from isoloss.experiments import Experiment
-    from isoloss.subject import Subject
+    from isoloss.projects import Subject
 
 MOST_RUNS = 10_000
-MOST_SEED = 2**32 - 1
-"""The largest that all random number generators take."""
+MOST_SEED = 2**32 - 1  # the largest that all random number generators take
 
 RESULTS = FilePath("results")
-METHOD = "sqp"
-"""The method unless another is asked for."""
+METHOD = "sqp"  # unless another is asked for
 
 console = Console(highlight=False, markup=False, emoji=False)
 errors = Console(highlight=False, markup=False, emoji=False, stderr=True)

@@ -8,22 +8,10 @@ from pathlib import Path as FilePath
 import typer
 
 from isoloss.cli import options
-from isoloss.cli.options import (
-    RESULTS,
-    Device,
-    Folder,
-    Out,
-    Regularizer,
-    Reported,
-    Seed,
-    Walked,
-    console,
-    say,
-    table,
-)
+from isoloss.cli.options import console, say, table
 
 
-def report(name: Reported, out: Out = RESULTS) -> None:
+def report(name: options.Reported, out: options.Out = options.RESULTS) -> None:
     """Write the figures, the tables and the page of results."""
     from isoloss import experiments
     from isoloss.projects import Project, is_project
@@ -53,7 +41,7 @@ def _report(name: str, out: FilePath) -> None:
     say(f"page  {written.page}")
 
 
-def verify(folder: Folder = RESULTS) -> None:
+def verify(folder: options.Folder = options.RESULTS) -> None:
     """Check every file and number of results again, in float64.
 
     Files are compared with their checksums; loss, regularizer and test figures are computed again
@@ -85,7 +73,10 @@ def verify(folder: Folder = RESULTS) -> None:
 
 
 def check(
-    name: Walked, seed: Seed = 0, regularizer: Regularizer = "squared_norm", device: Device = "auto"
+    name: options.Walked,
+    seed: options.Seed = 0,
+    regularizer: options.Regularizer = "squared_norm",
+    device: options.Device = "auto",
 ) -> None:
     """Find out whether a loss is fit to be walked.
 

@@ -14,12 +14,11 @@ from isoloss.errors import InputError
 from isoloss.runs.pool import run_all
 
 if TYPE_CHECKING:
+    from isoloss.projects import Subject
     from isoloss.runs.run import Run
-    from isoloss.subject import Subject
 
 QUICK_RUNS = 3
-QUICK_STEPS = ["steps=4000"]
-"""Of methods that take all steps they are given; others converge in far fewer."""
+QUICK_STEPS = ["steps=4000"]  # of methods that take all they are given; others need far fewer
 QUICK_EPOCHS = 200
 QUICK_PENALTIES = "0,1e-5,1e-4,1e-3,1e-2,1e-1,1"
 
@@ -71,16 +70,10 @@ def decay(
     weights = None if penalties is None else options.penalties(penalties)
     chosen = decay_settings(experiment, weights, epochs, settings or [], options.device(device))
     planned = [
-        DecayRun(
-            k,
-            seed + k,
-            run_folder(out, experiment.name, None, k, "decay"),
-            chosen,
-            checkpoint_every,
-        )
+        DecayRun(k, seed + k, run_folder(out, name, None, k, "decay"), chosen, checkpoint_every)
         for k in range(runs or experiment.decay_runs)
     ]
-    _run(f"{experiment.name} decay", experiment, planned, out, restart=restart)
+    _run(f"{name} decay", experiment, planned, out, restart=restart)
 
 
 def compare(
@@ -144,10 +137,7 @@ def reproduce(
 def _run(
     title: str, subject: Subject, planned: Sequence[Run], out: FilePath, *, restart: bool
 ) -> None:
-    """Do the runs that are not finished, and print their summary.
-
-    Exits with 1 if a run failed, 130 on Ctrl-C, 143 on SIGTERM.
-    """
+    """Do the runs that are not finished, and print their summary."""
     from isoloss.runs.run import Display
     from isoloss.store import check_out_folder
 
@@ -161,7 +151,8 @@ def _run(
         options.say(f"{title}: {finished} of {len(planned)} runs are finished already.")
     if not todo:
         return
-    with Display(title, todo) as display:
+    display = Display(title, todo)
+    with display.live:
         code = run_all(todo, display.show)
     options.console.print(display.summary())
     for sentence in display.notes:

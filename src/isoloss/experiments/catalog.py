@@ -21,8 +21,8 @@ from isoloss.problem import Problem
 from isoloss.subject import Start
 from isoloss.training import TrainingState, train
 
+# weights of the squared norm in the paper's weight decay
 PENALTIES = (0.0, *(float(f"1e{power}") for power in range(-6, 7)))
-"""Weights of the squared norm in the paper's weight decay."""
 
 
 @dataclass(frozen=True)
@@ -88,37 +88,25 @@ class Experiment:
         return sum(p.numel() for p in self._uninitialized().parameters())
 
     def data(self, seed: int) -> Data:
-        """The training and test examples of a run.
-
-        Args:
-            seed: Determines the draw.
-
-        Returns:
-            The examples as tensors on the CPU.
+        """The training and test examples of a run, on the CPU; the seed determines the draw.
 
         Raises:
             DataError: The data set is not at hand and cannot be fetched.
         """
         _check_seed(seed)
-        drawn = datasets.load(self.dataset)
-        indices = np.arange(len(drawn.train_targets))
+        examples, targets, test_examples, test_targets = datasets.load(self.dataset)
+        rows = np.arange(len(targets))
         if self.draw is not None:
-            drawn, indices = datasets.draw(drawn, self.draw, seed)
-        inputs, test_inputs = map(torch.from_numpy, (drawn.train_inputs, drawn.test_inputs))
+            rows = datasets.drawn(len(targets), self.draw, seed)
+            examples, targets = examples[rows], targets[rows]
+        inputs, test_inputs = map(datasets.floats, (examples, test_examples))
         if isinstance(self._uninitialized()[0], nn.Linear):
-            inputs, test_inputs = inputs.flatten(1), test_inputs.flatten(1)
-        targets, test_targets = map(torch.from_numpy, (drawn.train_targets, drawn.test_targets))
-        return Data(inputs, targets, test_inputs, test_targets, torch.from_numpy(indices))
+            inputs, test_inputs = (part.reshape(len(part), -1) for part in (inputs, test_inputs))
+        arrays = inputs, targets, test_inputs, test_targets, rows
+        return Data(*map(torch.from_numpy, arrays))
 
     def network(self, seed: int) -> nn.Module:
-        """The network at its random initialization.
-
-        Args:
-            seed: Determines all layers.
-
-        Returns:
-            The network on the CPU, float32.
-        """
+        """The network at its random initialization by the seed, on the CPU in float32."""
         _check_seed(seed)
         return glorot_normal(self._uninitialized(), seed)
 
@@ -208,10 +196,7 @@ def dense(*sizes: int) -> nn.Sequential:
 
 
 def convolutional(channels: int, size: int, filters: int, hidden: int) -> nn.Sequential:
-    """Two valid 3x3 convolutions, each averaged over 2x2, then two dense layers to 10 classes.
-
-    Inputs have shape (n, channels, size, size); pooling drops an odd last row and column.
-    """
+    """Two valid 3x3 convolutions, each averaged over 2x2, then two dense layers to 10 classes."""
     side = ((size - 2) // 2 - 2) // 2
     return nn.Sequential(
         nn.Conv2d(channels, filters, 3),
@@ -228,16 +213,12 @@ def convolutional(channels: int, size: int, filters: int, hidden: int) -> nn.Seq
 
 
 def glorot_normal(network: nn.Module, seed: int) -> nn.Module:
-    """Initialize a network in place as Keras' `glorot_normal` does, biases at zero.
-
-    Weights are normal with standard deviation sqrt(2 / (fan_in + fan_out)) / 0.8796, truncated at
-    two standard deviations, which leaves a unit normal 0.8796; the fans of a convolution count its
-    receptive field (Glorot and Bengio, AISTATS 2010; Keras' `GlorotNormal`).
-    """
+    """Initialize in place as Keras' `GlorotNormal` (Glorot and Bengio, 2010), biases at zero."""
     generator = torch.Generator().manual_seed(seed)
     for layer in network.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             outputs, inputs, *field = layer.weight.shape
+            # truncation at two standard deviations leaves a unit normal the last number
             std = math.sqrt(2 / (math.prod(field) * (outputs + inputs))) / 0.87962566103423978
             nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std, generator=generator)
             if layer.bias is not None:
@@ -304,13 +285,7 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Experiment:
-    """The experiment of that name.
-
-    Args:
-        name: For example `"IRIS_FF"`.
-
-    Returns:
-        The experiment.
+    """The experiment of that name, for example `"IRIS_FF"`.
 
     Raises:
         InputError: There is none; the nearest names are suggested.

@@ -6,11 +6,10 @@ cache otherwise. Each is compared with its published hash before it is read.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
@@ -21,12 +20,10 @@ from rich.console import Console
 from rich.progress import track
 
 from isoloss.errors import DataError, one_line, require_extra, unknown
-from isoloss.experiments.readers import READERS, Examples, Targets
+from isoloss.experiments.readers import READERS, Dataset, Examples
 
-SILENCE = 30.0
-"""Seconds for which a server may be silent."""
-LONGEST_WAIT = 3600.0
-"""Seconds for which another process may take to download a file."""
+SILENCE = 30.0  # seconds for which a server may be silent
+LONGEST_WAIT = 3600.0  # seconds for which another process may take to download a file
 CHUNK = 2**16
 
 
@@ -34,8 +31,7 @@ CHUNK = 2**16
 class DataFile:
     """One official file; `urls` are its own home, then mirrors, and none for part of an archive."""
 
-    dataset: str
-    path: str  # in a data folder
+    path: str  # in a data folder, DATASET/NAME
     size: int
     sha256: str
     urls: tuple[str, ...]
@@ -80,9 +76,7 @@ Form = tuple[DataFile, ...]  # files that together hold a data set
 def _form(table: str) -> Form:
     (dataset, *homes), *rows = (line.split() for line in table.strip().split("\n"))
     return tuple(
-        DataFile(
-            dataset, f"{dataset}/{name}", int(size), sha256, tuple(url + name for url in homes)
-        )
+        DataFile(f"{dataset}/{name}", int(size), sha256, tuple(url + name for url in homes))
         for sha256, size, name in rows
     )
 
@@ -107,7 +101,7 @@ class FileReport:
 
     def error(self) -> DataError:
         """Why the file cannot be read, with the remedy."""
-        fetch = f"run `isoloss data fetch {self.file.dataset}`"
+        fetch = f"run `isoloss data fetch {Path(self.file.path).parent}`"
         if self.where is None:
             return DataError(f"{self.missing()}; place it there, or {fetch}")
         damaged = f"{self.where} is not the official file: {self.problem}"
@@ -118,56 +112,21 @@ class FileReport:
         return f"{self.file.path} is not in {' or '.join(map(str, _folders()))}"
 
 
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """Training and test examples.
-
-    Networks take `train_inputs` and `test_inputs`, made when they are first asked for: all of
-    CIFAR-10's would take 600 MB where a draw needs 12.
-    """
-
-    name: str
-    train_examples: Examples  # uint8 pixels (n, channels, height, width), or float32 (n, features)
-    train_targets: Targets  # int64 classes (n,), or float32 values (n, 1)
-    test_examples: Examples
-    test_targets: Targets
-
-    @cached_property
-    def train_inputs(self) -> NDArray[np.float32]:
-        """The training examples as float32: pixels in [0, 1], features as they are."""
-        return _inputs(self.train_examples)
-
-    @cached_property
-    def test_inputs(self) -> NDArray[np.float32]:
-        """The test examples as float32: pixels in [0, 1], features as they are."""
-        return _inputs(self.test_examples)
-
-
-def names() -> tuple[str, ...]:
-    """The names of the data sets."""
-    return tuple(FORMS)
-
-
 def at_hand(name: str) -> bool:
     """Whether `load` needs no download; no file is read, so that this takes no time."""
     return _complete_form(name) is not None
 
 
 def verify(name: str) -> list[FileReport]:
-    """Compare a data set's files with their published hashes; change nothing.
-
-    There is a report per file of the form (folder of batches, archive) that `load` would read or
-    that is nearest to complete, and none for `iris`, which comes with scikit-learn.
-    """
+    """Compare a data set's files with their published hashes, in the form nearest to complete."""
     complete = _complete_form(name)
     nearest = max(reversed(FORMS[name]), key=lambda form: len([*filter(_find, form)]))
     return [_look(file)[0] for file in complete or nearest]
 
 
 def fetch(name: str) -> list[FileReport]:
-    """Download to the cache what is not at hand; a report per file, all present.
+    """Download what is not at hand; a report per file, all present.
 
-    Progress is shown on standard error, and an interrupted download is continued by the next call.
     A damaged file in the cache is replaced; elsewhere files are the user's and are never touched.
     """
     return [_fetched(file) for file in _complete_form(name) or FORMS[name][-1]]
@@ -176,25 +135,17 @@ def fetch(name: str) -> list[FileReport]:
 def load(name: str) -> Dataset:
     """Read a data set; what is not at hand is downloaded first."""
     form = _complete_form(name) or [report.file for report in fetch(name)]
-    return Dataset(name, *READERS[name]((Path(file.path).name, _content(file)) for file in form))
+    return READERS[name]((Path(file.path).name, _content(file)) for file in form)
 
 
-def draw(dataset: Dataset, count: int, seed: int) -> tuple[Dataset, NDArray[np.int64]]:
-    """Training examples drawn without replacement, copied in the order of the draw; their rows.
-
-    The test examples stay. A seed of numpy's PCG64 generator determines the draw.
-    """
+def drawn(total: int, count: int, seed: int) -> NDArray[np.int64]:
+    """Rows of `total`, drawn without replacement by numpy's PCG64 from that seed."""
     generator = np.random.Generator(np.random.PCG64(seed))
-    rows = generator.choice(len(dataset.train_targets), size=count, replace=False).astype(np.int64)
-    part = dataclasses.replace(
-        dataset,
-        train_examples=dataset.train_examples[rows],
-        train_targets=dataset.train_targets[rows],
-    )
-    return part, rows
+    return generator.choice(total, size=count, replace=False).astype(np.int64)
 
 
-def _inputs(examples: Examples) -> NDArray[np.float32]:
+def floats(examples: Examples) -> NDArray[np.float32]:
+    """What networks take: pixels in [0, 1], features as they are."""
     if examples.dtype == np.float32:
         return cast(NDArray[np.float32], examples)
     return np.divide(examples, np.float32(255), dtype=np.float32)
@@ -275,10 +226,7 @@ class _Failed(Exception):  # noqa: N818
 
 
 def _download(urls: tuple[str, ...], target: Path, size: int, sha256: str, missing: str) -> None:
-    """Place a file, whole and compared with its hash, from the first address that gives it.
-
-    `missing` says what is not where, for the error.
-    """
+    """Place a file, whole and compared with its hash, from the first address that gives it."""
     pooch = require_extra("pooch", "experiments")
     name, part = target.name, target.with_name(f"{target.name}.part")
     registry, failures = {name: f"sha256:{sha256}"}, dict[str, str]()

@@ -1,7 +1,7 @@
 """From the files of a data set, whose hashes were compared before, to arrays.
 
-A reader takes each file's name and content and returns training examples, training targets, test
-examples, test targets. It need not expect damage: it is given the official bytes and no others.
+A reader takes each file's name and content. It need not expect damage: it is given the official
+bytes and no others.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pickle
 import struct
 import tarfile
 from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,16 @@ Files = Iterable[tuple[str, bytes]]
 Examples = NDArray[np.uint8] | NDArray[np.float32]
 Targets = NDArray[np.int64] | NDArray[np.float32]
 Rows = NDArray[np.int64]
-Arrays = tuple[Examples, Targets, Examples, Targets]
+
+
+class Dataset(NamedTuple):
+    """Training and test examples."""
+
+    train_examples: Examples  # uint8 pixels (n, channels, height, width), or float32 (n, features)
+    train_targets: Targets  # int64 classes (n,), or float32 values (n, 1)
+    test_examples: Examples
+    test_targets: Targets
+
 
 # Rows of scikit-learn's table, in the order of TensorFlow's iris_training.csv and iris_test.csv.
 # fmt: off
@@ -42,7 +51,7 @@ IRIS_TEST = (
 # fmt: on
 
 
-def iris(files: Files) -> Arrays:
+def iris(files: Files) -> Dataset:
     """Iris from scikit-learn: 120 and 30 flowers, four standardized features, three classes."""
     del files
     table = require_extra("sklearn.datasets", "experiments").load_iris()
@@ -57,12 +66,8 @@ def iris(files: Files) -> Arrays:
     return _standardized(features, classes, np.array(IRIS_TRAIN), np.array(IRIS_TEST))
 
 
-def auto_mpg(files: Files) -> Arrays:
-    """Auto MPG: miles per gallon from nine standardized columns, 314 and 78 cars.
-
-    The columns are cylinders, displacement, horsepower, weight, acceleration, model year, and 0/1
-    for an origin in Europe, Japan, the USA. Cars without a horsepower are dropped.
-    """
+def auto_mpg(files: Files) -> Dataset:
+    """Auto MPG: miles per gallon from nine standardized columns, 314 and 78 cars."""
     [(_, text)] = files
     rows = [line.split(b"\t")[0].split() for line in text.splitlines()]
     table = np.array([[float(field) for field in row] for row in rows if b"?" not in row])
@@ -76,22 +81,23 @@ def auto_mpg(files: Files) -> Arrays:
     return _standardized(features, targets, train, test)
 
 
-def mnist(files: Files) -> Arrays:
+def mnist(files: Files) -> Dataset:
     """MNIST: 60000 and 10000 images of shape (1, 28, 28), ten classes."""
     arrays = {name: _idx(gzip.decompress(content)) for name, content in files}
     images, test_images = (arrays[f"{part}-images-idx3-ubyte.gz"] for part in ("train", "t10k"))
     classes, test_classes = (
         arrays[f"{part}-labels-idx1-ubyte.gz"].astype(np.int64) for part in ("train", "t10k")
     )
-    return images[:, np.newaxis], classes, test_images[:, np.newaxis], test_classes
+    return Dataset(images[:, np.newaxis], classes, test_images[:, np.newaxis], test_classes)
 
 
-def cifar10(files: Files) -> Arrays:
+def cifar10(files: Files) -> Dataset:
     """CIFAR-10, batches or their tar.gz: 50000 and 10000 images (3, 32, 32), ten classes."""
     parts = {name: batch(content) for name, content in _unpacked(files)}
     train = [parts[f"data_batch_{number}"] for number in range(1, 6)]
     images = np.concatenate([pixels for pixels, _ in train])
-    return images, np.concatenate([classes for _, classes in train]), *parts["test_batch"]
+    classes = np.concatenate([classes for _, classes in train])
+    return Dataset(images, classes, *parts["test_batch"])
 
 
 READERS = {reader.__name__: reader for reader in (iris, auto_mpg, mnist, cifar10)}
@@ -99,11 +105,11 @@ READERS = {reader.__name__: reader for reader in (iris, auto_mpg, mnist, cifar10
 
 def _standardized(
     features: NDArray[np.float64], targets: Targets, train: Rows, test: Rows
-) -> Arrays:
+) -> Dataset:
     """Columns less their training mean, over their training sample standard deviation (n - 1)."""
     mean, deviation = features[train].mean(axis=0), features[train].std(axis=0, ddof=1)
     scaled = [((features[rows] - mean) / deviation).astype(np.float32) for rows in (train, test)]
-    return scaled[0], targets[train], scaled[1], targets[test]
+    return Dataset(scaled[0], targets[train], scaled[1], targets[test])
 
 
 def _idx(content: bytes) -> NDArray[np.uint8]:

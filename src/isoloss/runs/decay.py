@@ -27,11 +27,7 @@ from isoloss.store.checkpoint import TrainingCheckpoint
 from isoloss.store.folder import CHECKPOINT, FINISHED, Stack, save_decay
 from isoloss.training import Training, TrainingState, check_penalties
 
-MEASUREMENTS = {True: 50, False: 10}
-"""How often a run is measured: where all examples are few, and where the test set is large."""
-
-Pair = tuple[Tensor, Tensor]
-"""Inputs and targets."""
+Pair = tuple[Tensor, Tensor]  # inputs and targets
 
 
 class DecayOptions(Settings):
@@ -79,7 +75,8 @@ def decay_settings(
     for one, next_ in itertools.pairwise(chosen):
         if one == next_:
             raise InputError(f"penalty {one:g} was given twice; give it once")
-    every = experiment.decay_epochs // MEASUREMENTS[experiment.draw is None]
+    measurements = 50 if experiment.draw is None else 10  # fewer where the test set is large
+    every = experiment.decay_epochs // measurements
     default = DecayOptions(epochs=experiment.decay_epochs, record_every=every)
     also = [] if epochs is None else [f"epochs={epochs}"]
     options = override(default, parse_pairs([*pairs, *also], DecayOptions))
@@ -93,14 +90,11 @@ def equivalent_runs(
     epochs: int | None = None,
     device: str = "cpu",
 ) -> list[DecayRun]:
-    """Training from each walk's start with the penalty at which the walk ended, if it is positive.
-
-    The penalty is on biases too, as the walk's R is.
-    """
+    """Training from each walk's start with the penalty at which it ended, where positive."""
     from isoloss.report.tables import equivalent_penalty  # slow to load
 
     runs: list[DecayRun] = []
-    pairs = ["include_biases=true", "held_out=0"]
+    pairs = ["include_biases=true", "held_out=0"]  # as the walk's R is of biases too
     for path in results.paths(experiment.name, method):
         penalty = equivalent_penalty(path)
         if math.isfinite(penalty) and penalty > 0:
@@ -249,10 +243,9 @@ def hold_out(data: Data, part: float, seed: int) -> tuple[Tensor, Tensor]:
     """Rows to train on and rows held out, drawn by PCG64 in a stream apart from the examples'."""
     count = len(data.targets)
     generator = np.random.Generator(np.random.PCG64([seed, 1]))
-    aside = generator.choice(count, size=max(1, round(part * count)), replace=False)
-    held = torch.zeros(count, dtype=torch.bool)
-    held[torch.from_numpy(aside)] = True
-    return (~held).nonzero().squeeze(1), held.nonzero().squeeze(1)
+    aside = np.sort(generator.choice(count, size=max(1, round(part * count)), replace=False))
+    kept = np.setdiff1d(np.arange(count), aside)
+    return torch.from_numpy(kept), torch.from_numpy(aside)
 
 
 def _rows(pair: Pair, rows: Tensor) -> Pair:
@@ -262,7 +255,5 @@ def _rows(pair: Pair, rows: Tensor) -> Pair:
 def _best(stack: Stack) -> Row:
     """The penalty with the smallest test loss, for the display alone."""
     last = stack.last()
-    finite = last.loc[last["test_loss"].notna()]
-    best = finite.loc[finite["test_loss"].idxmin()] if len(finite) else last.iloc[0]
-    row: Row = best.to_dict()
+    row: Row = last.sort_values("test_loss", kind="stable").iloc[0].to_dict()  # NaN comes last
     return {**row, "networks": len(last), "lost": int((stack.lost >= 0).sum())}

@@ -1,9 +1,8 @@
 """Many runs over the cores, a process each, and the signals that stop them.
 
-A process shares nothing with the others but a pipe with the one that started it, so that one which
-is killed leaves no lock behind that others wait for. Nothing here loads torch: a process has to
-have its number of threads in its environment before the libraries of linear algebra are loaded,
-which choose their algorithms, and with them the last bits, by what they find there.
+Processes share nothing but a pipe each, so that one which is killed leaves no lock behind. Nothing
+here loads torch: libraries of linear algebra choose algorithms, and with them the last bits, by
+the number of threads that they find in the environment when they are loaded.
 """
 
 from __future__ import annotations
@@ -25,10 +24,8 @@ if TYPE_CHECKING:
 SPAWN = multiprocessing.get_context("spawn")
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-SECONDS_TO_LOOK = 0.2
-"""How long a signal may wait to be noticed."""
-SECONDS_TO_INSIST = 1.0
-"""Ctrl-C once more after these ends the runs at once; nearer ones come from one press of it."""
+SECONDS_TO_LOOK = 0.2  # how long a signal may wait to be noticed
+SECONDS_TO_INSIST = 1.0  # a second Ctrl-C after these ends the runs; nearer ones are one press
 
 
 class Terminated(BaseException):
@@ -47,11 +44,7 @@ def sigterm_raises() -> Generator[None]:
 
 
 def run_all(runs: Sequence[Run], show: Callable[[News], None]) -> int:
-    """Execute runs in parallel; one that fails does not stop the others.
-
-    Ctrl-C and SIGTERM stop them all, once the step being taken is kept; Ctrl-C again stops them at
-    once. The result is 0 where no signal came, else the exit code for it, 130 or 143.
-    """
+    """Execute runs in parallel, whichever of them fail; 0, or 130 or 143 after a signal."""
     waiting, workers = deque(runs), list[_Worker]()
     came: list[tuple[int, float]] = []
 

@@ -21,16 +21,9 @@ from isoloss.files import ResultsError, StorageError, move_aside, sentence_of
 from isoloss.outcome import Outcome
 from isoloss.path import Row
 from isoloss.progress import columns
+from isoloss.store import folder
 from isoloss.store.checkpoint import TrainingCheckpoint
-from isoloss.store.folder import (
-    CHECKPOINT,
-    LockedError,
-    begin,
-    check,
-    only_writer,
-    problem,
-    save_failure,
-)
+from isoloss.store.folder import CHECKPOINT, LockedError, only_writer
 
 SECONDS_BETWEEN_NEWS = 0.1
 
@@ -87,9 +80,7 @@ class Contact:
 class RunSettings(Protocol):
     """Everything but the seed that determines a run."""
 
-    def config(self, seed: int) -> dict[str, Any]:
-        """What goes into a run's `config.json`."""
-        ...
+    def config(self, seed: int) -> dict[str, Any]: ...  # what goes into a run's `config.json`
 
 
 @dataclass(frozen=True)
@@ -124,29 +115,22 @@ class Run(ABC):
         return self.settings.config(self.seed)
 
     def finished(self) -> bool:
-        """Whether nothing is left to do, with all files whole; changes nothing.
-
-        False where that cannot be found out now: the run itself will say why, while others go on.
-        Raises InputError where the folder holds a run with another configuration.
-        """
+        """Whether nothing is left to do, with all files whole; InputError: the settings differ."""
         try:
-            return check(self.folder, self.config()) and not (self.folder / CHECKPOINT).exists()
-        except StorageError:
+            done = folder.check(self.folder, self.config())
+            return done and not (self.folder / CHECKPOINT).exists()
+        except StorageError:  # the run itself will say why, while others go on
             return False
 
     def execute(self, tell: Callable[[News], None], cancelled: Callable[[], bool]) -> News:
-        """Do what is left of the run, as the only writer to its folder; the last news.
-
-        `cancelled` is asked at every step: once it returns True, the run is kept and interrupted.
-        Raises LockedError where another process writes to the folder; every other error is news.
-        """
+        """Do what is left as the only writer, else LockedError; all other errors are last news."""
         with only_writer(self.folder) as died:
             contact = Contact(self.index, tell, cancelled)
             if died:
                 contact.notes.append(f"{self.folder}: {died} did not end properly")
             claimed = False
             try:
-                left = begin(self.folder, self.config(), _made_with(), contact.notes.append)
+                left = folder.begin(self.folder, self.config(), _made_with(), contact.notes.append)
                 claimed = True
                 news = self._work(contact) if left else self._finished_before()
             except Interrupted:
@@ -155,7 +139,7 @@ class Run(ABC):
                 news = self.failed(error)
                 if claimed:  # else it is perhaps another run's
                     with suppress(StorageError):  # what cannot be written is said all the same
-                        save_failure(self.folder, news.ending)
+                        folder.save_failure(self.folder, news.ending)
             return replace(news, notes=tuple(contact.notes))
 
     def failed(self, error: Exception) -> News:
@@ -167,8 +151,8 @@ class Run(ABC):
     def lost(self, why: str) -> News:
         """The last news of a run whose process died without a word."""
         with suppress(StorageError, LockedError, ResultsError), only_writer(self.folder):
-            if problem(self.folder) is not None:  # it may have died after its last word
-                save_failure(self.folder, why)
+            if folder.problem(self.folder) is not None:  # it may have died after its last word
+                folder.save_failure(self.folder, why)
         return News(self.index, "done", ending=why, failed=True)
 
     def put_aside(self) -> FilePath | None:
@@ -196,36 +180,21 @@ class Display:
     def __init__(self, title: str, runs: Sequence[Run]) -> None:
         self._title = title
         self._runs = {one.index: one for one in runs}
-        self._live = columns(runs[0].unit)
-        self._terminal = self._live.console.is_terminal
-        self._live.disable = not self._terminal
+        self.live = columns(runs[0].unit)  # a context, to be entered while they go on
+        self.live.disable = not self.live.console.is_terminal
         self._last: dict[int, News] = {}
         self._tasks = {
-            one.index: self._live.add_task(
-                _label(one, "waiting"), total=one.total, start=False, figures=""
-            )
+            one.index: self.live.add_task(_label(one), total=one.total, start=False, figures="")
             for one in runs
         }
-
-    def __enter__(self) -> Display:
-        """Begin to show."""
-        if self._terminal:
-            self._live.console.print(self._title)
-        self._live.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Leave the last lines standing."""
-        self._live.stop()
+        if not self.live.disable:
+            self.live.console.print(title)
 
     @property
     def failures(self) -> list[str]:
         """Which runs failed, with the sentence of the error."""
-        return [
-            f"{self._runs[index].folder}: {news.ending}"
-            for index, news in sorted(self._last.items())
-            if news.failed
-        ]
+        last = sorted(self._last.items())
+        return [f"{self._runs[k].folder}: {news.ending}" for k, news in last if news.failed]
 
     @property
     def notes(self) -> list[str]:
@@ -236,28 +205,27 @@ class Display:
         """Take in news of a run."""
         self._last[news.index] = news
         one, task = self._runs[news.index], self._tasks[news.index]
-        if news.row and not self._live.tasks[task].started:  # time left is not that of phase 1
-            self._live.start_task(task)
+        if news.row and not self.live.tasks[task].started:  # time left is not that of phase 1
+            self.live.start_task(task)
         fields: dict[str, Any] = {"figures": one.figures.format_map(news.row)} if news.row else {}
         label = _label(one, _word(news))
-        self._live.update(task, description=label, completed=news.done, **fields)
+        self.live.update(task, description=label, completed=news.done, **fields)
         if news.phase == "done":
-            self._live.stop_task(task)
-            if not self._terminal:
+            self.live.stop_task(task)
+            if self.live.disable:
                 line = f"{self._title} {label.rstrip()}"
                 if news.failed:
                     line += f": {news.ending}"
                 elif news.row:
                     line += f": {news.done:,} {one.unit}, {one.figures.format_map(news.row)}"
-                self._live.console.print(line, soft_wrap=True)
+                self.live.console.print(line, soft_wrap=True)
 
     def summary(self) -> Table:
         """A table with a line per run: where it started, where it ended, and why."""
         first = next(iter(self._runs.values()))
         table = Table(box=None, pad_edge=False)
-        for heading in ("run", "seed", first.unit, *first.columns):
-            table.add_column(heading, justify="right" if heading != "run" else "left")
-        table.add_column("outcome")
+        for heading in ("run", "seed", first.unit, *first.columns, "outcome"):
+            table.add_column(heading, justify="left" if heading in ("run", "outcome") else "right")
         for index, one in sorted(self._runs.items()):
             news = self._last.get(index)
             numbers = [""] * (1 + len(one.columns))
@@ -281,5 +249,5 @@ def _word(news: News) -> str:
     return "failed" if news.failed else news.ending or news.phase
 
 
-def _label(one: Run, word: str) -> str:
+def _label(one: Run, word: str = "waiting") -> str:
     return f"{one.folder.name} {word:<11}"

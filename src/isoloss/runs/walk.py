@@ -15,6 +15,7 @@ from isoloss.errors import unknown
 from isoloss.methods import Method
 from isoloss.path import Path, Record, Row, Stop
 from isoloss.progress import FIGURES
+from isoloss.projects import Subject
 from isoloss.regularizers import REGULARIZERS
 from isoloss.runs.run import Contact, News, Run
 from isoloss.settings import ONLY_IN_PYTHON, Settings, override, parse_pairs
@@ -27,12 +28,11 @@ from isoloss.store.checkpoint import (
     training_folder,
 )
 from isoloss.store.folder import CHECKPOINT, save_walk
-from isoloss.subject import Start, Subject
+from isoloss.subject import Start
 from isoloss.training import TrainingState
 from isoloss.walking import traverse
 
-NO_STEPS = {"start", "correct"}
-"""Kinds of rows that are no progress."""
+NO_STEPS = {"start", "correct"}  # kinds of rows that are no progress
 
 
 class Level(Settings):
@@ -73,10 +73,7 @@ class WalkSettings:
 def walk_settings(
     subject: Subject, method: str, pairs: Sequence[str] = (), device: str = "cpu"
 ) -> WalkSettings:
-    """The settings of a walk: the subject's own, changed by KEY=VALUE pairs.
-
-    KEY is a setting of the method, of `Stop`, of `Record` or of `Level`.
-    """
+    """The settings of a walk: the subject's own, changed by KEY=VALUE pairs."""
     walker = subject.method(method)
     start = cast("Settings", walker)
     stop, record = subject.stop(), subject.record(walker)
@@ -96,19 +93,12 @@ def walk_settings(
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where a walk starts, instead of at the end of phase 1."""
-
-    name: str  # in `config.json`
-    weights: Tensor  # shape (parameters,)
-
-
-@dataclass(frozen=True)
 class WalkRun(Run):
     """One run of a walk."""
 
     settings: WalkSettings
-    origin: Origin | None = None
+    # where it starts instead of at the end of phase 1: a name in `config.json`, and the weights
+    origin: tuple[str, Tensor] | None = None
 
     unit: ClassVar[str] = "steps"
     figures: ClassVar[str] = FIGURES
@@ -126,7 +116,7 @@ class WalkRun(Run):
 
     def config(self) -> dict[str, Any]:
         """Everything that determines the run."""
-        start = {} if self.origin is None else {"start": self.origin.name}
+        start = {} if self.origin is None else {"start": self.origin[0]}
         return {**super().config(), **start}
 
     def _work(self, contact: Contact) -> News:
@@ -162,14 +152,13 @@ class WalkRun(Run):
     def _start(self, contact: Contact) -> Start:
         """Phase 1, or what it ended with before."""
         kept = load_start(self.folder, contact.notes.append)
-        weights = None if self.origin is None else self.origin.weights
+        weights = None if self.origin is None else self.origin[1]
         level, size = self.settings.level, self.settings.level.chunk_size
         if kept is not None:
             weights = kept["weights"]
             size = size or int(kept["chunk_size"]) or None
-        checkpoint = TrainingCheckpoint(
-            training_folder(self.folder), self.folder, self.checkpoint_every
-        )
+        folder = training_folder(self.folder)
+        checkpoint = TrainingCheckpoint(folder, self.folder, self.checkpoint_every)
         if weights is None:
             contact.tell("training")
         start = self.settings.subject.start(
@@ -194,11 +183,7 @@ class WalkRun(Run):
 
 
 def after_decay_runs(results: Results, walk: WalkSettings) -> list[WalkRun]:
-    """Walks from the best network that weight decay found in each run with examples held out.
-
-    The best is that with the smallest loss on held-out training examples, so that the test set has
-    no part in the choice.
-    """
+    """Walks from each run's network of weight decay with the smallest loss on held-out examples."""
     from isoloss.report.tables import chosen_per_run  # slow to load
 
     name, runs = walk.subject.name, list[WalkRun]()
@@ -207,7 +192,7 @@ def after_decay_runs(results: Results, walk: WalkSettings) -> list[WalkRun]:
     for position, row in chosen_per_run(table).to_dict("index").items():
         index, seed, penalty = int(row["run"]), int(row["seed"]), float(row["penalty"])
         folder = run_folder(results.folder, name, walk.method.name, index, "after-decay")
-        origin = Origin(f"weight decay, penalty {penalty:g}", points[cast("int", position)].clone())
+        origin = f"weight decay, penalty {penalty:g}", points[cast("int", position)].clone()
         runs.append(WalkRun(index, seed, folder, walk, origin=origin))
     return runs
 
