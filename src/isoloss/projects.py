@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from isoloss.errors import InputError, IsolossError, check_takes, one_line, unknown
-from isoloss.experiments import Experiment
 from isoloss.methods import Method, get_method
 from isoloss.path import Record, Stop
 from isoloss.problem import Problem
@@ -145,10 +144,6 @@ class Project:
             f"{self.function} in {self.file.name} must return an isoloss.Problem, or a problem "
             f"and probes, as return problem, {{'test': test_problem}}; it returned {kind}"
         )
-
-
-Subject = Experiment | Project
-"""What a run walks; it is sent to the process of each run."""
 
 
 def load_function(file: FilePath, name: str) -> Callable[[int], Any]:

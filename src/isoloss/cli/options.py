@@ -16,7 +16,7 @@ from isoloss.errors import InputError
 
 if TYPE_CHECKING:
     from isoloss.experiments import Experiment
-    from isoloss.projects import Subject
+    from isoloss.runs.walk import Subject
 
 MOST_RUNS = 10_000
 MOST_SEED = 2**32 - 1  # the largest that all random number generators take

@@ -14,8 +14,8 @@ from isoloss.errors import InputError
 from isoloss.runs.pool import run_all
 
 if TYPE_CHECKING:
-    from isoloss.projects import Subject
     from isoloss.runs.run import Run
+    from isoloss.runs.walk import Subject
 
 QUICK_RUNS = 3
 QUICK_STEPS = ["steps=4000"]  # of methods that take all they are given; others need far fewer

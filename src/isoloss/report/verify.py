@@ -56,7 +56,8 @@ def verify(folder: str | FilePath) -> list[Check]:
     runs = sorted(one for one in found if one.is_dir() and one.name.startswith("run-"))
     runs = [one for one in runs if not {"quarantine", "replaced"} & set(one.parts)]
     if not runs:
-        raise InputError(f"{top} holds no run; name a folder that was given to --out, or one in it")
+        what = "holds no run" if top.exists() else "does not exist"
+        raise InputError(f"{top} {what}; name a folder that was given to --out, or one in it")
     names = [str(one.relative_to(top)) if one != top else one.name for one in runs]
     checks = [check for one, name in zip(runs, names, strict=True) for check in _checks(one, name)]
     return [*checks, *check_reports(top)]

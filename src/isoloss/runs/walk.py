@@ -12,10 +12,11 @@ from pydantic import Field
 from torch import Tensor
 
 from isoloss.errors import unknown
+from isoloss.experiments import Experiment
 from isoloss.methods import Method
 from isoloss.path import Path, Record, Row, Stop
 from isoloss.progress import FIGURES
-from isoloss.projects import Subject
+from isoloss.projects import Project
 from isoloss.regularizers import REGULARIZERS
 from isoloss.runs.run import Contact, News, Run
 from isoloss.settings import ONLY_IN_PYTHON, Settings, override, parse_pairs
@@ -31,6 +32,9 @@ from isoloss.store.folder import CHECKPOINT, save_walk
 from isoloss.subject import Start
 from isoloss.training import TrainingState
 from isoloss.walking import traverse
+
+Subject = Experiment | Project
+"""What a run walks; it is sent to the process of each run."""
 
 NO_STEPS = {"start", "correct"}  # kinds of rows that are no progress
 
