@@ -13,10 +13,10 @@ from torch import Tensor
 
 from isoloss import experiments
 from isoloss.errors import unknown
-from isoloss.files import write_text
+from isoloss.files import write_json, write_text
 from isoloss.path import Path
 from isoloss.report.comparison import changed, compared, comparison_section, equalized
-from isoloss.report.page import NONE, Chapter, Section, Table, number, write_page
+from isoloss.report.page import CHAPTER, NONE, Chapter, Section, Table, number, write_page
 from isoloss.report.tables import (
     Methods,
     Runs,
@@ -39,12 +39,9 @@ FILES = (
     *("after-decay.csv", "after-decay.md"),
 )
 """All files of tables that a report may have."""
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a text begins with that a spreadsheet takes for a formula."""
-MARKED_PENALTY = 1e-3
-"""Of weight decay, marked among the principal components of the walks as in the paper's Fig. 7."""
+MARKED_PENALTY = 1e-3  # of weight decay, marked among the principal components (paper's Fig. 7)
 UNITS = {"cross_entropy": "nats", "mse": "squared error"}
-VALUES = {
+VALUES = {  # which column each number comes from, and which of the values measured it is
     "steps": ("progress", -1),
     "evaluations": ("evaluations", -1),
     "R_start": ("regularizer", 0),
@@ -55,7 +52,6 @@ VALUES = {
     "test_loss_end": ("test_loss", -1),
     "test_metric_end": ("test_metric", -1),
 }
-"""Which column of the steps each number comes from, and which of the values measured it is."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +71,6 @@ class Report:
     page: FilePath
     table: str
     missing: list[str] = field(default_factory=list[str])
-
-
-@dataclass(frozen=True)
-class Tables:
-    """The tables of a report: those for the page, and the texts of the files by name."""
-
-    shown: list[Table]
-    files: dict[str, str]
 
 
 def report(results: Results, experiment: str) -> Report:
@@ -110,31 +98,27 @@ def report(results: Results, experiment: str) -> Report:
         name: results.unfinished(experiment, name) for name in results.methods(experiment)
     }
     folder = report_folder(results.folder, experiment)
-    tables = report_tables(runs)
-    for name, text in tables.files.items():
+    shown, files = report_tables(runs)
+    for name, text in files.items():
         write_text(folder / name, text)
     sections: list[Section] = []
     if runs.methods:
         sections += [_runs_section(runs, unfinished), walks_section(runs, folder)]
     epochs = results.decay_epochs(experiment) if len(runs.decay) else runs.decay
-    sections.append(comparison_section(runs, tables.shown, epochs, folder))
-    others = _mean_of_decay(results, runs) if runs.methods else {}
-    components, reasons = pca_section(runs, folder, others)
+    sections.append(comparison_section(runs, shown, epochs, folder))
+    components, reasons = pca_section(runs, folder, _mean_of_decay(results, runs))
+    missing = [*_missing(results, runs, unfinished), *reasons]
     sections += components
-    chapter = Chapter(
-        experiment=experiment,
-        lead=_lead(runs),
-        missing=[*_missing(results, runs, unfinished), *reasons],
-        sections=sections,
-    )
-    chapter.save(folder)
+    lead = _lead(runs)
+    chapter = Chapter(experiment=experiment, lead=lead, missing=missing, sections=sections)
+    write_json(folder / CHAPTER, chapter.model_dump())
     pngs = [folder / picture.file for picture in chapter.pictures]
     return Report(
         figures=[file for png in pngs for file in (png, png.with_suffix(".pdf"))],
-        tables=[folder / name for name in tables.files],
+        tables=[folder / name for name in files],
         page=write_page(folder.parent),
-        table=tables.files.get("walk.md", ""),
-        missing=chapter.missing,
+        table=files.get("walk.md", ""),
+        missing=missing,
     )
 
 
@@ -158,8 +142,8 @@ def read_runs(results: Results, experiment: str) -> Runs:
     )
 
 
-def report_tables(runs: Runs) -> Tables:
-    """Make the tables of a report, to write them or to verify those that were written."""
+def report_tables(runs: Runs) -> tuple[list[Table], dict[str, str]]:
+    """The tables of a report: those for the page, and the texts of the files by name."""
     comparison = comparison_table(runs.methods, runs.decay)
     networks = compared(comparison, folded=len(runs.decay) > 0)
     shown = [networks]
@@ -185,7 +169,7 @@ def report_tables(runs: Runs) -> Tables:
         shown.append(ends_table(ends, "What walks from weight decay's best gain"))
         files["after-decay.csv"] = _csv(pd.concat([ends, gained], ignore_index=True))
         files["after-decay.md"] = f"{shown[-1].markdown()}\n{changed(gained).markdown()}"
-    return Tables(shown, files)
+    return shown, files
 
 
 def outcome_table(
@@ -298,9 +282,8 @@ def _from_to(start: Any, end: Any) -> str:
 
 def _csv(table: pd.DataFrame) -> str:
     """A table as CSV in which a spreadsheet takes no text for a formula."""
-    safe = table.map(
-        lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
-    )
+    begins = ("=", "+", "-", "@", "\t", "\r")
+    safe = table.map(lambda x: f"'{x}" if isinstance(x, str) and x.startswith(begins) else x)
     return safe.to_csv(index=False, lineterminator="\n")
 
 
@@ -322,7 +305,7 @@ def _missing(
 
 def _mean_of_decay(results: Results, runs: Runs) -> dict[str, Tensor]:
     """The mean end point of weight decay with the paper's penalty for its Fig. 7, by its label."""
-    if not len(runs.decay):
+    if not runs.methods or not len(runs.decay):
         return {}
     of_penalty = np.isclose(runs.decay["penalty"], MARKED_PENALTY, rtol=1e-9)
     chosen = np.flatnonzero(of_penalty & (runs.decay["status"] == "finished")).tolist()
