@@ -15,19 +15,10 @@ from isoloss import experiments
 from isoloss.errors import unknown
 from isoloss.files import write_json, write_text
 from isoloss.path import Path
+from isoloss.report import tables
 from isoloss.report.comparison import changed, compared, comparison_section, equalized
 from isoloss.report.page import CHAPTER, NONE, Chapter, Section, Table, number, write_page
-from isoloss.report.tables import (
-    Methods,
-    Runs,
-    changes_table,
-    comparison_table,
-    ends_table,
-    equivalent_table,
-    on_level,
-    run_name,
-    walk_table,
-)
+from isoloss.report.tables import Methods, Runs, ends_table, on_level, run_name
 from isoloss.report.views import pca_section
 from isoloss.report.walks import walks_section
 from isoloss.store import Results, report_folder
@@ -94,23 +85,21 @@ def report(results: Results, experiment: str) -> Report:
     if experiment not in known:
         raise unknown("experiment", experiment, known)
     runs = read_runs(results, experiment)
-    unfinished = {
-        name: results.unfinished(experiment, name) for name in results.methods(experiment)
-    }
+    methods = results.methods(experiment)
+    unfinished = {name: results.unfinished(experiment, name) for name in methods}
     folder = report_folder(results.folder, experiment)
     shown, files = report_tables(runs)
     for name, text in files.items():
         write_text(folder / name, text)
-    sections: list[Section] = []
-    if runs.methods:
-        sections += [_runs_section(runs, unfinished), walks_section(runs, folder)]
-    epochs = results.decay_epochs(experiment) if len(runs.decay) else runs.decay
-    sections.append(comparison_section(runs, shown, epochs, folder))
+    walked = [_runs_section(runs, unfinished), walks_section(runs, folder)] if runs.methods else []
+    decayed = comparison_section(runs, shown, results.decay_epochs(experiment), folder)
     components, reasons = pca_section(runs, folder, _mean_of_decay(results, runs))
-    missing = [*_missing(results, runs, unfinished), *reasons]
-    sections += components
-    lead = _lead(runs)
-    chapter = Chapter(experiment=experiment, lead=lead, missing=missing, sections=sections)
+    chapter = Chapter(
+        experiment=experiment,
+        lead=_lead(runs),
+        missing=[*_missing(results, runs, unfinished), *reasons],
+        sections=[*walked, decayed, *components],
+    )
     write_json(folder / CHAPTER, chapter.model_dump())
     pngs = [folder / picture.file for picture in chapter.pictures]
     return Report(
@@ -118,7 +107,7 @@ def report(results: Results, experiment: str) -> Report:
         tables=[folder / name for name in files],
         page=write_page(folder.parent),
         table=files.get("walk.md", ""),
-        missing=missing,
+        missing=chapter.missing,
     )
 
 
@@ -144,7 +133,7 @@ def read_runs(results: Results, experiment: str) -> Runs:
 
 def report_tables(runs: Runs) -> tuple[list[Table], dict[str, str]]:
     """The tables of a report: those for the page, and the texts of the files by name."""
-    comparison = comparison_table(runs.methods, runs.decay)
+    comparison = tables.comparison_table(runs.methods, runs.decay)
     networks = compared(comparison, folded=len(runs.decay) > 0)
     shown = [networks]
     files = {
@@ -153,19 +142,20 @@ def report_tables(runs: Runs) -> tuple[list[Table], dict[str, str]]:
         "comparison.tex": networks.latex(),
     }
     if runs.methods:
-        walk = walk_table(runs.methods)
-        changes = changes_table(runs.methods, runs.decay, runs.metric)
+        walk = tables.walk_table(runs.methods)
+        changes = tables.changes_table(runs.methods, runs.decay, runs.metric)
         files["walk.csv"], files["walk.md"] = _csv(walk), ends_table(walk).markdown()
         files["changes.csv"], files["changes.md"] = _csv(changes), changed(changes).markdown()
         if len(changes):
             shown.insert(0, changed(changes))
-    equal = equivalent_table(runs.methods, runs.equivalent)
+    equal = tables.equivalent_table(runs.methods, runs.equivalent)
     if len(equal):
         shown.append(equalized(equal))
         files["equivalent.csv"], files["equivalent.md"] = _csv(equal), shown[-1].markdown()
     if runs.after:
         after = {f"{name}, from weight decay's best": paths for name, paths in runs.after.items()}
-        ends, gained = walk_table(after), changes_table(after, pd.DataFrame(), runs.metric)
+        ends = tables.walk_table(after)
+        gained = tables.changes_table(after, pd.DataFrame(), runs.metric)
         shown.append(ends_table(ends, "What walks from weight decay's best gain"))
         files["after-decay.csv"] = _csv(pd.concat([ends, gained], ignore_index=True))
         files["after-decay.md"] = f"{shown[-1].markdown()}\n{changed(gained).markdown()}"

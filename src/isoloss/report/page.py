@@ -38,17 +38,15 @@ STYLE = {
 }
 CHAPTER = "chapter.json"  # of each experiment, so that each can be reported by itself
 NONE = "-"  # in a table, where there is no number
-LATEX = str.maketrans(
-    {
-        **{character: f"\\{character}" for character in "#$%&_{}"},
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "±": r"$\pm$",
-    }
-)
+LATEX = {
+    **{character: f"\\{character}" for character in "#$%&_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+}
 
 
 class Part(BaseModel):
@@ -85,19 +83,20 @@ class Table(Part):
 
     def latex(self) -> str:
         """A `tabular` with rules of `booktabs`; second lines of entries as small rows."""
+        safe = str.maketrans(LATEX)
+        columns, *rows = [[x.translate(safe) for x in row] for row in (self.columns, *self.rows)]
         lines = [
             "% needs \\usepackage{booktabs}",
             f"\\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
             "\\toprule",
-            " & ".join(column.translate(LATEX) for column in self.columns) + r" \\",
+            " & ".join(columns) + r" \\",
             "\\midrule",
         ]
-        for row in self.rows:
+        for row in rows:
             parts = [entry.partition("\n") for entry in row]
-            lines.append(" & ".join(first.translate(LATEX) for first, _, _ in parts) + r" \\")
+            lines.append(" & ".join(first for first, _, _ in parts) + r" \\")
             if any(second for _, _, second in parts):
-                lows = [low.translate(LATEX) for _, _, low in parts]
-                small = [f"\\scriptsize {low}" if low else "" for low in lows]
+                small = [f"\\scriptsize {low}" if low else "" for _, _, low in parts]
                 lines.append(" & ".join(small) + r" \\[2pt]")
         lines += ["\\bottomrule", "\\end{tabular}", f"% {self.caption}"]
         return "\n".join(lines) + "\n"
@@ -276,22 +275,17 @@ def load_image(folder: FilePath, name: str) -> dict[str, Any]:
 def write_page(report: FilePath) -> FilePath:
     """Put the chapters below `OUT/report` together as `index.html`, which is returned."""
     jinja2: Any = require_extra("jinja2", "report")
-    folders = sorted(file.parent for file in report.glob(f"*/{CHAPTER}"))
-    chapters = {folder: load_chapter(folder) for folder in folders}
-    loader = jinja2.PackageLoader("isoloss.report")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    scenes = any(section.scenes for found in chapters.values() for section in found.sections)
+    chapters: list[dict[str, Any]] = []
+    for folder in sorted(file.parent for file in report.glob(f"*/{CHAPTER}")):
+        chapter = load_chapter(folder)
+        images = {one.file: load_image(folder, one.file) for one in chapter.pictures}
+        chapters.append({"chapter": chapter, "images": images})
+    loader, strict = jinja2.PackageLoader("isoloss.report"), jinja2.StrictUndefined
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=strict)
+    scenes = any(section.scenes for one in chapters for section in one["chapter"].sections)
     page = environment.get_template("page.html.jinja").render(
         version=__version__,
-        chapters=[
-            {
-                "chapter": chapter,
-                "images": {one.file: load_image(folder, one.file) for one in chapter.pictures},
-            }
-            for folder, chapter in chapters.items()
-        ],
+        chapters=chapters,
         style=loader.get_source(environment, "page.css")[0],
         script=loader.get_source(environment, "page.js")[0],
         plotly=require_extra("plotly.offline", "report").get_plotlyjs() if scenes else "",

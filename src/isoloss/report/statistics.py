@@ -46,15 +46,11 @@ def summarize(values: Sequence[float] | Array) -> Summary:
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # BCa is degenerate where all but one are equal
-            found: Any = stats.bootstrap(
-                (finite,),
-                np.mean,
-                confidence_level=0.95,
-                method=method,
-                rng=np.random.default_rng(0),
-            ).confidence_interval
-        if np.isfinite([found.low, found.high]).all():
-            return Summary(mean, std, float(found.low), float(found.high), method, runs)
+            rng = np.random.default_rng(0)
+            found: Any = stats.bootstrap((finite,), np.mean, method=method, rng=rng)
+        low, high = map(float, found.confidence_interval)  # of 95 %
+        if np.isfinite([low, high]).all():
+            return Summary(mean, std, low, high, method, runs)
     return Summary(mean, std, np.nan, np.nan, "none", runs)
 
 
