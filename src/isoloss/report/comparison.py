@@ -42,9 +42,6 @@ def comparison_scatter(
         decay: What `Results.decay` returned.
         title: Above all panels.
         metric: Name of the test metric.
-
-    Returns:
-        The figure, for the caller to change or save.
     """
     ordinates = {"test_loss": "test loss (without penalty)"}
     if metric != "mse":  # where the metric is the loss once is enough
@@ -54,9 +51,8 @@ def comparison_scatter(
         from matplotlib.ticker import NullFormatter
 
         axes = figure.subplots(len(ordinates), 2, sharex="col", sharey="row", squeeze=False)
-        for row, (y, y_label) in enumerate(ordinates.items()):
-            for column, (x, x_label) in enumerate(ABSCISSAE.items()):
-                panel: Axes = axes[row, column]
+        for row, (y, y_label) in zip(axes, ordinates.items(), strict=True):
+            for panel, (x, x_label) in zip(row, ABSCISSAE.items(), strict=True):
                 _draw_decay(panel, decay, penalties, x, y)
                 for k, paths in enumerate(methods.values()):
                     for path in paths:
@@ -65,9 +61,8 @@ def comparison_scatter(
                 panel.xaxis.set_minor_formatter(NullFormatter())  # they would overlap
                 if y == "test_loss":
                     panel.set_yscale("log")
-                if row == len(ordinates) - 1:
-                    panel.set_xlabel(x_label)
-            axes[row, 0].set_ylabel(y_label)
+                panel.set(xlabel=x_label, ylabel=y_label)
+                panel.label_outer()
         figure.legend(handles=_legend(methods, len(decay) > 0), loc="outside upper right", ncols=3)
         if penalties:
             _color_bar(figure, axes, penalties)
@@ -81,9 +76,6 @@ def decay_history(epochs: pd.DataFrame, *, title: str = "", metric: str = "metri
         epochs: What `Results.decay_epochs` returned, not empty.
         title: Above all panels.
         metric: Name of the test metric.
-
-    Returns:
-        The figure, for the caller to change or save.
     """
     panels = {
         "train_loss": "training loss",
@@ -146,10 +138,8 @@ def _name(panel: Axes, xs: Array, ys: Array, penalties: Sequence[float]) -> None
 
 
 def _draw_walk(panel: Axes, path: Path, x: str, y: str, k: int) -> None:
-    if x == "squared_norm" and path.regularizer != x:
-        return  # R is something else
     rows = on_level(path).reindex(columns=[OF_WALK[x], y]).dropna()
-    if not len(rows):
+    if not len(rows) or (x == "squared_norm" and path.regularizer != x):
         return
     xs, ys = rows.to_numpy(dtype=float).T
     panel.plot(xs, ys, color=color(k), linewidth=1.0, alpha=0.9, zorder=4)

@@ -78,9 +78,8 @@ def walk_table(methods: Methods) -> pd.DataFrame:
             for column, label in {**OF_WALK, **_probed(table), **extra}.items():
                 if column in table:
                     values = table[column].astype(float)
-                    row: dict[str, object] = {"method": method, "quantity": label, "place": place}
-                    row |= {"mean": values.mean(), "std": values.std(ddof=1), "runs": len(paths)}
-                    rows.append(row)
+                    row = {"mean": values.mean(), "std": values.std(ddof=1), "runs": len(paths)}
+                    rows.append({"method": method, "quantity": label, "place": place, **row})
     return pd.DataFrame(rows)
 
 
@@ -214,20 +213,16 @@ def equivalent_table(methods: Methods, trained: Mapping[str, pd.DataFrame]) -> p
     rows: list[dict[str, object]] = []
     for method, table in trained.items():
         paths = [path for path in methods.get(method, ()) if path.regularizer == "squared_norm"]
-        ends = {_seed(path): on_level(path).iloc[-1] for path in paths}
-        for network in table.to_dict("records"):
+        walks = [on_level(path).rename(columns={"regularizer": "squared_norm"}) for path in paths]
+        ends = {_seed(path): walk.iloc[-1] for path, walk in zip(paths, walks, strict=True)}
+        for network in table.rename(columns={"train_loss": "loss"}).to_dict("records"):
             if network["seed"] not in ends:
                 continue
             row: dict[str, Any] = {"method": method, "run": network["run"]}
             row |= {"seed": network["seed"], "penalty": float(network["penalty"])}
-            for name, of_walk, of_decay in (
-                ("loss", "loss", "train_loss"),
-                ("squared_norm", "regularizer", "squared_norm"),
-                ("test_loss", "test_loss", "test_loss"),
-                ("test_metric", "test_metric", "test_metric"),
-            ):
-                row[f"walk_{name}"] = float(ends[network["seed"]].get(of_walk, math.nan))
-                row[f"decay_{name}"] = float(network[of_decay])
+            for name in ("loss", "squared_norm", "test_loss", "test_metric"):
+                row[f"walk_{name}"] = float(ends[network["seed"]].get(name, math.nan))
+                row[f"decay_{name}"] = float(network[name])
             for who in ("walk", "decay"):
                 norm = row["penalty"] * row[f"{who}_squared_norm"]
                 row[f"{who}_objective"] = row[f"{who}_loss"] + norm

@@ -23,13 +23,6 @@ if TYPE_CHECKING:
 Ends = Mapping[str, Array]  # scores of further points, shape (components,), by their label
 VIEWS = ((1, 3), (4, 6))  # first and last component of each 3-D view
 COMPONENTS = 6  # shown in scenes
-TEXT = [
-    "Kept points of every run, seen along the directions in which they differ most. A projection "
-    "can mislead: how much of each walk's length a view holds is stated below it.",
-    "Runs start from different weights, and the order of hidden units is arbitrary: it is not "
-    "matched between runs here, nor in the paper. Distances between runs, and the mean of their "
-    "end points, therefore say little; the shape of each walk is what can be read.",
-]
 
 
 def explained_variance(*pcas: PCA, title: str = "") -> Figure:
@@ -38,9 +31,6 @@ def explained_variance(*pcas: PCA, title: str = "") -> Figure:
     Args:
         pcas: Of the same points, for example scaled and unscaled; a panel each.
         title: Above the panels.
-
-    Returns:
-        The figure, for the caller to change or save.
     """
     with page.drawing(1.2 + 3.6 * len(pcas), 3.4, title) as figure:
         panels = figure.subplots(1, len(pcas), sharey=True, squeeze=False)[0]
@@ -64,9 +54,6 @@ def pca_views(pca: PCA, *, ends: Ends | None = None, title: str = "") -> Figure:
         ends: Scores of further points to mark, shape (components,), by their label; for example
             `{"weight decay 1e-3": pca.transform(point)[0]}`.
         title: Above the views.
-
-    Returns:
-        The figure, for the caller to change or save.
     """
     views = [view for view in VIEWS if view[0] <= pca.scores.shape[1]]
     marks = {"mean end of the walks": mean_end(pca), **(ends or {})}
@@ -204,7 +191,13 @@ def pca_section(
     scenes: list[Scene] = []
     pictures: list[Picture] = []
     missing: list[str] = []
-    text = list(TEXT)
+    text = [
+        "Kept points of every run, seen along the directions in which they differ most. A "
+        "projection can mislead: how much of each walk's length a view holds is stated below it.",
+        "Runs start from different weights, and the order of hidden units is arbitrary: it is not "
+        "matched between runs here, nor in the paper. Distances between runs, and the mean of "
+        "their end points, therefore say little; the shape of each walk is what can be read.",
+    ]
     for method, paths in runs.methods.items():
         paths = [path for path in paths if len(path.points)]
         share = max(2, at_most // max(1, len(paths)))
@@ -300,17 +293,17 @@ def _values(path: Path, rows: Sequence[int]) -> dict[str, list[float | None]]:
     """What was measured at some of the kept points, by its label; None where it was not."""
     steps = path.steps.set_index("step").reindex([path.point_steps[row] for row in rows])
     return {
-        column.replace("regularizer", "R").replace("_", " "): [
-            float(f"{x:.6g}") if np.isfinite(x) else None for x in steps[column].astype(float)
-        ]
+        column.replace("regularizer", "R").replace("_", " "): _rounded(
+            steps[column].to_numpy(float)
+        )
         for column in ("loss", "regularizer", "test_loss", "test_metric")
         if column in steps
     }
 
 
-def _rounded(values: Array) -> list[float]:
-    """To six figures: finer is not seen, and the page would only be larger."""
-    return [float(f"{value:.6g}") for value in values]
+def _rounded(values: Array) -> list[Any]:
+    """To six figures, since finer is not seen and the page would be larger; None if not finite."""
+    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values]
 
 
 def _told(found: PCA) -> str:

@@ -95,9 +95,6 @@ def walk_panels(
         metric: Name of the probes' metric.
         unit: Unit of the losses, for example `"nats"`.
 
-    Returns:
-        The figure, for the caller to change or save.
-
     Raises:
         InputError: There is no walk, or no such abscissa.
     """
@@ -152,9 +149,6 @@ def close_up(
         against: As in `walk_panels`.
         title: Above the panel.
         label: Of the quantity; the column's name by default.
-
-    Returns:
-        The figure, for the caller to change or save.
 
     Raises:
         InputError: There is no such column or abscissa, or no measured point in the interval.
