@@ -24,12 +24,11 @@ from isoloss.report.walks import walks_section
 from isoloss.store import Results, report_folder
 from isoloss.store.folder import NOT_FINISHED
 
-FILES = (
+FILES = (  # all tables that a report may have
     *("walk.csv", "walk.md", "comparison.csv", "comparison.md", "comparison.tex"),
     *("changes.csv", "changes.md", "equivalent.csv", "equivalent.md"),
     *("after-decay.csv", "after-decay.md"),
 )
-"""All files of tables that a report may have."""
 MARKED_PENALTY = 1e-3  # of weight decay, marked among the principal components (paper's Fig. 7)
 UNITS = {"cross_entropy": "nats", "mse": "squared error"}
 VALUES = {  # which column each number comes from, and which of the values measured it is

@@ -100,14 +100,11 @@ def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """
     runs: dict[str, int] = table.groupby("method", sort=False)["runs"].first().to_dict()
     columns = ["", *(f"{method} ({count(of_method)})" for method, of_method in runs.items())]
-    entries = {
-        (row["quantity"], row["place"], row["method"]): _entry(row["mean"], row["std"])
-        for row in table.to_dict("records")
-    }
-    rows = [
-        [f"{quantity}, {place}", *(entries.get((quantity, place, m), "") for m in runs)]
-        for quantity, place in dict.fromkeys(zip(table["quantity"], table["place"], strict=True))
-    ]
+    rows: list[list[str]] = []
+    groups: Any = table.groupby(["quantity", "place"], sort=False)
+    for (quantity, place), group in groups:
+        entries = dict(zip(group["method"], map(_entry, group["mean"], group["std"]), strict=True))
+        rows.append([f"{quantity}, {place}", *(entries.get(method, "") for method in runs)])
     return columns, rows
 
 

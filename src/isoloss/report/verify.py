@@ -1,5 +1,4 @@
-"""Results checked: every file against its checksum, every number again in float64 from the weights
-that are kept, by a problem built from the run's own settings."""
+"""Results checked: files against their checksums, numbers again in float64 from the weights."""
 
 from __future__ import annotations
 
