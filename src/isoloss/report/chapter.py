@@ -196,14 +196,15 @@ def settings_table(methods: Methods) -> pd.DataFrame:
 
 def _runs_section(runs: Runs, unfinished: Mapping[str, Mapping[str, str]]) -> Section:
     """Outcomes, reasons and settings."""
-    outcomes = outcome_table(runs.methods, unfinished).to_dict("records")
+    table = outcome_table(runs.methods, unfinished)
+    outcomes = table.assign(name=table["method"] + " " + table["run"]).to_dict("records")
     numbers = ["R", "angle (degrees)", "training loss", "test loss", f"test {runs.metric}"]
     shown = Table(
         title="Every run and its outcome",
         columns=["run", "outcome", "seed", "steps", "evaluations", *numbers],
         rows=[
             [
-                f"{row['method']} {row['run']}",
+                row["name"],
                 str(row["outcome"]).replace("_", " "),
                 NONE if pd.isna(row["seed"]) else str(int(row["seed"])),
                 *(number(row[name]) for name in ("steps", "evaluations")),
@@ -220,10 +221,7 @@ def _runs_section(runs: Runs, unfinished: Mapping[str, Mapping[str, str]]) -> Se
         title="Why each run ended",
         columns=["run", "reason"],
         words=True,
-        rows=[
-            [f"{row['method']} {row['run']}", str(row["message"]) or str(row["outcome"])]
-            for row in outcomes
-        ],
+        rows=[[row["name"], str(row["message"]) or str(row["outcome"])] for row in outcomes],
     )
     settings = settings_table(runs.methods).reset_index()
     made = Table(
