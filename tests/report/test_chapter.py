@@ -16,6 +16,7 @@ import pytest
 from tests.report.made import FAILURE, decay_ends, made_path, write_run
 
 from isoloss import open_results
+from isoloss.files import write_json
 from isoloss.report import outcome_table, pca, report
 from isoloss.report.chapter import report_tables, settings_table
 from isoloss.report.page import Chapter, Picture, Section, load_chapter, write_page
@@ -197,7 +198,8 @@ def test_walks_without_test_set_and_methods_without_walk_are_reported(tmp_path):
 def test_the_page_holds_all_experiments_reported_so_far(tmp_path):
     for name in ("MPG_FF", "IRIS_FF"):
         (tmp_path / name).mkdir()
-        Chapter(experiment=name, lead="<b>", missing=[], sections=[]).save(tmp_path / name)
+        chapter = Chapter(experiment=name, lead="<b>", missing=[], sections=[])
+        write_json(tmp_path / name / "chapter.json", chapter.model_dump())
     page = Elements(write_page(tmp_path).read_text(encoding="utf-8"))
     assert [article["id"] for article in page.of("article")] == ["IRIS_FF", "MPG_FF"]
     assert page.text.count("<b>") == 2  # no tag of ours
@@ -236,7 +238,7 @@ def test_what_is_not_there_is_refused(tmp_path, refuses):
 def test_no_name_is_a_formula_in_a_spreadsheet(sign):
     paths = [made_path(5), made_path(6, 1)]
     runs = Runs("mine", "metric", "", {f"{sign}1+1": paths}, NOTHING, {}, {})
-    files = report_tables(runs).files.items()
+    files = report_tables(runs)[1].items()
     tables = [pd.read_csv(io.StringIO(text)) for name, text in files if name.endswith(".csv")]
     cells = {x for table in tables for x in table.to_numpy().ravel() if isinstance(x, str)}
     assert f"'{sign}1+1" in cells
@@ -246,7 +248,8 @@ def test_no_name_is_a_formula_in_a_spreadsheet(sign):
 def chapter_with(folder, file):
     folder.mkdir(parents=True, exist_ok=True)
     section = Section(title="a", pictures=[Picture(file=file, title="b", alt="c")])
-    Chapter(experiment="X", lead="", missing=[], sections=[section]).save(folder)
+    chapter = Chapter(experiment="X", lead="", missing=[], sections=[section])
+    write_json(folder / "chapter.json", chapter.model_dump())
 
 
 @pytest.mark.parametrize(
@@ -301,7 +304,7 @@ def test_without_the_extra_there_are_tables_and_a_sentence_for_figures():
         from isoloss.report.tables import Runs
         from isoloss.report.verify import verify
         runs = Runs("mine", "metric", "", {"sqp": [made_path(5)]}, pd.DataFrame(), {}, {})
-        assert len(report_tables(runs).files) == 7
+        assert len(report_tables(runs)[1]) == 7
         for draw in (lambda: plot(made_path(5)), lambda: write_page(pathlib.Path())):
             try:
                 draw()

@@ -76,7 +76,7 @@ def test_the_walk_goes_on_from_the_network_that_was_chosen_without_the_test_set(
 
 
 def test_the_report_tables_both(results):
-    files = report_tables(read_runs(results, "IRIS_FF")).files
+    files = report_tables(read_runs(results, "IRIS_FF"))[1]
     assert set(files) == set(FILES)
     lines = files["equivalent.md"].splitlines()
     assert len(lines) == 3

@@ -13,38 +13,25 @@ from torch import Tensor
 
 from isoloss import experiments
 from isoloss.errors import unknown
-from isoloss.files import write_text
+from isoloss.files import write_json, write_text
 from isoloss.path import Path
+from isoloss.report import tables
 from isoloss.report.comparison import changed, compared, comparison_section, equalized
-from isoloss.report.page import NONE, Chapter, Section, Table, number, write_page
-from isoloss.report.tables import (
-    Methods,
-    Runs,
-    changes_table,
-    comparison_table,
-    ends_table,
-    equivalent_table,
-    on_level,
-    run_name,
-    walk_table,
-)
+from isoloss.report.page import CHAPTER, NONE, Chapter, Section, Table, number, write_page
+from isoloss.report.tables import Methods, Runs, ends_table, on_level, run_name
 from isoloss.report.views import pca_section
 from isoloss.report.walks import walks_section
 from isoloss.store import Results, report_folder
 from isoloss.store.folder import NOT_FINISHED
 
-FILES = (
+FILES = (  # all tables that a report may have
     *("walk.csv", "walk.md", "comparison.csv", "comparison.md", "comparison.tex"),
     *("changes.csv", "changes.md", "equivalent.csv", "equivalent.md"),
     *("after-decay.csv", "after-decay.md"),
 )
-"""All files of tables that a report may have."""
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a text begins with that a spreadsheet takes for a formula."""
-MARKED_PENALTY = 1e-3
-"""Of weight decay, marked among the principal components of the walks as in the paper's Fig. 7."""
+MARKED_PENALTY = 1e-3  # of weight decay, marked among the principal components (paper's Fig. 7)
 UNITS = {"cross_entropy": "nats", "mse": "squared error"}
-VALUES = {
+VALUES = {  # which column each number comes from, and which of the values measured it is
     "steps": ("progress", -1),
     "evaluations": ("evaluations", -1),
     "R_start": ("regularizer", 0),
@@ -55,7 +42,6 @@ VALUES = {
     "test_loss_end": ("test_loss", -1),
     "test_metric_end": ("test_metric", -1),
 }
-"""Which column of the steps each number comes from, and which of the values measured it is."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +61,6 @@ class Report:
     page: FilePath
     table: str
     missing: list[str] = field(default_factory=list[str])
-
-
-@dataclass(frozen=True)
-class Tables:
-    """The tables of a report: those for the page, and the texts of the files by name."""
-
-    shown: list[Table]
-    files: dict[str, str]
 
 
 def report(results: Results, experiment: str) -> Report:
@@ -106,34 +84,28 @@ def report(results: Results, experiment: str) -> Report:
     if experiment not in known:
         raise unknown("experiment", experiment, known)
     runs = read_runs(results, experiment)
-    unfinished = {
-        name: results.unfinished(experiment, name) for name in results.methods(experiment)
-    }
+    methods = results.methods(experiment)
+    unfinished = {name: results.unfinished(experiment, name) for name in methods}
     folder = report_folder(results.folder, experiment)
-    tables = report_tables(runs)
-    for name, text in tables.files.items():
+    shown, files = report_tables(runs)
+    for name, text in files.items():
         write_text(folder / name, text)
-    sections: list[Section] = []
-    if runs.methods:
-        sections += [_runs_section(runs, unfinished), walks_section(runs, folder)]
-    epochs = results.decay_epochs(experiment) if len(runs.decay) else runs.decay
-    sections.append(comparison_section(runs, tables.shown, epochs, folder))
-    others = _mean_of_decay(results, runs) if runs.methods else {}
-    components, reasons = pca_section(runs, folder, others)
-    sections += components
+    walked = [_runs_section(runs, unfinished), walks_section(runs, folder)] if runs.methods else []
+    decayed = comparison_section(runs, shown, results.decay_epochs(experiment), folder)
+    components, reasons = pca_section(runs, folder, _mean_of_decay(results, runs))
     chapter = Chapter(
         experiment=experiment,
         lead=_lead(runs),
         missing=[*_missing(results, runs, unfinished), *reasons],
-        sections=sections,
+        sections=[*walked, decayed, *components],
     )
-    chapter.save(folder)
+    write_json(folder / CHAPTER, chapter.model_dump())
     pngs = [folder / picture.file for picture in chapter.pictures]
     return Report(
         figures=[file for png in pngs for file in (png, png.with_suffix(".pdf"))],
-        tables=[folder / name for name in tables.files],
+        tables=[folder / name for name in files],
         page=write_page(folder.parent),
-        table=tables.files.get("walk.md", ""),
+        table=files.get("walk.md", ""),
         missing=chapter.missing,
     )
 
@@ -158,9 +130,9 @@ def read_runs(results: Results, experiment: str) -> Runs:
     )
 
 
-def report_tables(runs: Runs) -> Tables:
-    """Make the tables of a report, to write them or to verify those that were written."""
-    comparison = comparison_table(runs.methods, runs.decay)
+def report_tables(runs: Runs) -> tuple[list[Table], dict[str, str]]:
+    """The tables of a report: those for the page, and the texts of the files by name."""
+    comparison = tables.comparison_table(runs.methods, runs.decay)
     networks = compared(comparison, folded=len(runs.decay) > 0)
     shown = [networks]
     files = {
@@ -169,23 +141,24 @@ def report_tables(runs: Runs) -> Tables:
         "comparison.tex": networks.latex(),
     }
     if runs.methods:
-        walk = walk_table(runs.methods)
-        changes = changes_table(runs.methods, runs.decay, runs.metric)
+        walk = tables.walk_table(runs.methods)
+        changes = tables.changes_table(runs.methods, runs.decay, runs.metric)
         files["walk.csv"], files["walk.md"] = _csv(walk), ends_table(walk).markdown()
         files["changes.csv"], files["changes.md"] = _csv(changes), changed(changes).markdown()
         if len(changes):
             shown.insert(0, changed(changes))
-    equal = equivalent_table(runs.methods, runs.equivalent)
+    equal = tables.equivalent_table(runs.methods, runs.equivalent)
     if len(equal):
         shown.append(equalized(equal))
         files["equivalent.csv"], files["equivalent.md"] = _csv(equal), shown[-1].markdown()
     if runs.after:
         after = {f"{name}, from weight decay's best": paths for name, paths in runs.after.items()}
-        ends, gained = walk_table(after), changes_table(after, pd.DataFrame(), runs.metric)
+        ends = tables.walk_table(after)
+        gained = tables.changes_table(after, pd.DataFrame(), runs.metric)
         shown.append(ends_table(ends, "What walks from weight decay's best gain"))
         files["after-decay.csv"] = _csv(pd.concat([ends, gained], ignore_index=True))
         files["after-decay.md"] = f"{shown[-1].markdown()}\n{changed(gained).markdown()}"
-    return Tables(shown, files)
+    return shown, files
 
 
 def outcome_table(
@@ -223,14 +196,15 @@ def settings_table(methods: Methods) -> pd.DataFrame:
 
 def _runs_section(runs: Runs, unfinished: Mapping[str, Mapping[str, str]]) -> Section:
     """Outcomes, reasons and settings."""
-    outcomes = outcome_table(runs.methods, unfinished).to_dict("records")
+    table = outcome_table(runs.methods, unfinished)
+    outcomes = table.assign(name=table["method"] + " " + table["run"]).to_dict("records")
     numbers = ["R", "angle (degrees)", "training loss", "test loss", f"test {runs.metric}"]
     shown = Table(
         title="Every run and its outcome",
         columns=["run", "outcome", "seed", "steps", "evaluations", *numbers],
         rows=[
             [
-                f"{row['method']} {row['run']}",
+                row["name"],
                 str(row["outcome"]).replace("_", " "),
                 NONE if pd.isna(row["seed"]) else str(int(row["seed"])),
                 *(number(row[name]) for name in ("steps", "evaluations")),
@@ -247,10 +221,7 @@ def _runs_section(runs: Runs, unfinished: Mapping[str, Mapping[str, str]]) -> Se
         title="Why each run ended",
         columns=["run", "reason"],
         words=True,
-        rows=[
-            [f"{row['method']} {row['run']}", str(row["message"]) or str(row["outcome"])]
-            for row in outcomes
-        ],
+        rows=[[row["name"], str(row["message"]) or str(row["outcome"])] for row in outcomes],
     )
     settings = settings_table(runs.methods).reset_index()
     made = Table(
@@ -298,9 +269,8 @@ def _from_to(start: Any, end: Any) -> str:
 
 def _csv(table: pd.DataFrame) -> str:
     """A table as CSV in which a spreadsheet takes no text for a formula."""
-    safe = table.map(
-        lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
-    )
+    begins = ("=", "+", "-", "@", "\t", "\r")
+    safe = table.map(lambda x: f"'{x}" if isinstance(x, str) and x.startswith(begins) else x)
     return safe.to_csv(index=False, lineterminator="\n")
 
 
@@ -322,7 +292,7 @@ def _missing(
 
 def _mean_of_decay(results: Results, runs: Runs) -> dict[str, Tensor]:
     """The mean end point of weight decay with the paper's penalty for its Fig. 7, by its label."""
-    if not len(runs.decay):
+    if not runs.methods or not len(runs.decay):
         return {}
     of_penalty = np.isclose(runs.decay["penalty"], MARKED_PENALTY, rtol=1e-9)
     chosen = np.flatnonzero(of_penalty & (runs.decay["status"] == "finished")).tolist()

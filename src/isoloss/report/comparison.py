@@ -25,18 +25,7 @@ ABSCISSAE = {
     "squared_norm": "squared norm R (with biases)",
 }
 OF_WALK = {"train_loss": "loss", "squared_norm": "regularizer"}
-NOTES = (
-    "Mean ± standard deviation over the runs; below, the 95 % bootstrap interval of the mean.",
-    "(t) the penalty with the smallest mean test loss: a choice that looks at the test set.",
-    "(v) the penalty with the smallest mean loss on examples held out of the training draw.",
-)
 MARKS = ("o", "s", "D", "^")
-PALETTE = "cividis"
-"""Even in lightness, so that it is read in grayscale and by the color-blind."""
-READING = (
-    "In the scatter, a walk is a curve from its hollow start to its full end, at one training "
-    "loss; dots are networks trained with weight decay, colored by the penalty."
-)
 
 
 def comparison_scatter(
@@ -53,9 +42,6 @@ def comparison_scatter(
         decay: What `Results.decay` returned.
         title: Above all panels.
         metric: Name of the test metric.
-
-    Returns:
-        The figure, for the caller to change or save.
     """
     ordinates = {"test_loss": "test loss (without penalty)"}
     if metric != "mse":  # where the metric is the loss once is enough
@@ -65,9 +51,8 @@ def comparison_scatter(
         from matplotlib.ticker import NullFormatter
 
         axes = figure.subplots(len(ordinates), 2, sharex="col", sharey="row", squeeze=False)
-        for row, (y, y_label) in enumerate(ordinates.items()):
-            for column, (x, x_label) in enumerate(ABSCISSAE.items()):
-                panel: Axes = axes[row, column]
+        for row, (y, y_label) in zip(axes, ordinates.items(), strict=True):
+            for panel, (x, x_label) in zip(row, ABSCISSAE.items(), strict=True):
                 _draw_decay(panel, decay, penalties, x, y)
                 for k, paths in enumerate(methods.values()):
                     for path in paths:
@@ -76,9 +61,8 @@ def comparison_scatter(
                 panel.xaxis.set_minor_formatter(NullFormatter())  # they would overlap
                 if y == "test_loss":
                     panel.set_yscale("log")
-                if row == len(ordinates) - 1:
-                    panel.set_xlabel(x_label)
-            axes[row, 0].set_ylabel(y_label)
+                panel.set(xlabel=x_label, ylabel=y_label)
+                panel.label_outer()
         figure.legend(handles=_legend(methods, len(decay) > 0), loc="outside upper right", ncols=3)
         if penalties:
             _color_bar(figure, axes, penalties)
@@ -92,9 +76,6 @@ def decay_history(epochs: pd.DataFrame, *, title: str = "", metric: str = "metri
         epochs: What `Results.decay_epochs` returned, not empty.
         title: Above all panels.
         metric: Name of the test metric.
-
-    Returns:
-        The figure, for the caller to change or save.
     """
     panels = {
         "train_loss": "training loss",
@@ -157,10 +138,8 @@ def _name(panel: Axes, xs: Array, ys: Array, penalties: Sequence[float]) -> None
 
 
 def _draw_walk(panel: Axes, path: Path, x: str, y: str, k: int) -> None:
-    if x == "squared_norm" and path.regularizer != x:
-        return  # R is something else
     rows = on_level(path).reindex(columns=[OF_WALK[x], y]).dropna()
-    if not len(rows):
+    if not len(rows) or (x == "squared_norm" and path.regularizer != x):
         return
     xs, ys = rows.to_numpy(dtype=float).T
     panel.plot(xs, ys, color=color(k), linewidth=1.0, alpha=0.9, zorder=4)
@@ -177,20 +156,23 @@ def _legend(methods: Methods, decay: bool) -> list[Line2D]:
         for k, name in enumerate(methods)
     ]
     if methods:
-        start = Line2D([], [], color="0.3", marker="o", markerfacecolor="white", linestyle="none")
-        start.set_label("start of a walk (end: full)")
-        handles.append(start)
+        hollow: dict[str, Any] = {"markerfacecolor": "white", "linestyle": "none"}
+        label = "start of a walk (end: full)"
+        handles.append(Line2D([], [], color="0.3", marker="o", label=label, **hollow))
     if decay:
-        mean = Line2D([], [], color="0.6", marker="o", markeredgecolor="black")
-        mean.set_label("weight decay, mean of a penalty")
-        handles.append(mean)
+        label = "weight decay, mean of a penalty"
+        handles.append(
+            Line2D([], [], color="0.6", marker="o", markeredgecolor="black", label=label)
+        )
     return handles
 
 
 def _colors(penalties: Sequence[float]) -> list[Any]:
     import matplotlib as mpl
 
-    palette = mpl.colormaps[PALETTE]
+    palette = mpl.colormaps[
+        "cividis"
+    ]  # read in grayscale and by the color-blind: even in lightness
     return [palette(k / max(1, len(penalties) - 1)) for k in range(len(penalties))]
 
 
@@ -209,9 +191,8 @@ def _color_bar(figure: Figure, axes: Any, penalties: Sequence[float]) -> None:
 
 def _number(penalty: float) -> str:
     """A penalty as short as it can be said: 0, 1e-6, 0.25."""
-    digits, _, power = f"{penalty:.2e}".partition("e")
-    short = f"{float(digits):g}e{int(power)}"
-    return min(f"{penalty:g}", short, key=len)
+    digits, power = f"{penalty:.2e}".split("e")
+    return min(f"{penalty:g}", f"{float(digits):g}e{int(power)}", key=len)
 
 
 def compared(table: pd.DataFrame, *, folded: bool = False) -> Table:
@@ -230,7 +211,10 @@ def compared(table: pd.DataFrame, *, folded: bool = False) -> Table:
         title="Every network, mean over the runs",
         columns=["network", *QUANTITIES.values(), "runs"],
         rows=rows,
-        caption=" ".join(NOTES),
+        caption="Mean ± standard deviation over the runs; below, the 95 % bootstrap interval of "
+        "the mean. (t) the penalty with the smallest mean test loss: a choice that looks at the "
+        "test set. (v) the penalty with the smallest mean loss on examples held out of the "
+        "training draw.",
         folded=folded,
     )
 
@@ -286,9 +270,7 @@ def _spread(row: Any) -> str:
     if abs(mean) >= 1e5 or (std and abs(mean) < 1e-3):
         text, interval = f"{mean:.3g} ± {std:.2g}", f"{low:.3g} to {high:.3g}"
     else:
-        digits = 4
-        if mean:  # five figures of the mean at most
-            digits = max(0, digits - math.floor(math.log10(abs(mean))))
+        digits = max(0, 4 - math.floor(math.log10(abs(mean) or 1)))  # five figures of it at most
         if std > 1e-12 * abs(mean):
             digits = min(digits, max(0, 1 - math.floor(math.log10(std))))
         spread = f"{std:.{digits}f}"
@@ -304,7 +286,11 @@ def comparison_section(
     text, pictures = ["These results hold no weight decay yet: the walks stand alone."], []
     words = {"title": runs.experiment, "metric": runs.metric}
     if len(runs.decay):
-        text = [_ran(runs.decay), READING]
+        text = [
+            _ran(runs.decay),
+            "In the scatter, a walk is a curve from its hollow start to its full end, at one "
+            "training loss; dots are networks trained with weight decay, colored by the penalty.",
+        ]
         pictures = [
             picture(
                 comparison_scatter(runs.methods, runs.decay, **words),

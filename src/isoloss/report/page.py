@@ -1,8 +1,4 @@
-"""What a page is made of, figures and tables in one style, and the page itself.
-
-Every experiment has a `chapter.json`, so that each can be reported by itself. The page is put
-together from all of them: one file that holds everything and loads nothing.
-"""
+"""What a page is made of, figures and tables in one style, and the page of all chapters."""
 
 from __future__ import annotations
 
@@ -18,17 +14,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isoloss import __version__
 from isoloss.errors import require_extra
-from isoloss.files import read_json, write_json, write_text
+from isoloss.files import read_json, write_text
 from isoloss.store import ResultsError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-"""From the palette of Okabe and Ito (2008), ordered from dark to light."""
-DASHES = ("-", "--", "-.", ":")
-"""A second mark of what the colors tell apart, for grayscale."""
-CAPTION_CHARACTERS = 15.5  # of the captions' size, in an inch
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito (2008), dark to light
+DASHES = ("-", "--", "-.", ":")  # a second mark of what the colors tell apart, for grayscale
 SAVED_DPI, CSS_DPI = 200, 96
 STYLE = {
     "axes.grid": True,
@@ -36,7 +29,6 @@ STYLE = {
     "axes.spines.top": False,
     "axes.titlesize": 10,
     "axes.labelsize": 9,
-    "figure.dpi": 100,
     "font.size": 9,
     "grid.alpha": 0.3,
     "grid.linewidth": 0.6,
@@ -44,9 +36,8 @@ STYLE = {
     "pdf.fonttype": 42,
     "savefig.dpi": SAVED_DPI,
 }
-CHAPTER = "chapter.json"
+CHAPTER = "chapter.json"  # of each experiment, so that each can be reported by itself
 NONE = "-"  # in a table, where there is no number
-PNG = b"\x89PNG\r\n\x1a\n"
 LATEX = {
     **{character: f"\\{character}" for character in "#$%&_{}"},
     "\\": r"\textbackslash{}",
@@ -92,18 +83,20 @@ class Table(Part):
 
     def latex(self) -> str:
         """A `tabular` with rules of `booktabs`; second lines of entries as small rows."""
+        safe = str.maketrans(LATEX)
+        columns, *rows = [[x.translate(safe) for x in row] for row in (self.columns, *self.rows)]
         lines = [
             "% needs \\usepackage{booktabs}",
             f"\\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
             "\\toprule",
-            " & ".join(map(_escaped, self.columns)) + r" \\",
+            " & ".join(columns) + r" \\",
             "\\midrule",
         ]
-        for row in self.rows:
+        for row in rows:
             parts = [entry.partition("\n") for entry in row]
-            lines.append(" & ".join(_escaped(first) for first, _, _ in parts) + r" \\")
+            lines.append(" & ".join(first for first, _, _ in parts) + r" \\")
             if any(second for _, _, second in parts):
-                small = [f"\\scriptsize {_escaped(low)}" if low else "" for _, _, low in parts]
+                small = [f"\\scriptsize {low}" if low else "" for _, _, low in parts]
                 lines.append(" & ".join(small) + r" \\[2pt]")
         lines += ["\\bottomrule", "\\end{tabular}", f"% {self.caption}"]
         return "\n".join(lines) + "\n"
@@ -161,10 +154,6 @@ class Chapter(Part):
         """The figures of all sections."""
         return [picture for section in self.sections for picture in section.pictures]
 
-    def save(self, folder: FilePath) -> None:
-        """Write it as `chapter.json`."""
-        write_json(folder / CHAPTER, self.model_dump())
-
 
 @contextmanager
 def style() -> Generator[None]:
@@ -190,7 +179,7 @@ def drawing(width: float, height: float, title: str = "") -> Generator[Figure]:
 
 def caption(figure: Figure, lines: Sequence[str]) -> None:
     """Write sentences below a figure, broken to its width."""
-    width = int(figure.get_figwidth() * CAPTION_CHARACTERS)
+    width = int(figure.get_figwidth() * 15.5)  # characters of this size in an inch
     text = "\n".join(textwrap.fill(line, width) for line in lines)
     figure.supxlabel(text, x=0.01, ha="left", fontsize=8)
 
@@ -247,16 +236,11 @@ def _cell(text: str) -> str:
     return f" {safe} |" if safe else " |"
 
 
-def _escaped(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text)
-
-
 def load_chapter(folder: FilePath) -> Chapter:
     """The chapter in an experiment's folder; a ResultsError where it cannot be read."""
     file = folder / CHAPTER
     try:
-        content = read_json(file)
-        return Chapter.model_validate(content)
+        return Chapter.model_validate(read_json(file))
     except (ResultsError, ValidationError) as error:
         raise ResultsError(
             f"{file} cannot be read: it is damaged or from another version; run 'isoloss report "
@@ -265,11 +249,8 @@ def load_chapter(folder: FilePath) -> Chapter:
 
 
 def load_image(folder: FilePath, name: str) -> dict[str, Any]:
-    """A figure of a chapter for the page, its size in CSS pixels.
-
-    Only files directly beside the chapter are read: one that was received from somebody else could
-    name any file of this machine.
-    """
+    """A figure of a chapter for the page, its size in CSS pixels; only of files directly beside it:
+    a chapter received from somebody else could name any file of this machine."""
     file, again = folder / name, f"run 'isoloss report {folder.name}' again"
     if FilePath(name).name != name or "\\" in name or file.resolve().parent != folder.resolve():
         raise ResultsError(
@@ -280,7 +261,7 @@ def load_image(folder: FilePath, name: str) -> dict[str, Any]:
         content = file.read_bytes()
     except OSError as error:
         raise ResultsError(f"{file} cannot be read ({error.strerror}); {again}") from error
-    if not content.startswith(PNG) or len(content) < 24:
+    if not content.startswith(b"\x89PNG\r\n\x1a\n") or len(content) < 24:
         raise ResultsError(f"{file} is not a PNG; {again}")
     # width and height are in the PNG's first chunk (RFC 2083, 4.1.1)
     width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
@@ -294,26 +275,20 @@ def load_image(folder: FilePath, name: str) -> dict[str, Any]:
 def write_page(report: FilePath) -> FilePath:
     """Put the chapters below `OUT/report` together as `index.html`, which is returned."""
     jinja2: Any = require_extra("jinja2", "report")
-    folders = sorted(file.parent for file in report.glob(f"*/{CHAPTER}"))
-    chapters = {folder: load_chapter(folder) for folder in folders}
-    loader = jinja2.PackageLoader("isoloss.report")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    scenes = any(section.scenes for found in chapters.values() for section in found.sections)
+    chapters: list[dict[str, Any]] = []
+    for folder in sorted(file.parent for file in report.glob(f"*/{CHAPTER}")):
+        chapter = load_chapter(folder)
+        images = {one.file: load_image(folder, one.file) for one in chapter.pictures}
+        chapters.append({"chapter": chapter, "images": images})
+    loader, strict = jinja2.PackageLoader("isoloss.report"), jinja2.StrictUndefined
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=strict)
+    scenes = any(section.scenes for one in chapters for section in one["chapter"].sections)
     page = environment.get_template("page.html.jinja").render(
         version=__version__,
-        chapters=[
-            {
-                "chapter": chapter,
-                "images": {one.file: load_image(folder, one.file) for one in chapter.pictures},
-            }
-            for folder, chapter in chapters.items()
-        ],
+        chapters=chapters,
         style=loader.get_source(environment, "page.css")[0],
         script=loader.get_source(environment, "page.js")[0],
         plotly=require_extra("plotly.offline", "report").get_plotlyjs() if scenes else "",
     )
-    file = report / "index.html"
-    write_text(file, page)
-    return file
+    write_text(report / "index.html", page)
+    return report / "index.html"

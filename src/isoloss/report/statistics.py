@@ -19,17 +19,7 @@ from isoloss.errors import InputError
 
 Array = NDArray[np.float64]
 
-CONFIDENCE = 0.95
-RESAMPLES = 9_999
-FEW = 6
-"""Below as many pairs the exact Wilcoxon test cannot come below p = 0.05, whatever the data."""
-BLOCK_BYTES = 2**26
-"""Of coordinates taken into double precision at a time."""
-
-DENSE = 500
-"""Above as many points the few largest eigenvalues are found by Lanczos' method, to all digits."""
-NOISE = 1e-12
-"""Components with less than this share of the first one's variance are rounding of the products."""
+BLOCK_BYTES = 2**26  # of coordinates taken into double precision at a time
 
 
 @dataclass(frozen=True)
@@ -38,19 +28,14 @@ class Summary:
 
     mean: float
     std: float  # of the sample (n - 1); NaN of one run
-    low: float  # 95 % bootstrap interval of the mean; NaN of one run
+    low: float  # 95 % bootstrap interval of the mean, too narrow from few runs; NaN of one run
     high: float
-    interval: str  # how it was made: BCa, percentile where that is degenerate, or none
+    interval: str  # how it was made: BCa (Efron 1987), percentile where degenerate, or none
     runs: int  # without those that have no finite value
 
 
 def summarize(values: Sequence[float] | Array) -> Summary:
-    """Mean, spread and interval of a quantity, one value for each run.
-
-    The interval is the bias-corrected and accelerated bootstrap of Efron (1987), or the percentile
-    bootstrap where that is degenerate: where all values but one are equal. From few runs either is
-    too narrow.
-    """
+    """Mean, spread and interval of a quantity, one value for each run."""
     array = np.asarray(values, dtype=np.float64)
     finite = array[np.isfinite(array)]
     runs = len(finite)
@@ -60,17 +45,12 @@ def summarize(values: Sequence[float] | Array) -> Summary:
     mean, std = float(finite.mean()), float(finite.std(ddof=1))
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # scipy warns where BCa is degenerate
-            found: Any = stats.bootstrap(
-                (finite,),
-                np.mean,
-                confidence_level=CONFIDENCE,
-                n_resamples=RESAMPLES,
-                method=method,
-                rng=np.random.default_rng(0),
-            ).confidence_interval
-        if np.isfinite([found.low, found.high]).all():
-            return Summary(mean, std, float(found.low), float(found.high), method, runs)
+            warnings.simplefilter("ignore")  # BCa is degenerate where all but one are equal
+            rng = np.random.default_rng(0)
+            found: Any = stats.bootstrap((finite,), np.mean, method=method, rng=rng)
+        low, high = map(float, found.confidence_interval)  # of 95 %
+        if np.isfinite([low, high]).all():
+            return Summary(mean, std, low, high, method, runs)
     return Summary(mean, std, np.nan, np.nan, "none", runs)
 
 
@@ -104,7 +84,7 @@ def paired_change(before: Sequence[float] | Array, after: Sequence[float] | Arra
         tied = len(np.unique(np.abs(difference))) < len(difference) or bool((difference == 0).any())
         ranked: Any = stats.wilcoxon(difference, method="approx" if tied else "exact")
         wilcoxon_p = float(ranked.pvalue)
-    if len(difference) < FEW:
+    if len(difference) < 6:  # it cannot come below 0.05, whatever the data
         least = 2.0 ** (1 - len(difference))
         notes.append(f"{len(difference)} runs: Wilcoxon's p cannot be below {least:.3g}")
     return Change(**summary, t_p=t_p, wilcoxon_p=wilcoxon_p, note="; ".join(notes))
@@ -209,13 +189,12 @@ def pca(points: Sequence[Tensor], *, scaled: bool = True, components: int = 10) 
             "points must have shape (points, parameters) with the same number of parameters in "
             f"each run, got {[tuple(run.shape) for run in points]}"
         )
-    count, n = sum(len(run) for run in points), sizes[0]
+    counts, n = [len(run) for run in points], sizes[0]
+    count = sum(counts)
     if count < 2:
         raise InputError(f"the PCA needs at least two different points, got {count}")
-    ends = np.cumsum([len(run) for run in points]).tolist()
-    runs = [slice(end - len(run), end) for run, end in zip(points, ends, strict=True)]
     mean, scale = np.zeros(n), np.ones(n)
-    gram, squares = np.zeros((count, count)), [np.zeros(len(run)) for run in points]
+    gram, squares = np.zeros((count, count)), [np.zeros(k) for k in counts]
     for span, block in _blocks(points, n):
         if not np.isfinite(block).all():
             raise InputError("the points must be finite: some are infinite or not a number")
@@ -230,9 +209,9 @@ def pca(points: Sequence[Tensor], *, scaled: bool = True, components: int = 10) 
             scale[span] = np.where(std > 0, std, 1.0)
             block /= scale[span]
         gram += block @ block.T
-        for k, rows in enumerate(runs):
-            steps = np.diff(block[rows], axis=0)
-            squares[k][1:] += np.einsum("ij,ij->i", steps, steps)
+        for square, run in zip(squares, np.split(block, np.cumsum(counts)[:-1]), strict=True):
+            steps = np.diff(run, axis=0)
+            square[1:] += np.einsum("ij,ij->i", steps, steps)
     total = float(np.trace(gram))
     if total <= 0:
         raise InputError("the PCA needs at least two different points; all of these are the same")
@@ -250,7 +229,7 @@ def pca(points: Sequence[Tensor], *, scaled: bool = True, components: int = 10) 
         explained_variance=values / (count - 1),
         explained_variance_ratio=values / total,
         scaled=scaled,
-        counts=[len(run) for run in points],
+        counts=counts,
         lengths=np.array([np.sqrt(square).sum() for square in squares]),
     )
 
@@ -258,15 +237,15 @@ def pca(points: Sequence[Tensor], *, scaled: bool = True, components: int = 10) 
 def _largest(gram: Array, components: int) -> tuple[Array, Array]:
     """The largest eigenvalues, descending, and their eigenvectors as columns."""
     count = len(gram)
-    if count <= DENSE or components > count // 10:
+    if count <= 500 or components > count // 10:
         wanted = count - components, count - 1
         values, vectors = scipy.linalg.eigh(gram, subset_by_index=wanted, overwrite_a=True)
-    else:
+    else:  # the few largest of many, by Lanczos' method to all digits
         begin = np.random.default_rng(0).standard_normal(count)
         values, vectors = scipy.sparse.linalg.eigsh(gram, components, v0=begin)
     descending = np.argsort(values)[::-1]
     values, vectors = values[descending], vectors[:, descending]
-    kept = values > NOISE * values[0]
+    kept = values > 1e-12 * values[0]  # below, they are rounding of the products
     values, vectors = values[kept], vectors[:, kept]
     largest = np.abs(vectors).argmax(axis=0)
     return values, vectors * np.sign(vectors[largest, np.arange(len(values))])

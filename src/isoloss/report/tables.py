@@ -1,15 +1,10 @@
-"""The tables of a report: where walks start and end, and beside them weight decay.
-
-The comparison is the paper's Table 1 with its flaws corrected. Groups are made from columns. Both
-readings of the reference are given: the test loss without and with the penalty, the squared norm
-with and without biases.
-"""
+"""The tables of a report: walks' starts and ends, and the paper's Table 1, its flaws corrected."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -18,10 +13,9 @@ import pandas as pd
 from isoloss.flat import Layout
 from isoloss.path import Path
 from isoloss.report.page import Table, count
-from isoloss.report.statistics import paired_change, summarize
+from isoloss.report.statistics import Change, paired_change, summarize
 
-Methods = Mapping[str, Sequence[Path]]
-"""The walks of each method, by its name."""
+Methods = Mapping[str, Sequence[Path]]  # the walks of each method, by its name
 
 OF_WALK = {"regularizer": "R", "angle_degrees": "angle in degrees", "loss": "training loss"}
 QUANTITIES = {
@@ -51,10 +45,7 @@ class Runs:
 
 
 def on_level(path: Path) -> pd.DataFrame:
-    """The rows of a walk's points on the level set: those that no corrector step follows.
-
-    Their further column `progress` is the number of steps so far, corrector steps not counted.
-    """
+    """The rows of a walk that no corrector step follows; column `progress` counts the others."""
     kind = path.steps["kind"].to_numpy(dtype=str)
     kept = np.append(kind[1:] != "correct", [True])[: len(kind)]
     progress = np.cumsum((kind != "start") & (kind != "correct"))
@@ -87,9 +78,8 @@ def walk_table(methods: Methods) -> pd.DataFrame:
             for column, label in {**OF_WALK, **_probed(table), **extra}.items():
                 if column in table:
                     values = table[column].astype(float)
-                    row: dict[str, object] = {"method": method, "quantity": label, "place": place}
-                    row |= {"mean": values.mean(), "std": values.std(ddof=1), "runs": len(paths)}
-                    rows.append(row)
+                    row = {"mean": values.mean(), "std": values.std(ddof=1), "runs": len(paths)}
+                    rows.append({"method": method, "quantity": label, "place": place, **row})
     return pd.DataFrame(rows)
 
 
@@ -110,14 +100,11 @@ def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """
     runs: dict[str, int] = table.groupby("method", sort=False)["runs"].first().to_dict()
     columns = ["", *(f"{method} ({count(of_method)})" for method, of_method in runs.items())]
-    entries = {
-        (row["quantity"], row["place"], row["method"]): _entry(row["mean"], row["std"])
-        for row in table.to_dict("records")
-    }
-    rows = [
-        [f"{quantity}, {place}", *(entries.get((quantity, place, m), "") for m in runs)]
-        for quantity, place in dict.fromkeys(zip(table["quantity"], table["place"], strict=True))
-    ]
+    rows: list[list[str]] = []
+    groups: Any = table.groupby(["quantity", "place"], sort=False)
+    for (quantity, place), group in groups:
+        entries = dict(zip(group["method"], map(_entry, group["mean"], group["std"]), strict=True))
+        rows.append([f"{quantity}, {place}", *(entries.get(method, "") for method in runs)])
     return columns, rows
 
 
@@ -161,10 +148,7 @@ def comparison_table(methods: Methods, decay: pd.DataFrame) -> pd.DataFrame:
         test loss is the smallest of all penalties: a choice that looks at the test set) and
         `best_on_held_out` (likewise, by the mean loss on held-out training examples).
     """
-    best = {
-        "best_on_test": _best(decay, "test_loss"),
-        "best_on_held_out": _best(decay, "validation_loss"),
-    }
+    on_test, held_out = (_best(decay, column) for column in ("test_loss", "validation_loss"))
     walks = [row for name, paths in methods.items() for path in paths for row in _ends(name, path)]
     tables = [pd.DataFrame(walks)]
     if len(decay):  # the runs of one group are those of one penalty, or each has chosen its own
@@ -180,44 +164,39 @@ def comparison_table(methods: Methods, decay: pd.DataFrame) -> pd.DataFrame:
             summary = summarize(table[quantity].to_numpy(dtype=float))
             row = {"group": group, "place": place, "penalty": penalty, "quantity": quantity}
             lost = 0 if group.startswith("walk") else len(table) - summary.runs
-            chosen = {name: penalty == value for name, value in best.items()}
+            chosen = {"best_on_test": penalty == on_test, "best_on_held_out": penalty == held_out}
             rows.append({**row, **asdict(summary), "lost": lost, **chosen})
     return pd.DataFrame(rows)
 
 
 def changes_table(methods: Methods, decay: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """What a walk changes, paired over the runs: a row for each method, quantity and comparison.
-
-    A higher accuracy is better; of any other metric, a lower value.
-    """
+    """What a walk changes, paired over the runs: a row for each method, quantity and comparison."""
     fair = chosen_per_run(decay)
     rows: list[dict[str, object]] = []
     for method, paths in methods.items():
         for quantity in ("test_loss", "test_metric"):
-            tables = [on_level(path).reindex(columns=[quantity]).dropna() for path in paths]
-            walked = [
-                (_seed(path), table[quantity].to_numpy(dtype=float))
-                for path, table in zip(paths, tables, strict=True)
-                if len(table)
-            ]
+            tables = [on_level(path).reindex(columns=[quantity]) for path in paths]
+            measured = [table[quantity].dropna().to_numpy(dtype=float) for table in tables]
+            walked = [values for values in measured if len(values)]
             if not walked:
                 continue
             best_of = np.max if quantity == "test_metric" and metric == "accuracy" else np.min
-            starts, ends = ([values[at] for _, values in walked] for at in (0, -1))
-            best = [float(best_of(values)) for _, values in walked]
+            starts, ends = ([values[at] for values in walked] for at in (0, -1))
+            best = [float(best_of(values)) for values in walked]
             pairs = {
                 "start to end": (starts, ends),
                 "start to best point, chosen on the test set": (starts, best),
             }
             if len(fair):
                 known = dict(zip(fair["seed"], fair[quantity], strict=True))
-                theirs = [float(known.get(seed, math.nan)) for seed, _ in walked]
+                seeds = [_seed(p) for p, values in zip(paths, measured, strict=True) if len(values)]
+                theirs = [float(known.get(seed, math.nan)) for seed in seeds]
                 pairs["weight decay, chosen on held-out examples, to end"] = (theirs, ends)
             for comparison, (before, after) in pairs.items():
                 row = {"group": f"walk by {method}", "comparison": comparison, "quantity": quantity}
                 rows.append({**row, **asdict(paired_change(before, after))})
-    columns = ["group", "comparison", "quantity", "mean", "std", "low", "high", "interval", "runs"]
-    return pd.DataFrame(rows, columns=[*columns, "t_p", "wilcoxon_p", "note"])
+    columns = ["group", "comparison", "quantity", *(one.name for one in fields(Change))]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def equivalent_penalty(path: Path) -> float:
@@ -226,28 +205,21 @@ def equivalent_penalty(path: Path) -> float:
 
 
 def equivalent_table(methods: Methods, trained: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """How near a walk and weight decay with the penalty at which it ended come to each other.
-
-    A row for each run that has both. Both minimize the objective loss + penalty * squared norm,
-    biases included; walks by another regularizer are left out.
-    """
+    """A row for each run whose walk by the squared norm has weight decay with the penalty at which
+    it ended: both minimize the objective loss + penalty * squared norm, biases included."""
     rows: list[dict[str, object]] = []
     for method, table in trained.items():
         paths = [path for path in methods.get(method, ()) if path.regularizer == "squared_norm"]
-        ends = {_seed(path): on_level(path).iloc[-1] for path in paths}
-        for network in table.to_dict("records"):
+        walks = [on_level(path).rename(columns={"regularizer": "squared_norm"}) for path in paths]
+        ends = {_seed(path): walk.iloc[-1] for path, walk in zip(paths, walks, strict=True)}
+        for network in table.rename(columns={"train_loss": "loss"}).to_dict("records"):
             if network["seed"] not in ends:
                 continue
             row: dict[str, Any] = {"method": method, "run": network["run"]}
             row |= {"seed": network["seed"], "penalty": float(network["penalty"])}
-            for name, of_walk, of_decay in (
-                ("loss", "loss", "train_loss"),
-                ("squared_norm", "regularizer", "squared_norm"),
-                ("test_loss", "test_loss", "test_loss"),
-                ("test_metric", "test_metric", "test_metric"),
-            ):
-                row[f"walk_{name}"] = float(ends[network["seed"]].get(of_walk, math.nan))
-                row[f"decay_{name}"] = float(network[of_decay])
+            for name in ("loss", "squared_norm", "test_loss", "test_metric"):
+                row[f"walk_{name}"] = float(ends[network["seed"]].get(name, math.nan))
+                row[f"decay_{name}"] = float(network[name])
             for who in ("walk", "decay"):
                 norm = row["penalty"] * row[f"{who}_squared_norm"]
                 row[f"{who}_objective"] = row[f"{who}_loss"] + norm
@@ -257,10 +229,8 @@ def equivalent_table(methods: Methods, trained: Mapping[str, pd.DataFrame]) -> p
 
 def _best(decay: pd.DataFrame, column: str) -> float:
     """The penalty with the smallest mean of a column; NaN where there is none."""
-    if column not in decay:
-        return math.nan
-    finite = decay[np.isfinite(decay[column])]
-    means: Any = finite.groupby("penalty")[column].mean()
+    table = decay.reindex(columns=["penalty", column]).astype(float)
+    means: Any = table[np.isfinite(table[column])].groupby("penalty")[column].mean()
     return float(means.idxmin()) if len(means) else math.nan
 
 

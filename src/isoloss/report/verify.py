@@ -1,8 +1,4 @@
-"""Results checked: every file against its checksum, every number again in float64.
-
-What a run recorded at the points that it kept is computed again from the stored weights alone, by a
-problem built from the run's own settings, and compared with the recorded columns.
-"""
+"""Results checked: files against their checksums, numbers again in float64 from the weights."""
 
 from __future__ import annotations
 
@@ -35,7 +31,6 @@ AGREEMENT = {"float32": 1e-3, "float64": 1e-9}
 forward pass grows with the layers and as the loss nears zero; a wrong number is off by far more."""
 ROUNDING = {"float32": 1e-5, "float64": 1e-12}
 """By how much of the level the rounding of the loss may carry a point out of the tolerance."""
-AGAIN = "computed again"
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,7 @@ def check_reports(top: FilePath) -> Iterator[Check]:
         there = [file for file in FILES if (folder / file).exists()]
         try:
             results = open_results(top)
-            made = report_tables(read_runs(results, folder.name)).files if there else {}
+            made = report_tables(read_runs(results, folder.name))[1] if there else {}
         except Exception as error:
             yield Check(name, "tables", "", "", f"cannot be made again: {_said(error)}")
             continue
@@ -118,7 +113,7 @@ def _checks(folder: FilePath, name: str) -> Iterator[Check]:
         stamps = read_ending(folder).stamps
         run = load_decay(folder) if MEMBERS in stamps else Path.load(folder)
         yield Check(name, what, f"{len(stamps)} whole", "")
-        what, config = AGAIN, load_config(folder)
+        what, config = "computed again", load_config(folder)
         if "project" in config:  # only the user's code can build its problem: it is not run here
             yield Check(name, what, "not done: your own project", "")
         elif "imported" in config:

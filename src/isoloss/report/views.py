@@ -20,28 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Ends = Mapping[str, Array]
-"""Scores of further points, shape (components,), by their label."""
-VIEWS = ((1, 3), (4, 6))
-"""First and last component of each 3-D view."""
-COMPONENTS = 6
-"""Shown in scenes."""
-MOST_POINTS = 3_000
-"""Of all runs together in the report: more are not told apart, and cost grows with their square."""
-TEXT: tuple[str, ...] = (
-    "Kept points of every run, seen along the directions in which they differ most. A projection "
-    "can mislead: how much of each walk's length a view holds is stated below it.",
-    "Runs start from different weights, and the order of hidden units is arbitrary: it is not "
-    "matched between runs here, nor in the paper. Distances between runs, and the mean of their "
-    "end points, therefore say little; the shape of each walk is what can be read.",
-)
-HOW_TO = "Drag to rotate; point at a walk to see its step, losses and R."
-MEASURED = {
-    "loss": "loss",
-    "regularizer": "R",
-    "test_loss": "test loss",
-    "test_metric": "test metric",
-}
+Ends = Mapping[str, Array]  # scores of further points, shape (components,), by their label
+VIEWS = ((1, 3), (4, 6))  # first and last component of each 3-D view
+COMPONENTS = 6  # shown in scenes
 
 
 def explained_variance(*pcas: PCA, title: str = "") -> Figure:
@@ -50,9 +31,6 @@ def explained_variance(*pcas: PCA, title: str = "") -> Figure:
     Args:
         pcas: Of the same points, for example scaled and unscaled; a panel each.
         title: Above the panels.
-
-    Returns:
-        The figure, for the caller to change or save.
     """
     with page.drawing(1.2 + 3.6 * len(pcas), 3.4, title) as figure:
         panels = figure.subplots(1, len(pcas), sharey=True, squeeze=False)[0]
@@ -76,16 +54,15 @@ def pca_views(pca: PCA, *, ends: Ends | None = None, title: str = "") -> Figure:
         ends: Scores of further points to mark, shape (components,), by their label; for example
             `{"weight decay 1e-3": pca.transform(point)[0]}`.
         title: Above the views.
-
-    Returns:
-        The figure, for the caller to change or save.
     """
     views = [view for view in VIEWS if view[0] <= pca.scores.shape[1]]
     marks = {"mean end of the walks": mean_end(pca), **(ends or {})}
+    edged: dict[str, Any] = {"s": 60, "edgecolor": "black", "linewidth": 0.6, "depthshade": False}
     positions = np.concatenate([np.linspace(0.0, 1.0, kept) for kept in pca.counts])
     with page.drawing(4.4 * len(views) + 0.2, 5.4, title) as figure:
         import matplotlib as mpl
         from matplotlib.colors import ListedColormap
+        from matplotlib.ticker import MaxNLocator
 
         dark_to_light = mpl.colormaps["viridis"](np.linspace(0, 0.74, 256))  # none lost on white
         axes_3d: list[Any] = list(  # Axes3D has methods that Axes has not
@@ -110,19 +87,16 @@ def pca_views(pca: PCA, *, ends: Ends | None = None, title: str = "") -> Figure:
                 *means.T, marker="x", color="black", s=28, depthshade=False, label="mean of a run"
             )
             for (label, mark), shape, color in zip(marks.items(), "D*^s", COLORS[1:] * 2):  # noqa: B905
-                axes.scatter(
-                    *_three(mark[None], first).T,
-                    marker=shape,
-                    color=color,
-                    s=60,
-                    edgecolor="black",
-                    linewidth=0.6,
-                    label=label,
-                    depthshade=False,
-                )
+                at = _three(mark[None], first).T
+                axes.scatter(*at, marker=shape, color=color, label=label, **edged)
             share = percent(pca.explained_variance_ratio[first - 1 : last].sum())
             axes.set_title(f"components {first} to {last}: {share} of the variance", fontsize=9)
-            _name_axes(axes, first)
+            for k, axis in enumerate((axes.xaxis, axes.yaxis, axes.zaxis)):
+                axis.set_major_locator(MaxNLocator(4))
+                axis.set_label_text(f"component {first + k}", fontsize=8)
+                axis.set_tick_params(labelsize=7, pad=0)
+                axis.labelpad = 0
+            axes.set_box_aspect(None, zoom=0.9)
         bar = figure.colorbar(
             points, ax=axes_3d, location="bottom", shrink=0.5, aspect=40, pad=0, ticks=[0, 0.5, 1]
         )
@@ -157,17 +131,6 @@ def _bars(axes: Axes, ratio: Array) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(visible=False, axis="x")
     axes.set_axisbelow(True)
-
-
-def _name_axes(axes: Any, first: int) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    for k, axis in enumerate((axes.xaxis, axes.yaxis, axes.zaxis)):
-        axis.set_major_locator(MaxNLocator(4))
-        axis.set_label_text(f"component {first + k}", fontsize=8)
-        axis.set_tick_params(labelsize=7, pad=0)
-        axis.labelpad = 0
-    axes.set_box_aspect(None, zoom=0.9)
 
 
 def _three(scores: Array, first: int) -> Array:
@@ -221,17 +184,20 @@ def _range(shares: Array) -> str:
 
 
 def pca_section(
-    runs: Runs, folder: FilePath, others: Mapping[str, Tensor], at_most: int = MOST_POINTS
+    runs: Runs, folder: FilePath, others: Mapping[str, Tensor], at_most: int = 3_000
 ) -> tuple[list[Section], list[str]]:
-    """Compute the PCA of each method's walks and draw it into a folder, with `others` marked.
-
-    Returns no section where there is nothing to show, and why methods are not in it. Of runs with
-    too many points, evenly spaced ones are shown.
-    """
+    """Draw the PCA of each method's walks with `others` marked, and say why methods are not in it;
+    of at most so many points: more are not told apart, and cost grows with their square."""
     scenes: list[Scene] = []
     pictures: list[Picture] = []
     missing: list[str] = []
-    text = list(TEXT)
+    text = [
+        "Kept points of every run, seen along the directions in which they differ most. A "
+        "projection can mislead: how much of each walk's length a view holds is stated below it.",
+        "Runs start from different weights, and the order of hidden units is arbitrary: it is not "
+        "matched between runs here, nor in the paper. Distances between runs, and the mean of "
+        "their end points, therefore say little; the shape of each walk is what can be read.",
+    ]
     for method, paths in runs.methods.items():
         paths = [path for path in paths if len(path.points)]
         share = max(2, at_most // max(1, len(paths)))
@@ -300,11 +266,12 @@ def _scene(
         at |= {f"mean of {run}": mean for run, mean in zip(names, means, strict=True)}
         for label, scores in at.items():
             marks.setdefault(label, {})[name] = _rounded(scores[:COMPONENTS])
+    how_to = "Drag to rotate; point at a walk to see its step, losses and R."
     return Scene(
         title=f"Walks by {method}, to be rotated",
         alt=f"The walks by {method} in three components at a time, colored from start to end. "
         f"{_told(both['scaled'])} The slider and the table below it give the values along the way.",
-        captions={name: f"{caption(found)} {HOW_TO}" for name, found in both.items()},
+        captions={name: f"{caption(found)} {how_to}" for name, found in both.items()},
         ratios={name: _rounded(found.explained_variance_ratio) for name, found in both.items()},
         runs=[
             SceneRun(
@@ -326,15 +293,17 @@ def _values(path: Path, rows: Sequence[int]) -> dict[str, list[float | None]]:
     """What was measured at some of the kept points, by its label; None where it was not."""
     steps = path.steps.set_index("step").reindex([path.point_steps[row] for row in rows])
     return {
-        label: [float(f"{x:.6g}") if np.isfinite(x) else None for x in steps[column].astype(float)]
-        for column, label in MEASURED.items()
+        column.replace("regularizer", "R").replace("_", " "): _rounded(
+            steps[column].to_numpy(float)
+        )
+        for column in ("loss", "regularizer", "test_loss", "test_metric")
         if column in steps
     }
 
 
-def _rounded(values: Array) -> list[float]:
-    """To six figures: finer is not seen, and the page would only be larger."""
-    return [float(f"{value:.6g}") for value in values]
+def _rounded(values: Array) -> list[Any]:
+    """To six figures, since finer is not seen and the page would be larger; None if not finite."""
+    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values]
 
 
 def _told(found: PCA) -> str:

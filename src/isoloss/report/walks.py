@@ -30,30 +30,19 @@ X_LABELS = {
     "regularizer": "regularizer R, falling",
 }
 LEGEND: dict[str, Any] = {"frameon": False, "loc": "lower left", "bbox_to_anchor": (-0.02, 1.0)}
-VIEWS = {
-    "step": (
-        "walk",
-        "Along the steps",
-        "Steps of different methods are of different length and cost.",
-    ),
-    "evaluations": (
-        "walk-evaluations",
-        "Against what it cost",
-        "An evaluation is one loss and gradient over the full training set.",
-    ),
-    "arc_length": (
-        "walk-arc-length",
-        "Against the length of the walk",
-        "The sum of the Euclidean lengths of all steps, corrections included.",
-    ),
-    "regularizer": (
-        "walk-regularizer",
-        "At equal regularizer",
-        "This is how to compare methods: at each R, what each found there and what it had cost. "
-        "Only new lows of R are drawn.",
-    ),
+TITLES = {
+    "step": "Along the steps",
+    "evaluations": "Against what it cost",
+    "arc_length": "Against the length of the walk",
+    "regularizer": "At equal regularizer",
 }
-"""On the page, by what the walks are drawn against: file, title, caption."""
+CAPTIONS = {
+    "step": "Steps of different methods are of different length and cost.",
+    "evaluations": "An evaluation is one loss and gradient over the full training set.",
+    "arc_length": "The sum of the Euclidean lengths of all steps, corrections included.",
+    "regularizer": "This is how to compare methods: at each R, what each found there and what it "
+    "had cost. Only new lows of R are drawn.",
+}
 
 
 def plot(walks: Walks, against: str = "step") -> Figure:
@@ -105,9 +94,6 @@ def walk_panels(
         title: Above all panels.
         metric: Name of the probes' metric.
         unit: Unit of the losses, for example `"nats"`.
-
-    Returns:
-        The figure, for the caller to change or save.
 
     Raises:
         InputError: There is no walk, or no such abscissa.
@@ -164,9 +150,6 @@ def close_up(
         title: Above the panel.
         label: Of the quantity; the column's name by default.
 
-    Returns:
-        The figure, for the caller to change or save.
-
     Raises:
         InputError: There is no such column or abscissa, or no measured point in the interval.
     """
@@ -202,11 +185,7 @@ def close_up(
 
 @dataclass(frozen=True)
 class Band:
-    """Mean and sample standard deviation over runs where all of them are, and the runs beyond.
-
-    Runs of unequal length are not averaged where one has ended: the mean would jump there only
-    because it is over fewer runs.
-    """
+    """Mean and sample standard deviation over runs where all of them are, and the runs beyond."""
 
     x: Array
     mean: Array
@@ -216,10 +195,7 @@ class Band:
 
 
 def curve(path: Path, column: str, against: str = "step") -> tuple[Array, Array]:
-    """x, strictly ascending, and a column where it was measured along a walk.
-
-    Against the regularizer only its new lows are taken, so that there is one value for each.
-    """
+    """x, strictly ascending (new lows alone of the regularizer), and a column where measured."""
     if against not in X_LABELS:
         raise unknown("abscissa", against, X_LABELS)
     if column not in path.steps:
@@ -237,19 +213,15 @@ def curve(path: Path, column: str, against: str = "step") -> tuple[Array, Array]
 def band(
     paths: Sequence[Path], column: str, against: str = "step", *, at_most: int | None = None
 ) -> Band:
-    """Mean and standard deviation of a column over runs, at every k-th x, `at_most` and the last.
-
-    Against the step, runs are averaged step by step where all were measured; against anything else,
-    each run is interpolated linearly to every x at which any of them was measured.
-    """
+    """Over runs at every k-th x, `at_most` and the last: step by step where all were measured;
+    against anything else, interpolated to every x at which any of them was measured."""
     curves = [curve(path, column, against) for path in paths]
     low = max((x[0] if len(x) else np.inf for x, _ in curves), default=np.inf)
     high = min((x[-1] if len(x) else -np.inf for x, _ in curves), default=-np.inf)
     if against == "step":
-        table = pd.concat([pd.Series(y, index=x) for x, y in curves], axis=1).loc[low:high]
-        common = table.dropna()
-        grid = thin(common.index.to_numpy(dtype=float), at_most)
-        values = common.loc[grid].to_numpy(dtype=float)
+        table = pd.concat([pd.Series(y, index=x) for x, y in curves], axis=1).dropna()
+        grid = thin(table.index.to_numpy(dtype=float), at_most)
+        values = table.loc[grid].to_numpy(dtype=float)
     else:
         grid = np.unique(np.concatenate([x for x, _ in curves]))
         grid = thin(grid[(low <= grid) & (grid <= high)], at_most)
@@ -346,11 +318,8 @@ def _caption(methods: Methods, against: str, uneven: Sequence[str]) -> list[str]
     lines: list[str] = []
     for name, paths in methods.items():
         named = _name(name, paths).replace("method ", "Method ", 1)
-        lines.append(
-            f"{named}: mean over {count(len(paths))}, band of one standard deviation."
-            if len(paths) > 1
-            else f"{named}: 1 run, so no band."
-        )
+        several = f"mean over {count(len(paths))}, band of one standard deviation"
+        lines.append(f"{named}: {several if len(paths) > 1 else '1 run, so no band'}.")
     if uneven:
         lines.append(
             f"Runs of {', '.join(uneven)} differ in length: the mean ends with the shortest; "
@@ -375,14 +344,14 @@ def walks_section(runs: Runs, folder: FilePath) -> Section:
         picture(
             walk_panels(runs.methods, against=against, **words),
             folder,
-            name,
-            title=heading,
+            "walk" if against == "step" else f"walk-{against.replace('_', '-')}",
+            title=title,
             alt=f"Curves of the walks, {each.get(against, 'all methods together')}, against "
             f"the {X_LABELS[against]}. {_told(table)}",
-            caption=below,
+            caption=CAPTIONS[against],
             folded=against == "arc_length",
         )
-        for against, (name, heading, below) in VIEWS.items()
+        for against, title in TITLES.items()
     ]
     tables = [ends_table(table, "Start and end", spread)]
     return Section(title="The walks", tables=tables, pictures=pictures)
