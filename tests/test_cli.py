@@ -153,7 +153,7 @@ def test_experiments_lists_all_five_and_what_a_run_costs_where_data_is_at_hand(c
     for name in ("IRIS_FF", "MPG_FF", "MNIST_FF", "MNIST_CONV", "CIFAR10_CONV", "685,450"):
         assert name in shown
     rows = {line.split()[0]: line.rstrip() for line in shown.splitlines()[1:6]}
-    assert re.search(r"at hand +[\d,]+ +[\d.]+ (s|min)$", rows["IRIS_FF"])
+    assert re.search(r"here +[\d,]+ +[\d.]+ (s|min)$", rows["IRIS_FF"])
     assert rows["MPG_FF"].endswith("to fetch")
     assert all(len(line) <= 80 for line in shown.splitlines())
 
@@ -174,7 +174,7 @@ def test_costs_grow_with_the_examples_and_the_test_set_counts_as_often_as_it_is_
     monkeypatch.setattr(experiments, "names", lambda: ["MNIST_CONV"])
     assert listing.cost(experiments.get("MNIST_CONV")) == (10.0, 5_000 * (10 + 3 * 4 / 50))
     assert isoloss("experiments") == 0
-    assert re.search(r" 5,000 +at hand +0.1 +14 h$", capsys.readouterr().out.splitlines()[1])
+    assert re.search(r" 5,000 +here +0.1 +14 h$", capsys.readouterr().out.splitlines()[1])
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ def _hessian(problem: Problem, x: Tensor, seed: int) -> Finding:
         product = problem.hvp(x, v)
     except (IsolossError, RuntimeError) as error:
         said = error if isinstance(error, IsolossError) else one_line(error)
-        return Finding("Hessian of L", f"not at hand: {said}")
+        return Finding("Hessian of L", f"not available: {said}")
     error = mismatch(lambda at: problem.loss_and_grad(at)[1], product, x, v)
     note = "" if error < SAME_HESSIAN else " (kinks such as ReLU's do this, or a wrong backward)"
     return Finding("Hessian of L", f"{error:.1e} from differences of the gradient{note}")

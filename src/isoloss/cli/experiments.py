@@ -32,7 +32,7 @@ def experiments() -> None:
         if datasets.at_hand(experiment.dataset):
             with console.status(f"measuring {name}"):
                 evaluation, walk = cost(experiment)
-            found = ["at hand", _rate(1 / evaluation), _duration(walk)]
+            found = ["here", _rate(1 / evaluation), _duration(walk)]
         listed.add_row(
             name,
             f"{experiment.parameters:,}",
@@ -48,7 +48,7 @@ def experiments() -> None:
         "evals/s: evaluations of loss and gradient, measured just now: CPU time on\n"
         "    one core, float32, at the random start\n"
         "paper walk: one run at that rate, with the test set as often as recorded;\n"
-        "    phase 1, corrections and the work beside evaluations come on top"
+        "    phase 1, corrections and the work between evaluations come on top"
     )
 
 
@@ -94,17 +94,17 @@ def _duration(seconds: float) -> str:
 
 @data.command("fetch")
 def fetch(names: DataNames = None) -> None:
-    """Download the data sets that are not at hand, and check them."""
+    """Download the data sets that are not here, and check them."""
     from isoloss.experiments import datasets
 
     for name in names or datasets.FORMS:
         datasets.fetch(name)
-        say(f"{name}: at hand")
+        say(f"{name}: here")
 
 
 @data.command("verify")
 def verify(names: DataNames = None) -> None:
-    """Compare the files at hand with their published hashes.
+    """Compare the local files with their published hashes.
 
     Exits with 1 if any is not right.
     """

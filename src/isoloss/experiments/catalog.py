@@ -78,7 +78,7 @@ class Experiment:
         return {}
 
     def prepare(self) -> None:
-        """Fetch its data where they are not at hand."""
+        """Fetch its data where they are missing."""
         if not datasets.at_hand(self.dataset):
             datasets.fetch(self.dataset)
 
@@ -91,7 +91,7 @@ class Experiment:
         """The training and test examples of a run, on the CPU; the seed determines the draw.
 
         Raises:
-            DataError: The data set is not at hand and cannot be fetched.
+            DataError: The data set is not here and cannot be fetched.
         """
         _check_seed(seed)
         examples, targets, test_examples, test_targets = datasets.load(self.dataset)
@@ -136,7 +136,7 @@ class Experiment:
             The trained network with its problem and probes.
 
         Raises:
-            DataError: The data set is not at hand and cannot be fetched.
+            DataError: The data set is not here and cannot be fetched.
         """
         data = self.data(seed)
         model = self.network(seed).to(device)

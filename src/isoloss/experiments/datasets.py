@@ -125,7 +125,7 @@ def verify(name: str) -> list[FileReport]:
 
 
 def fetch(name: str) -> list[FileReport]:
-    """Download what is not at hand; a report per file, all present.
+    """Download what is missing; a report per file, all present.
 
     A damaged file in the cache is replaced; elsewhere files are the user's and are never touched.
     """
@@ -133,7 +133,7 @@ def fetch(name: str) -> list[FileReport]:
 
 
 def load(name: str) -> Dataset:
-    """Read a data set; what is not at hand is downloaded first."""
+    """Read a data set; what is missing is downloaded first."""
     form = _complete_form(name) or [report.file for report in fetch(name)]
     return READERS[name]((Path(file.path).name, _content(file)) for file in form)
 
