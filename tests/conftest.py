@@ -21,6 +21,17 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("isoloss")
 
+SLOW = {"walked", "reported", "written", "browser"}
+"""Fixtures that take a second or more."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that wait for a slow fixture."""
+    for item in items:
+        if SLOW & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
+
+
 Refuses = Callable[..., AbstractContextManager[None]]
 
 

@@ -168,6 +168,7 @@ def same(one: Path, other: Path) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", METHODS)
 def test_a_walk_resumed_at_every_step_ends_as_one_never_stopped(
