@@ -36,8 +36,7 @@ NO_FUNCTION = "the loss is not a function of the parameters alone"
 
 
 def check_function(problem: Problem, theta: Tensor, tolerance: float = 1e-3) -> None:
-    """Insist on the same losses in two evaluations, and of a few examples in another order, where a
-    tenth of the tolerance may depend on the examples beside one."""
+    """Insist on the same losses in two evaluations, and of a few examples in another order."""
     _check_batch_norm(problem)
     with random_state_kept():
         first = problem.example_losses(theta)
