@@ -261,7 +261,9 @@ def flatten(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
-    """The inner product of two long vectors, shape (), float64: the sum of blocks in their type."""
+    """The inner product of two vectors, shape (): of long ones, blocks are summed in float64."""
+    if len(a) <= BLOCK:
+        return a.dot(b)
     pieces = zip(a.split(BLOCK), b.split(BLOCK), strict=True)
     return torch.stack([x.dot(y) for x, y in pieces]).double().sum()
 
