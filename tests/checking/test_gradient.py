@@ -45,6 +45,12 @@ def network(*more: nn.Module, seed: int = 0) -> nn.Sequential:
         return nn.Sequential(nn.Linear(3, 8), *more, nn.Tanh(), nn.Linear(8, 2))
 
 
+def embedding() -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Embedding(5, 4, scale_grad_by_freq=True), nn.Linear(4, 2))
+
+
 def start(problem: Problem, **settings: Any) -> Outcome:
     return traverse(problem, stop=Stop(steps=2), progress=False, **settings).outcome
 
@@ -53,7 +59,7 @@ WRONG = {
     "straight-through": (network(Rounded()), X, "in 0.weight"),
     "backward of its own": (network(Wrong()), X, "in 0.weight"),
     "scaled by frequency": (
-        nn.Sequential(nn.Embedding(5, 4, scale_grad_by_freq=True), nn.Linear(4, 2)),
+        embedding(),
         torch.arange(50) % 5,
         "in 0.weight",
     ),
