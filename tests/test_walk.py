@@ -232,6 +232,25 @@ def test_ctrl_c_in_an_evaluation_returns_what_there_is() -> None:
     assert len(path.steps) == 4
 
 
+def test_ctrl_c_in_the_last_probe_loses_nothing(net: Net, path: Path) -> None:
+    calls = 0
+
+    def interrupted(theta: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # the first is the start's, the second the end's
+            raise KeyboardInterrupt
+        return theta.dot(theta)
+
+    probe = vector_problem(interrupted, net.theta)
+    calls = 0
+    whole = walk(net.problem(), probes={"test": probe}, record=Record(probes_every=10**6))
+    assert calls == 3
+    assert whole.outcome is path.outcome
+    assert whole.steps["loss"].tolist() == path.steps["loss"].tolist()
+    assert whole.steps["test_loss"].iloc[-1] == pytest.approx(path.points[-1].square().sum().item())
+
+
 LINEAR = LinearRegularizer(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64))
 
 
