@@ -8,7 +8,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
@@ -266,6 +268,26 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
         return a.dot(b)
     pieces = zip(a.split(BLOCK), b.split(BLOCK), strict=True)
     return torch.stack([x.dot(y) for x, y in pieces]).double().sum()
+
+
+def less(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+    """a - share b with a number, shape (), of which NaN counts as 0; a GPU need not fetch it."""
+    if a.device.type == "cpu":
+        alpha = share.item()
+        return a.sub(b, alpha=0.0 if math.isnan(alpha) else alpha)
+    return torch.addcmul(a, b, torch.where(share.isnan(), 0.0, share).to(a.dtype), value=-1)
+
+
+def fetched(*tensors: Tensor) -> list[NDArray[np.float64]]:
+    """Numbers and vectors as arrays, all in one copy from a GPU."""
+    if all(tensor.device.type == "cpu" for tensor in tensors):
+        return [tensor.detach().double().numpy() for tensor in tensors]
+    device = next(tensor.device for tensor in tensors if tensor.device.type != "cpu")
+    together = torch.cat(
+        [tensor.detach().to(device, torch.float64).flatten() for tensor in tensors]
+    )
+    ends = np.cumsum([tensor.numel() for tensor in tensors])[:-1]
+    return np.split(together.cpu().numpy(), ends)
 
 
 def load_into(model: nn.Module, theta: Tensor, shapes: Shapes) -> None:

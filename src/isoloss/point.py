@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from isoloss.flat import inner
+from isoloss.flat import fetched, inner, less
 from isoloss.problem import Problem
 from isoloss.regularizers import AnyRegularizer, get_regularizer
+
+Beside = Callable[[Tensor, Tensor], Sequence[Tensor]]
+"""Gives, for a point's loss and gradient, numbers and vectors to be fetched with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +27,7 @@ class Point:
 
     Attributes:
         theta: Flat parameters, shape (n,).
+        norm: |theta|.
         loss: L.
         grad: g, shape (n,).
         regularizer: R.
@@ -37,6 +44,7 @@ class Point:
     """
 
     theta: Tensor
+    norm: float
     loss: float
     grad: Tensor
     regularizer: float
@@ -76,19 +84,30 @@ class Objective:
 
         One evaluation, and more where the regularizer is made of derivatives of the loss.
         """
+        return self.measure(theta)[0]
+
+    def measure(
+        self, theta: Tensor, beside: Beside | None = None
+    ) -> tuple[Point, list[NDArray[np.float64]]]:
+        """The same, with further numbers that are fetched from the device in the same copy."""
         before = self.problem.evaluations
         loss, g = self.problem.loss_and_grad(theta)
         value, r = self.regularizer.value_and_grad(theta)
         self.evaluations += self.problem.evaluations - before
-        gg, rr, rg = (inner(a, b).item() for a, b in ((g, g), (r, r), (r, g)))
+        gg, rr, rg = (inner(a, b).double() for a, b in ((g, g), (r, r), (r, g)))
+        tangent = less(r, g, rg / gg)
+        more = () if beside is None else beside(loss, g)
+        several = (loss, value, gg, rr, rg, inner(tangent, tangent), inner(theta, theta))
+        found = fetched(*several, *more)
+        loss, value, gg, rr, rg, tt, size = (number.item() for number in found[: len(several)])
         along = rg / gg if gg > 0 else 0.0
-        tangent = r.sub(g, alpha=along)
-        g_norm, r_norm, t_norm = (math.sqrt(x) for x in (gg, rr, inner(tangent, tangent).item()))
-        return Point(
+        g_norm, r_norm, t_norm = (math.sqrt(x) for x in (gg, rr, tt))
+        point = Point(
             theta=theta,
-            loss=loss.item(),
+            norm=math.sqrt(size),
+            loss=loss,
             grad=g,
-            regularizer=value.item(),
+            regularizer=value,
             regularizer_grad=r,
             tangent=tangent,
             grad_norm=g_norm,
@@ -98,3 +117,4 @@ class Objective:
             kkt_residual=t_norm / r_norm if r_norm != 0 else 0.0,
             equivalent_penalty=-1 / along if along else math.nan,
         )
+        return point, found[len(several) :]

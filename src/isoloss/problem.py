@@ -16,7 +16,7 @@ from torch import Tensor
 from isoloss.data import Chunk, Chunks
 from isoloss.errors import InputError
 from isoloss.evaluation import Autograd, Evaluation, choose, measured_size
-from isoloss.evaluation.arithmetic import channels_last_is_safe
+from isoloss.evaluation.arithmetic import channels_last_is_safe, check_precision
 from isoloss.evaluation.autograd import Term, per_example, weighted_sum
 from isoloss.flat import FlatNetwork, Model, fixed, flatten, trainable
 from isoloss.losses import Loss, NamedLoss, get_loss, get_metric
@@ -69,7 +69,11 @@ class Problem:
         device: None takes where the parameters are.
         chunk_size: Examples evaluated at once, summed in order, which bounds the memory. None takes
             images (inputs of four dimensions) by 50 on a CPU and 250 elsewhere, all else by 1000;
-            for the gradient on a CPU, another size where that is measured to be faster.
+            for the gradient on a CPU, another size where that is measured to be faster, on a GPU
+            all at once if they fit in its memory.
+        precision: `"exact"`; or `"tf32"` (NVIDIA GPUs) or `"bf16"` for gradients in a reduced
+            precision, which are faster on images and transformers. The loss is computed in full in
+            all of them, so that a level is held as exactly.
 
     Attributes:
         size: Number of parameters.
@@ -95,6 +99,7 @@ class Problem:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         chunk_size: int | None = None,
+        precision: str = "exact",
     ) -> None:
         if chunk_size is not None and (not isinstance(chunk_size, Integral) or chunk_size < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(f"chunk_size must be a whole number of at least 1, got {chunk_size!r}")
@@ -108,6 +113,7 @@ class Problem:
                 f"the model's parameters are {network.dtype}, too coarse to hold a level; "
                 f"give dtype=torch.float32 or torch.float64"
             )
+        check_precision(precision, network.device)
         named = isinstance(per_example_loss, NamedLoss)
         chunks = Chunks(
             data,
@@ -122,6 +128,7 @@ class Problem:
         self.examples = chunks.examples
         self.device = network.device
         self.evaluations = 0
+        self.precision = precision
         self._chunk_size = chunk_size
         self._lock = threading.RLock()
         self._settle(network, chunks, per_example_loss, per_example_metric)
@@ -133,7 +140,7 @@ class Problem:
         given = trainable(self._model, self._parameters)
         autograd = Autograd(network, chunks, loss)
         self._inside = Inside(network, chunks, autograd, loss, metric, given)
-        self._evaluation = choose(network, chunks, loss)
+        self._evaluation = choose(network, chunks, loss, self.precision)
         self._gradient: Evaluation | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -308,7 +315,7 @@ class Problem:
         other, own = copy.copy(self), self._inside
         other._chunk_size = size
         recut = own.chunks.recut(size) if own.chunks.kept else own.chunks
-        other._gradient = choose(own.network, recut, own.loss)
+        other._gradient = choose(own.network, recut, own.loss, self.precision)
         return other
 
     @property
@@ -334,7 +341,8 @@ class Problem:
             own.network.load(theta)
             self._chunk_size = measured_size(own.network, own.chunks, own.loss)
             if self._chunk_size is not None:
-                return choose(own.network, own.chunks.recut(self._chunk_size), own.loss)
+                recut = own.chunks.recut(self._chunk_size)
+                return choose(own.network, recut, own.loss, self.precision)
         return self._evaluation
 
     def _each(self, theta: Tensor) -> Iterator[tuple[Chunk, Any, Tensor]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, MutableMapping
-from typing import Any, Protocol
+from collections.abc import Callable, MutableMapping
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,6 +18,9 @@ from isoloss.data import Chunk, Chunks, random_state_kept
 from isoloss.errors import InputError
 from isoloss.evaluation.autograd import Autograd
 from isoloss.evaluation.by_hand import ByHand
+from isoloss.evaluation.interface import Evaluation
+from isoloss.evaluation.recorded import Recorded
+from isoloss.evaluation.reduced import Reduced
 from isoloss.flat import FlatNetwork, flatten
 from isoloss.losses import Loss, NamedLoss
 
@@ -30,6 +33,12 @@ VECTORS = (64, 1024)
 MOST_BYTES = 512 * 2**20
 """Autograd's own cost of a chunk is larger, so of images too it is tried on as many as of all else,
 unless it would hold more than that for its backward."""
+
+SHARE = 0.4
+"""Of a GPU's memory that is free beside a walk's vectors, what an evaluation may take: a recording
+keeps its own, beside what others need for a while."""
+VECTORS_BESIDE = 100
+"""Vectors of the size of theta that a walk with the default settings may hold."""
 
 ROUNDS = 3
 HANDING_OVER = 2e-4
@@ -44,28 +53,20 @@ _numbers: MutableMapping[Any, int] = WeakKeyDictionary()
 _next = itertools.count()
 
 
-class Evaluation(Protocol):
-    """The loss and its derivatives at a point; small classes of this kind may wrap one another."""
-
-    def outputs(self, theta: Tensor) -> Iterator[tuple[Chunk, Any]]:
-        """Each chunk with what the model gives for it, detached."""
-        ...
-
-    def loss(self, theta: Tensor) -> Tensor:
-        """The mean loss, shape (), float64."""
-        ...
-
-    def loss_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean loss, shape (), float64, and its flat gradient, new tensors."""
-        ...
-
-    def hvp(self, theta: Tensor, vector: Tensor) -> Tensor:
-        """The Hessian of the mean loss times a flat vector."""
-        ...
+def choose(
+    network: FlatNetwork, chunks: Chunks, loss: Loss, precision: str = "exact"
+) -> Evaluation:
+    """The fastest way to evaluate: `ByHand` for plain networks on a CPU, else `Autograd`, with
+    rounded gradients where these are asked for, recorded where a device can."""
+    evaluation = _in_full(network, chunks, loss)
+    if precision != "exact":
+        rounded = Autograd(network, chunks, loss, precision)
+        evaluation = Reduced(evaluation, rounded)
+    records = network.device.type == "cuda" and chunks.kept
+    return Recorded(evaluation, network.device) if records else evaluation
 
 
-def choose(network: FlatNetwork, chunks: Chunks, loss: Loss) -> Evaluation:
-    """The fastest way to evaluate: `ByHand` for plain networks on a CPU, else `Autograd`."""
+def _in_full(network: FlatNetwork, chunks: Chunks, loss: Loss) -> Evaluation:
     if network.device.type != "cpu":
         return Autograd(network, chunks, loss)
     keep_freed_memory()
@@ -81,8 +82,10 @@ def choose(network: FlatNetwork, chunks: Chunks, loss: Loss) -> Evaluation:
 def measured_size(network: FlatNetwork, chunks: Chunks, loss: Loss) -> int | None:
     """Examples in a chunk with which the gradient takes the least CPU time on this machine at the
     point loaded, measured once a process for problems of one kind; None: nothing to choose from."""
-    if not chunks.kept or network.device.type != "cpu":
+    if not chunks.kept:
         return None
+    if network.device.type == "cuda":
+        return _fitting(network, chunks, loss)
     first = max(chunks, key=lambda chunk: chunk.examples)
     if not isinstance(first.inputs, Tensor):
         return None
@@ -114,6 +117,22 @@ def measured_size(network: FlatNetwork, chunks: Chunks, loss: Loss) -> int | Non
     fastest = min(seconds, key=lambda size: seconds[size])
     clear = seconds[fastest] < CLEARLY * seconds[usual]
     return _measured.setdefault(kind, fastest if clear else usual)
+
+
+def _fitting(network: FlatNetwork, chunks: Chunks, loss: Loss) -> int | None:
+    """Examples in a chunk on a GPU: as many as its memory allows, since each chunk costs the time
+    to launch its kernels. By the card's whole memory, so that the bits depend on nothing else."""
+    evaluation = Autograd(network, chunks, loss)
+    each = 2 * _bytes_each(network, evaluation, max(chunks, key=lambda chunk: chunk.examples))
+    vectors = VECTORS_BESIDE * network.size * network.dtype.itemsize
+    most = int(SHARE * max(0, _memory(network.device) - vectors)) // each
+    if most >= chunks.longest:
+        return chunks.longest
+    return math.ceil(chunks.longest / math.ceil(chunks.longest / max(1, most)))
+
+
+def _memory(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).total_memory
 
 
 def _number(function: Any) -> int:

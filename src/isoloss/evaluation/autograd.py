@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -32,19 +33,22 @@ Term = Callable[["Autograd", Chunk], Iterator[Tensor]]
 class Autograd:
     """Evaluates the loss in the memory of one chunk."""
 
-    def __init__(self, network: FlatNetwork, chunks: Chunks, loss: Loss) -> None:
+    def __init__(
+        self, network: FlatNetwork, chunks: Chunks, loss: Loss, precision: str = "exact"
+    ) -> None:
         self.network = network
         self.chunks = chunks
         self._loss = loss
         self._scale = torch.tensor(
             1 / chunks.total_weight, dtype=torch.float64, device=network.device
         )
+        self._precision = precision
         self._checked: set[str] = set()
 
     def outputs(self, theta: Tensor) -> Iterator[tuple[Chunk, Any]]:
         """Each chunk with what the model gives for it."""
         self.network.load(theta)
-        with reproducible(self.network.device):
+        with self._kernels():
             for chunk in self.chunks:
                 yield chunk, self.detached(chunk)
 
@@ -52,7 +56,7 @@ class Autograd:
         """The mean loss, shape (), float64."""
         self.network.load(theta)
         total = torch.zeros((), dtype=torch.float64, device=self.network.device)
-        with reproducible(self.network.device):
+        with self._kernels():
             for chunk in self.chunks:
                 losses = self.losses(self.detached(chunk), chunk).detach()
                 total += weighted_sum(losses, chunk)
@@ -61,7 +65,7 @@ class Autograd:
     def loss_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """The mean loss, shape (), float64, and its flat gradient; summed in the chunks' order."""
         self.network.load(theta)
-        with reproducible(self.network.device):
+        with self._kernels():
             chunks = iter(self.chunks)
             value, pieces = self._differentiate(next(chunks))
             grad = flatten(pieces)
@@ -79,8 +83,8 @@ class Autograd:
         self.network.load(theta)
         directions = self.network.layout.split(vector)
         product = torch.zeros_like(vector)
-        device = self.network.device
-        with torch.enable_grad(), reproducible(device), twice_differentiable(device):
+        kernels = twice_differentiable(self.network.device)
+        with torch.enable_grad(), self._kernels(), kernels:
             for chunk in self.chunks:
                 product += flatten(self._second(chunk, directions))
         return product
@@ -126,6 +130,9 @@ class Autograd:
         """The weighted sum of the losses of a chunk, shape (), float64, differentiable."""
         return weighted_sum(self.losses(self.forward(chunk), chunk), chunk)
 
+    def _kernels(self) -> AbstractContextManager[None]:
+        return reproducible(self.network.device, self._precision)
+
     def _differentiate(self, chunk: Chunk) -> tuple[Tensor, tuple[Tensor, ...]]:
         with torch.enable_grad():
             total = self.total(chunk)
@@ -151,10 +158,9 @@ class Autograd:
     def _sum_of(self, theta: Tensor, name: str, term: Term) -> tuple[Tensor, Tensor]:
         self.network.load(theta)
         value, grad = theta.new_zeros(()), torch.zeros_like(theta)
-        device = self.network.device
         try:
-            kernels = twice_differentiable(device)
-            with torch.enable_grad(), reproducible(device), kernels, plain_norms():
+            kernels = twice_differentiable(self.network.device)
+            with torch.enable_grad(), self._kernels(), kernels, plain_norms():
                 for chunk in self.chunks:
                     for part in term(self, chunk):
                         value += part.detach()

@@ -94,7 +94,7 @@ class SQP(Settings):
         basis = Basis.empty(self.memory, point.theta)
         r, basis = basis.coordinates(point.regularizer_grad)
         a, basis = basis.coordinates(point.grad / point.loss)
-        size = math.sqrt(point.theta.dot(point.theta).item()) or 1.0
+        size = point.norm or 1.0
         exact = objective.curvature
         outside = exact or max(float(np.linalg.norm(r)), 1e-300) / size
         model = Model(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from isoloss.flat import less
 from isoloss.methods.sqp.basis import Array, padded
 from isoloss.methods.sqp.model import Model, Slopes, Trial
 from isoloss.outcome import Ending, Outcome
@@ -66,8 +69,7 @@ def advance(
         trial = search.propose()
         if not trial.length > search.rounding:
             return _stalled(state, search.finite, "the step is below rounding")
-        there = objective.evaluate(search.place(trial))
-        search.judge(trial, there)
+        search.judge(trial, *objective.measure(search.place(trial), search.beside))
         if search.landed:
             return search.arrival()
     return _stalled(state, search.finite, f"{max_trials} trials in one step")
@@ -98,9 +100,11 @@ class _Search:
         self.rejected = 0
         self.finite = True
         self.landed = False
-        theta = state.point.theta
+        theta = self._place = state.point.theta
+        self.moved = 0.0  # how far the last trial is from the last point of the path
         self.eps = torch.finfo(theta.dtype).eps
-        self.rounding = 4 * self.eps * math.sqrt(theta.dot(theta).item())
+        self.rounding = 4 * self.eps * state.point.norm
+        self._change = theta  # of the loss's gradient, scaled to that of log L times L
 
     def make_room(self, keep: int) -> None:
         """Turn the basis into a smaller one where the next trial might not find room."""
@@ -123,21 +127,29 @@ class _Search:
         self.multiplier = trial.multiplier if sane else estimate
         return trial
 
-    def place(self, trial: Trial) -> torch.Tensor:
+    def place(self, trial: Trial) -> Tensor:
         """Where a trial leads, shape (n,)."""
-        return self.model.basis.moved(self.here.point.theta, trial.step)
+        self._place = self.model.basis.moved(self.here.point.theta, trial.step)
+        return self._place
 
-    def judge(self, trial: Trial, there: Point) -> None:
+    def beside(self, loss: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+        """What else to fetch of an evaluated trial."""
+        here = self.here.point
+        self._change = less(grad, here.grad, loss / here.loss)
+        moved = torch.dist(self._place, self.home.point.theta)
+        return moved, *self.model.basis.look(self._change)
+
+    def judge(self, trial: Trial, there: Point, seen: Sequence[Array]) -> None:
         """Learn from an evaluated trial, then land, go on from it or reject it."""
         self.finite = there.finite and there.loss > 0
         if not self.finite:
             self.radius = 0.25 * trial.length
             self.rejected += 1
             return
-        here = self.here
+        here, self.moved = self.here, seen[0].item()
         phi = math.log(there.loss / self.state.level)
         modeled = self.model.fall(here.slopes, trial.step) + self.multiplier * here.phi
-        reached = _Center(there, phi, self._learn(there, trial.step))
+        reached = _Center(there, phi, self._learn(there, trial.step, seen[1:]))
         noise = self._noise(there)
         fallen = here.point.regularizer - there.regularizer + self.multiplier * (here.phi - phi)
         if abs(fallen) <= noise:
@@ -170,14 +182,13 @@ class _Search:
             radius=self.radius,
             multiplier=self.multiplier,
             kind="sqp",
-            step_length=torch.dist(there.theta, state.point.theta).item(),
+            step_length=self.moved,
         )
 
-    def _learn(self, there: Point, step: Array) -> Slopes:
+    def _learn(self, there: Point, step: Array, seen: Sequence[Array]) -> Slopes:
         """Teach the model the change of both gradients; the gradients at the trial."""
         here, model = self.here, self.model
-        scaled = there.grad.sub(here.point.grad, alpha=there.loss / here.point.loss)
-        change_a, basis = model.basis.coordinates(scaled)
+        change_a, basis = model.basis.coordinates(self._change, seen)
         change_a /= there.loss
         if model.curvature is None:
             change_r = model.outside * padded(step, basis.size)

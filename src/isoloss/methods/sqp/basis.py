@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from isoloss.flat import BLOCK, inner
+from isoloss.flat import BLOCK, fetched, inner
 
 Array = NDArray[np.float64]
 
@@ -62,18 +63,30 @@ class Basis:
     def _rows(self) -> Tensor:
         return self.rows.values[: self.size]
 
-    def coordinates(self, vector: Tensor) -> tuple[Array, Basis]:
+    def look(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """What `coordinates` first asks of a vector: its square, shape (), and its inner products
+        with the stored rows, shape (size,), float64."""
+        pieces = zip(self._rows.split(BLOCK, dim=1), vector.split(BLOCK), strict=True)
+        products = torch.stack([torch.mv(rows, piece) for rows, piece in pieces])
+        return inner(vector, vector), products.double().sum(0)
+
+    def coordinates(
+        self, vector: Tensor, seen: Sequence[Array] | None = None
+    ) -> tuple[Array, Basis]:
         """Coordinates of a vector, in this basis grown by what is new in it.
 
         One pass over the rows, unless so much of the vector is known that rounding hides what is
-        new: then what is known is taken off first ("twice is enough", Giraud et al. 2005).
+        new: then what is known is taken off first ("twice is enough", Giraud et al. 2005). `seen`
+        is what `look` gave, where it was fetched before.
         """
-        found, rest = np.zeros(self.size), vector
-        whole = left = _norm(vector)
+        found, rest, whole = np.zeros(self.size), vector, 0.0
         for _ in range(3):
+            square, products = fetched(*self.look(rest)) if seen is None else seen
+            left, seen = math.sqrt(square.item()), None
+            whole = whole or left
             if left <= 100 * torch.finfo(vector.dtype).eps * whole:
                 break
-            part = self.inverse @ self._products(rest)
+            part = self.inverse @ products
             found += part
             shares = part @ self.inverse
             new = left * left - float(part @ part)
@@ -81,7 +94,6 @@ class Basis:
                 length = math.sqrt(new)
                 return np.append(found, length), self._grown(rest, left, shares / length, length)
             rest = torch.addmv(rest, self._rows.t(), self._like_rows(shares), alpha=-1)
-            left = _norm(rest)
         return found, self
 
     def _grown(self, vector: Tensor, norm: float, shares: Array, length: float) -> Basis:
@@ -114,19 +126,9 @@ class Basis:
         torch.mm(self._like_rows(columns.T @ self.inverse), self._rows, out=rows.values[:kept])
         return Basis(rows, np.eye(kept))
 
-    def _products(self, vector: Tensor) -> Array:
-        """The inner products of the stored rows with a vector."""
-        pieces = zip(self._rows.split(BLOCK, dim=1), vector.split(BLOCK), strict=True)
-        products = torch.stack([torch.mv(rows, piece) for rows, piece in pieces])
-        return products.to("cpu", torch.float64).sum(0).numpy()
-
     def _like_rows(self, array: Array) -> Tensor:
         values = self.rows.values
-        return torch.from_numpy(array).to(values.device, values.dtype)
-
-
-def _norm(vector: Tensor) -> float:
-    return math.sqrt(inner(vector, vector).item())
+        return torch.from_numpy(array).to(values.dtype).to(values.device)
 
 
 def padded(array: Array, size: int, diagonal: float = 0.0) -> Array:
