@@ -270,6 +270,12 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([x.dot(y) for x, y in pieces]).double().sum()
 
 
+def products(rows: Tensor, vector: Tensor) -> Tensor:
+    """The inner products of rows with a vector, shape (rows,), float64; summed as `inner` does."""
+    pieces = zip(rows.split(BLOCK, dim=1), vector.split(BLOCK), strict=True)
+    return torch.stack([torch.mv(part, piece) for part, piece in pieces]).double().sum(0)
+
+
 def less(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
     """a - share b with a number, shape (), of which NaN counts as 0; a GPU need not fetch it."""
     if a.device.type == "cpu":

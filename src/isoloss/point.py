@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from isoloss.flat import fetched, inner, less
+from isoloss._kernels.capture import records
+from isoloss.evaluation import Replayed
+from isoloss.flat import fetched, inner, less, products
 from isoloss.problem import Problem
 from isoloss.regularizers import AnyRegularizer, get_regularizer
 
-Beside = Callable[[Tensor, Tensor], Sequence[Tensor]]
-"""Gives, for a point's loss and gradient, numbers and vectors to be fetched with it."""
+NUMBERS = 7
+"""Numbers of a point that a device computes."""
+
+RECORDED = 2**23
+"""Entries of a basis up to which launching kernels is what a trial on a GPU costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,25 @@ class Point:
         return math.isfinite(self.loss + self.regularizer + self.grad_norm + self.kkt_residual)
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """From where a trial starts, and what it is compared with."""
+
+    point: Point
+    home: Tensor  # from where the distance is measured, shape (n,)
+    rows: Tensor  # vectors of which the step is made, shape (capacity, n); zeros where unused
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is different at a trial."""
+
+    vector: Tensor  # of the gradient of log L, times the trial's L: g - (L / L_0) g_0, shape (n,)
+    square: float  # its inner product with itself
+    products: NDArray[np.float64]  # with the rows, shape (capacity used,)
+    distance: float  # from home
+
+
 class Objective:
     """Evaluates points: the problem's loss and a regularizer, with a count of evaluations.
 
@@ -73,6 +99,8 @@ class Objective:
         self.problem = problem
         self.regularizer = get_regularizer(regularizer, problem)
         self.evaluations = 0
+        self._each = 0  # evaluations that a point costs
+        self._replayed: Replayed | None = None
 
     @property
     def curvature(self) -> float | None:
@@ -84,37 +112,89 @@ class Objective:
 
         One evaluation, and more where the regularizer is made of derivatives of the loss.
         """
-        return self.measure(theta)[0]
+        before = self.problem.evaluations
+        vectors, numbers = self._measure(theta)
+        self.evaluations += self.problem.evaluations - before
+        return _point(vectors, fetched(*numbers))
 
-    def measure(
-        self, theta: Tensor, beside: Beside | None = None
-    ) -> tuple[Point, list[NDArray[np.float64]]]:
-        """The same, with further numbers that are fetched from the device in the same copy."""
+    def trial(self, origin: Origin, shares: NDArray[np.float64]) -> tuple[Point, Change]:
+        """The point that lies so much of each row from an origin, compared with it.
+
+        All numbers come from the device in one copy; where launching kernels is what takes the
+        time, they are launched by one recording.
+        """
+        problem, rows, used = self.problem, origin.rows, len(shares)
+        small = rows.numel() <= RECORDED and records(problem.device)
+        if not small:
+            rows = rows[:used]
+        numbers = np.zeros(1 + len(rows))
+        numbers[0], numbers[1 : used + 1] = origin.point.loss, shares
+        given = (
+            torch.from_numpy(numbers).to(problem.device),
+            origin.point.theta,
+            origin.point.grad,
+            origin.home,
+            rows,
+        )
+        before = problem.evaluations
+        if small:
+            self._replayed = self._replayed or Replayed(self._packed, problem.device)
+            *vectors, together = self._replayed(*given)
+            found = list(together.cpu().numpy())
+        else:
+            vectors, several = self._try(*given)
+            *found, products = fetched(*several)
+            found += list(products)
+        # to record takes further ones
+        problem.evaluations = before + self._each
+        self.evaluations += self._each
+        point = _point(vectors, found)
+        distance, square, *products = found[NUMBERS : NUMBERS + 2 + used]
+        return point, Change(vectors[-1], float(square), np.array(products), float(distance))
+
+    def _measure(self, theta: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The vectors and the numbers of a point, in the order in which `_point` takes them."""
         before = self.problem.evaluations
         loss, g = self.problem.loss_and_grad(theta)
         value, r = self.regularizer.value_and_grad(theta)
-        self.evaluations += self.problem.evaluations - before
+        self._each = self.problem.evaluations - before
         gg, rr, rg = (inner(a, b).double() for a, b in ((g, g), (r, r), (r, g)))
         tangent = less(r, g, rg / gg)
-        more = () if beside is None else beside(loss, g)
-        several = (loss, value, gg, rr, rg, inner(tangent, tangent), inner(theta, theta))
-        found = fetched(*several, *more)
-        loss, value, gg, rr, rg, tt, size = (number.item() for number in found[: len(several)])
-        along = rg / gg if gg > 0 else 0.0
-        g_norm, r_norm, t_norm = (math.sqrt(x) for x in (gg, rr, tt))
-        point = Point(
-            theta=theta,
-            norm=math.sqrt(size),
-            loss=loss,
-            grad=g,
-            regularizer=value,
-            regularizer_grad=r,
-            tangent=tangent,
-            grad_norm=g_norm,
-            tangent_norm=t_norm,
-            # atan2 keeps the angle's digits near 0 and 180 degrees, where arccos loses half of them
-            angle_degrees=math.degrees(math.atan2(t_norm, along * g_norm)),
-            kkt_residual=t_norm / r_norm if r_norm != 0 else 0.0,
-            equivalent_penalty=-1 / along if along else math.nan,
-        )
-        return point, found[len(several) :]
+        numbers = (loss, value, gg, rr, rg, inner(tangent, tangent), inner(theta, theta))
+        return (theta, g, r, tangent), numbers
+
+    def _try(
+        self, numbers: Tensor, place: Tensor, grad: Tensor, home: Tensor, rows: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The same for a trial, `numbers` being the loss at its origin and the shares of rows."""
+        theta = torch.addmv(place, rows.t(), numbers[1:].to(rows.dtype))
+        vectors, found = self._measure(theta)
+        change = less(vectors[1], grad, found[0] / numbers[0])
+        also = (torch.dist(theta, home), inner(change, change), products(rows, change))
+        return (*vectors, change), (*found, *also)
+
+    def _packed(self, *given: Tensor) -> tuple[Tensor, ...]:
+        vectors, found = self._try(*given)
+        return *vectors, torch.cat([number.double().flatten() for number in found])
+
+
+def _point(vectors: Sequence[Tensor], found: Sequence[Any]) -> Point:
+    theta, g, r, tangent, *_ = vectors
+    loss, value, gg, rr, rg, tt, size = (float(number) for number in found[:NUMBERS])
+    along = rg / gg if gg > 0 else 0.0
+    g_norm, r_norm, t_norm = (math.sqrt(x) for x in (gg, rr, tt))
+    return Point(
+        theta=theta,
+        norm=math.sqrt(size),
+        loss=loss,
+        grad=g,
+        regularizer=value,
+        regularizer_grad=r,
+        tangent=tangent,
+        grad_norm=g_norm,
+        tangent_norm=t_norm,
+        # atan2 keeps the angle's digits near 0 and 180 degrees, where arccos loses half of them
+        angle_degrees=math.degrees(math.atan2(t_norm, along * g_norm)),
+        kkt_residual=t_norm / r_norm if r_norm != 0 else 0.0,
+        equivalent_penalty=-1 / along if along else math.nan,
+    )

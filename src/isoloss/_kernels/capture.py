@@ -78,9 +78,29 @@ class CudaGraph:
         generator.graphsafe_set_state(generator.clone_state())
 
 
+def records(device: torch.device) -> bool:
+    """Whether kernels can be recorded on a device."""
+    return device.type == "cuda"
+
+
+def copy_all(into: Sequence[Tensor], given: Sequence[Tensor]) -> None:
+    """Copy tensors into others of their shapes, with one launch for all of a type."""
+    pairs = list(zip(into, given, strict=True))
+    for dtype in dict.fromkeys(tensor.dtype for tensor in into):
+        of_type = [pair for pair in pairs if pair[0].dtype == dtype]
+        torch._foreach_copy_(  # pyright: ignore
+            [one for one, _ in of_type], [other.detach() for _, other in of_type]
+        )
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether what is called now is being recorded."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def graph_for(device: torch.device) -> Graph | None:
     """A graph where the device has them, else None."""
-    return CudaGraph(device) if device.type == "cuda" else None
+    return CudaGraph(device) if records(device) else None
 
 
 class Captured(Generic[Result]):
@@ -116,7 +136,6 @@ class Captured(Generic[Result]):
                 tensor.copy_(value)
 
     def __call__(self, *inputs: Tensor) -> Result:
-        for static, given in zip(self._inputs, inputs, strict=True):
-            static.copy_(given.detach())
+        copy_all(self._inputs, inputs)
         self._graph.replay()
         return self._result

@@ -13,18 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from isoloss._kernels.capture import records
 from isoloss._kernels.chain import keep_freed_memory, plain
 from isoloss.data import Chunk, Chunks, random_state_kept
 from isoloss.errors import InputError
 from isoloss.evaluation.autograd import Autograd
 from isoloss.evaluation.by_hand import ByHand
 from isoloss.evaluation.interface import Evaluation
-from isoloss.evaluation.recorded import Recorded
+from isoloss.evaluation.recorded import Recorded, Replayed
 from isoloss.evaluation.reduced import Reduced
 from isoloss.flat import FlatNetwork, flatten
 from isoloss.losses import Loss, NamedLoss
 
-__all__ = ["Autograd", "Evaluation", "choose", "measured_size", "saved_bytes"]
+__all__ = ["Autograd", "Evaluation", "Replayed", "choose", "measured_size", "saved_bytes"]
 
 IMAGES = (16, 128)
 VECTORS = (64, 1024)
@@ -62,8 +63,8 @@ def choose(
     if precision != "exact":
         rounded = Autograd(network, chunks, loss, precision)
         evaluation = Reduced(evaluation, rounded)
-    records = network.device.type == "cuda" and chunks.kept
-    return Recorded(evaluation, network.device) if records else evaluation
+    recorded = records(network.device) and chunks.kept
+    return Recorded(evaluation, network.device) if recorded else evaluation
 
 
 def _in_full(network: FlatNetwork, chunks: Chunks, loss: Loss) -> Evaluation:
@@ -147,13 +148,15 @@ def saved_bytes(forward: Callable[[], Any]) -> dict[int, int]:
     """Bytes of the storages that autograd keeps for the backward of a function, by address."""
     held: dict[int, int] = {}
 
-    def hold(tensor: Tensor) -> Tensor:
+    kept: list[Tensor] = []  # so that no address is used twice
+
+    def count(tensor: Tensor) -> None:  # were it to give the tensor, that would hold its own graph
         storage = tensor.untyped_storage()
         held[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        kept.append(tensor.detach())
 
-    with saved_tensors_hooks(hold, lambda tensor: tensor):
-        outputs = forward()  # held, so that no address is used twice
+    with saved_tensors_hooks(count, lambda nothing: nothing):
+        outputs = forward()
     del outputs
     return held
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from isoloss.flat import less
 from isoloss.methods.sqp.basis import Array, padded
 from isoloss.methods.sqp.model import Model, Slopes, Trial
 from isoloss.outcome import Ending, Outcome
-from isoloss.point import Objective, Point
+from isoloss.point import Change, Objective, Origin, Point
 
 LOOSE = 0.05
 """|phi| up to which a trial outside the band becomes the center from which the step lands in it."""
@@ -69,7 +66,7 @@ def advance(
         trial = search.propose()
         if not trial.length > search.rounding:
             return _stalled(state, search.finite, "the step is below rounding")
-        search.judge(trial, *objective.measure(search.place(trial), search.beside))
+        search.judge(trial, *objective.trial(search.origin, search.shares(trial)))
         if search.landed:
             return search.arrival()
     return _stalled(state, search.finite, f"{max_trials} trials in one step")
@@ -100,11 +97,10 @@ class _Search:
         self.rejected = 0
         self.finite = True
         self.landed = False
-        theta = self._place = state.point.theta
+        theta = state.point.theta
         self.moved = 0.0  # how far the last trial is from the last point of the path
         self.eps = torch.finfo(theta.dtype).eps
         self.rounding = 4 * self.eps * state.point.norm
-        self._change = theta  # of the loss's gradient, scaled to that of log L times L
 
     def make_room(self, keep: int) -> None:
         """Turn the basis into a smaller one where the next trial might not find room."""
@@ -127,29 +123,26 @@ class _Search:
         self.multiplier = trial.multiplier if sane else estimate
         return trial
 
-    def place(self, trial: Trial) -> Tensor:
-        """Where a trial leads, shape (n,)."""
-        self._place = self.model.basis.moved(self.here.point.theta, trial.step)
-        return self._place
+    @property
+    def origin(self) -> Origin:
+        """From where the next trial starts."""
+        return Origin(self.here.point, self.home.point.theta, self.model.basis.rows.values)
 
-    def beside(self, loss: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
-        """What else to fetch of an evaluated trial."""
-        here = self.here.point
-        self._change = less(grad, here.grad, loss / here.loss)
-        moved = torch.dist(self._place, self.home.point.theta)
-        return moved, *self.model.basis.look(self._change)
+    def shares(self, trial: Trial) -> Array:
+        """How much of each of the origin's rows a trial goes."""
+        return self.model.basis.shares(trial.step)
 
-    def judge(self, trial: Trial, there: Point, seen: Sequence[Array]) -> None:
+    def judge(self, trial: Trial, there: Point, change: Change) -> None:
         """Learn from an evaluated trial, then land, go on from it or reject it."""
         self.finite = there.finite and there.loss > 0
         if not self.finite:
             self.radius = 0.25 * trial.length
             self.rejected += 1
             return
-        here, self.moved = self.here, seen[0].item()
+        here, self.moved = self.here, change.distance
         phi = math.log(there.loss / self.state.level)
         modeled = self.model.fall(here.slopes, trial.step) + self.multiplier * here.phi
-        reached = _Center(there, phi, self._learn(there, trial.step, seen[1:]))
+        reached = _Center(there, phi, self._learn(there, trial.step, change))
         noise = self._noise(there)
         fallen = here.point.regularizer - there.regularizer + self.multiplier * (here.phi - phi)
         if abs(fallen) <= noise:
@@ -185,21 +178,22 @@ class _Search:
             step_length=self.moved,
         )
 
-    def _learn(self, there: Point, step: Array, seen: Sequence[Array]) -> Slopes:
+    def _learn(self, there: Point, step: Array, change: Change) -> Slopes:
         """Teach the model the change of both gradients; the gradients at the trial."""
         here, model = self.here, self.model
-        change_a, basis = model.basis.coordinates(self._change, seen)
+        known = change.square, change.products
+        change_a, basis = model.basis.coordinates(change.vector, known)
         change_a /= there.loss
         if model.curvature is None:
             change_r = model.outside * padded(step, basis.size)
         else:
-            change = there.regularizer_grad - here.point.regularizer_grad
-            change_r, basis = basis.coordinates(change)
+            bent = there.regularizer_grad - here.point.regularizer_grad
+            change_r, basis = basis.coordinates(bent)
         self.model = model.learn(basis, step, change_r, change_a)
         self.home, self.here = self.home.padded(basis.size), here.padded(basis.size)
-        known = self.here.slopes
+        before = self.here.slopes
         return Slopes(
-            known.r + padded(change_r, basis.size), known.a + padded(change_a, basis.size)
+            before.r + padded(change_r, basis.size), before.a + padded(change_a, basis.size)
         )
 
     def _fall_by_slopes(self, there: Slopes, step: Array) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from isoloss.flat import BLOCK, fetched, inner
+from isoloss.flat import fetched, inner, products
 
 Array = NDArray[np.float64]
 
@@ -47,7 +46,7 @@ class Basis:
     @staticmethod
     def empty(capacity: int, like: Tensor) -> Basis:
         """A basis without rows, for vectors of a tensor's length, type and device."""
-        return Basis(Rows(like.new_empty(capacity, len(like))), np.zeros((0, 0)))
+        return Basis(Rows(like.new_zeros(capacity, len(like))), np.zeros((0, 0)))
 
     @property
     def size(self) -> int:
@@ -63,30 +62,26 @@ class Basis:
     def _rows(self) -> Tensor:
         return self.rows.values[: self.size]
 
-    def look(self, vector: Tensor) -> tuple[Tensor, Tensor]:
-        """What `coordinates` first asks of a vector: its square, shape (), and its inner products
-        with the stored rows, shape (size,), float64."""
-        pieces = zip(self._rows.split(BLOCK, dim=1), vector.split(BLOCK), strict=True)
-        products = torch.stack([torch.mv(rows, piece) for rows, piece in pieces])
-        return inner(vector, vector), products.double().sum(0)
-
     def coordinates(
-        self, vector: Tensor, seen: Sequence[Array] | None = None
+        self, vector: Tensor, seen: tuple[float, Array] | None = None
     ) -> tuple[Array, Basis]:
         """Coordinates of a vector, in this basis grown by what is new in it.
 
         One pass over the rows, unless so much of the vector is known that rounding hides what is
         new: then what is known is taken off first ("twice is enough", Giraud et al. 2005). `seen`
-        is what `look` gave, where it was fetched before.
+        is its inner products with itself and with the stored rows, where these are at hand.
         """
         found, rest, whole = np.zeros(self.size), vector, 0.0
         for _ in range(3):
-            square, products = fetched(*self.look(rest)) if seen is None else seen
-            left, seen = math.sqrt(square.item()), None
+            if seen is None:
+                square, known = fetched(inner(rest, rest), products(self._rows, rest))
+                seen = square.item(), known
+            (square, known), seen = seen, None
+            left = math.sqrt(square)
             whole = whole or left
             if left <= 100 * torch.finfo(vector.dtype).eps * whole:
                 break
-            part = self.inverse @ products
+            part = self.inverse @ known
             found += part
             shares = part @ self.inverse
             new = left * left - float(part @ part)
@@ -112,9 +107,9 @@ class Basis:
         """The vector of these coordinates, shape (n,)."""
         return torch.mv(self._rows.t(), self._like_rows(coordinates @ self.inverse))
 
-    def moved(self, place: Tensor, coordinates: Array) -> Tensor:
-        """A place moved by the vector of these coordinates, shape (n,)."""
-        return torch.addmv(place, self._rows.t(), self._like_rows(coordinates @ self.inverse))
+    def shares(self, coordinates: Array) -> Array:
+        """How much of each stored row the vector of these coordinates is, shape (size,)."""
+        return coordinates @ self.inverse
 
     def turned(self, columns: Array) -> Basis:
         """The basis of the combinations given by orthonormal columns, shape (size, fewer).
@@ -122,7 +117,7 @@ class Basis:
         In storage of its own, so that this basis stays as it is.
         """
         kept = columns.shape[1]
-        rows = Rows(torch.empty_like(self.rows.values), kept)
+        rows = Rows(torch.zeros_like(self.rows.values), kept)
         torch.mm(self._like_rows(columns.T @ self.inverse), self._rows, out=rows.values[:kept])
         return Basis(rows, np.eye(kept))
 
