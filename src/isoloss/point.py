@@ -19,6 +19,29 @@ Beside = Callable[[Tensor, Tensor], Sequence[Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far the loss L of a point on the level set may be from the level c.
+
+    Attributes:
+        rtol: Largest |L - c| / c, where there is no `atol`.
+        atol: Largest |L - c|, in the loss's unit, for losses and levels of any sign; None for none.
+    """
+
+    rtol: float = 1e-3
+    atol: float | None = None
+
+    def relative(self, size: float) -> float:
+        """The tolerance as a share of a loss, or level, of some size."""
+        if self.atol is None:
+            return self.rtol
+        return self.atol / abs(size) if size else math.inf
+
+    def error(self, loss: float, level: float) -> float:
+        """How far a loss is from the level, in the tolerance's unit: (L - c) / c, or L - c."""
+        return (loss - level) / level if self.atol is None else loss - level
+
+
+@dataclass(frozen=True, slots=True)
 class Point:
     """A point with loss L, regularizer R, their gradients g and r, and how these stand together.
 

@@ -33,7 +33,7 @@ class SQPState:
 
     point: Point
     level: float
-    rtol: float  # largest |log(L / c)| on the level set: log(1 + the tolerance asked for)
+    rtol: float  # largest |phi| on the level set: log(1 + the tolerance asked for), or atol / scale
     on_level: bool
     slopes: Slopes | None = None  # at the point, in the model's basis; None off the level set
     model: Model | None = None  # None before the level set is reached
@@ -41,12 +41,27 @@ class SQPState:
     multiplier: float = 0.0  # of the last trial
     kind: str = "start"  # or correct (towards another level), sqp
     step_length: float = 0.0
+    scale: float | None = None  # phi is (L - c) / scale; None: log(L / c)
     reached: int = 0  # steps taken towards another level
     renewed_below: float = math.inf  # R below which a stall leads to a fresh model
     renewed_nearer: float = math.inf  # KKT residual below which it does so too
     idle: int = 0  # steps in a row that gained next to nothing
     nearest: float = math.inf  # KKT residual up to the last step that gained
     ending: Ending | None = None
+
+    def phi(self, loss: float) -> float:
+        """How far a loss is from the level: the constraint is phi = 0."""
+        if self.scale is None:
+            return math.log(loss / self.level)
+        return (loss - self.level) / self.scale
+
+    def unit(self, loss: float) -> float:
+        """The derivative of L by phi: grad phi is grad L over it."""
+        return loss if self.scale is None else self.scale
+
+    def admits(self, point: Point) -> bool:
+        """Whether all is finite at a point, and phi too."""
+        return point.finite and (self.scale is not None or point.loss > 0)
 
 
 def advance(
@@ -92,7 +107,7 @@ class _Search:
 
     def __init__(self, state: SQPState, model: Model, slopes: Slopes) -> None:
         self.state, self.model = state, model
-        phi = math.log(state.point.loss / state.level)
+        phi = state.phi(state.point.loss)
         self.home = self.here = _Center(state.point, phi, slopes)
         self.radius, self.multiplier = state.radius, state.multiplier
         self.landing = math.inf  # longest step that is expected to end in the band
@@ -135,19 +150,20 @@ class _Search:
     def beside(self, loss: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
         """What else to fetch of an evaluated trial."""
         here = self.here.point
-        self._change = less(grad, here.grad, loss / here.loss)
+        share = loss / here.loss if self.state.scale is None else torch.ones_like(loss)
+        self._change = less(grad, here.grad, share)
         moved = torch.dist(self._place, self.home.point.theta)
         return moved, *self.model.basis.look(self._change)
 
     def judge(self, trial: Trial, there: Point, seen: Sequence[Array]) -> None:
         """Learn from an evaluated trial, then land, go on from it or reject it."""
-        self.finite = there.finite and there.loss > 0
+        self.finite = self.state.admits(there)
         if not self.finite:
             self.radius = 0.25 * trial.length
             self.rejected += 1
             return
         here, self.moved = self.here, seen[0].item()
-        phi = math.log(there.loss / self.state.level)
+        phi = self.state.phi(there.loss)
         modeled = self.model.fall(here.slopes, trial.step) + self.multiplier * here.phi
         reached = _Center(there, phi, self._learn(there, trial.step, seen[1:]))
         noise = self._noise(there)
@@ -189,7 +205,7 @@ class _Search:
         """Teach the model the change of both gradients; the gradients at the trial."""
         here, model = self.here, self.model
         change_a, basis = model.basis.coordinates(self._change, seen)
-        change_a /= there.loss
+        change_a /= self.state.unit(there.loss)
         if model.curvature is None:
             change_r = model.outside * padded(step, basis.size)
         else:
