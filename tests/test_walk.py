@@ -429,6 +429,17 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "level infinite": ({"level": math.inf}, ["level must be", "inf", "finite"]),
     "rtol 0": ({"rtol": 0.0}, ["rtol must be", "0.0", "(0, 1)"]),
     "rtol 1": ({"rtol": 1.0}, ["rtol must be", "1.0", "(0, 1)"]),
+    "atol 0": ({"atol": 0.0}, ["atol must be", "0.0", "positive"]),
+    "atol NaN": ({"atol": math.nan}, ["atol must be", "nan", "finite"]),
+    "atol text": ({"atol": "1e-3"}, ["atol must be", "1e-3", "str", "number"]),
+    "atol of paper": (
+        {"atol": 1e-4, "method": "paper"},
+        ["tolerance of its own", "Paper(tolerance=0.0001)"],
+    ),
+    "level infinite with atol": (
+        {"level": math.inf, "atol": 1e-3},
+        ["level must be", "inf", "finite"],
+    ),
     "rtol NaN": ({"rtol": math.nan}, ["rtol must be", "nan", "(0, 1)"]),
     "method": ({"method": "papr"}, ["method 'papr'", "did you mean paper?"]),
     "method class": ({"method": Paper}, ["Paper()"]),

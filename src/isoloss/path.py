@@ -86,9 +86,9 @@ class Path:
     Attributes:
         steps: A row per accepted step, the start first. Columns: step, kind (start, predict,
             correct, sqp), evaluations (cumulative), seconds (cumulative), loss, level_error
-            ((L - c) / c), regularizer, angle_degrees, kkt_residual, equivalent_penalty,
-            step_length, arc_length, and `NAME_loss`, `NAME_metric` of each probe, NaN where it was
-            not measured.
+            ((L - c) / c; L - c where `atol` was given), regularizer, angle_degrees,
+            kkt_residual, equivalent_penalty, step_length, arc_length, and `NAME_loss`,
+            `NAME_metric` of each probe, NaN where it was not measured.
         points: Weights of the points kept, shape (points kept, parameters).
         point_steps: The step of each point kept.
         level: The loss c that was held.

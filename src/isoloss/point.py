@@ -26,6 +26,29 @@ RECORDED = 2**23
 
 
 @dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far the loss L of a point on the level set may be from the level c.
+
+    Attributes:
+        rtol: Largest |L - c| / c, where there is no `atol`.
+        atol: Largest |L - c|, in the loss's unit, for losses and levels of any sign; None for none.
+    """
+
+    rtol: float = 1e-3
+    atol: float | None = None
+
+    def relative(self, size: float) -> float:
+        """The tolerance as a share of a loss, or level, of some size."""
+        if self.atol is None:
+            return self.rtol
+        return self.atol / abs(size) if size else math.inf
+
+    def error(self, loss: float, level: float) -> float:
+        """How far a loss is from the level, in the tolerance's unit: (L - c) / c, or L - c."""
+        return (loss - level) / level if self.atol is None else loss - level
+
+
+@dataclass(frozen=True, slots=True)
 class Point:
     """A point with loss L, regularizer R, their gradients g and r, and how these stand together.
 
@@ -76,13 +99,14 @@ class Origin:
     point: Point
     home: Tensor  # from where the distance is measured, shape (n,)
     rows: Tensor  # vectors of which the step is made, shape (capacity, n); zeros where unused
+    loss: float | None  # at the point, where gradients of log L are compared; None for those of L
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """What is different at a trial."""
 
-    vector: Tensor  # of the gradient of log L, times the trial's L: g - (L / L_0) g_0, shape (n,)
+    vector: Tensor  # g - g_0, or of the gradients of log L, times L: g - (L / L_0) g_0; shape (n,)
     square: float  # its inner product with itself
     products: NDArray[np.float64]  # with the rows, shape (capacity used,)
     distance: float  # from home
@@ -128,7 +152,7 @@ class Objective:
         if not small:
             rows = rows[:used]
         numbers = np.zeros(1 + len(rows))
-        numbers[0], numbers[1 : used + 1] = origin.point.loss, shares
+        numbers[0], numbers[1 : used + 1] = origin.loss or 0.0, shares
         given = (
             torch.from_numpy(numbers).to(problem.device),
             origin.point.theta,
@@ -166,10 +190,11 @@ class Objective:
     def _try(
         self, numbers: Tensor, place: Tensor, grad: Tensor, home: Tensor, rows: Tensor
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The same for a trial, `numbers` being the loss at its origin and the shares of rows."""
+        """The same for a trial, `numbers` being the origin's loss, 0 for none, and the shares."""
         theta = torch.addmv(place, rows.t(), numbers[1:].to(rows.dtype))
         vectors, found = self._measure(theta)
-        change = less(vectors[1], grad, found[0] / numbers[0])
+        share = torch.where(numbers[0] == 0, 1.0, found[0] / numbers[0])
+        change = less(vectors[1], grad, share)
         also = (torch.dist(theta, home), inner(change, change), products(rows, change))
         return (*vectors, change), (*found, *also)
 

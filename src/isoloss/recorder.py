@@ -13,6 +13,7 @@ from torch import Tensor
 
 from isoloss.methods import State
 from isoloss.path import COLUMNS, Record, Row
+from isoloss.point import Tolerance
 from isoloss.problem import Problem
 
 if TYPE_CHECKING:
@@ -51,13 +52,14 @@ class Recorder:
         record: Record,
         probes: Mapping[str, Problem],
         level: float,
+        tolerance: Tolerance,
         before: Recorded | None = None,
     ) -> None:
         first = Recorded([], 0, 0.0, 0.0, 0, 0, record.points_every, (), None)
         self._now = before or first  # but for rows and seconds
         self._record = record
         self._probes = probes
-        self._level = level
+        self._level, self._tolerance = level, tolerance
         self._unmeasured = {
             f"{name}_{what}": math.nan for name in probes for what in ("loss", "metric")
         }
@@ -88,7 +90,7 @@ class Recorder:
             "evaluations": evaluations,
             "seconds": time.perf_counter() - self._started,
             "loss": point.loss,
-            "level_error": (point.loss - self._level) / self._level,
+            "level_error": self._tolerance.error(point.loss, self._level),
             "regularizer": point.regularizer,
             "angle_degrees": point.angle_degrees,
             "kkt_residual": point.kkt_residual,

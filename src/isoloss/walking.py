@@ -16,7 +16,7 @@ from isoloss.flat import digest, fixed, state_keys
 from isoloss.methods import Method, State, get_method
 from isoloss.outcome import Ending, Outcome
 from isoloss.path import Path, Record, Row, Stop
-from isoloss.point import Objective
+from isoloss.point import Objective, Tolerance
 from isoloss.problem import Problem, inside
 from isoloss.recorder import Recorder
 from isoloss.regularizers import AnyRegularizer
@@ -53,6 +53,7 @@ def traverse(
     regularizer: AnyRegularizer = "squared_norm",
     method: str | Method = "sqp",
     rtol: float = 1e-3,
+    atol: float | None = None,
     stop: Stop | None = None,
     record: Record | None = None,
     probes: Mapping[str, Problem] | None = None,
@@ -66,13 +67,17 @@ def traverse(
     Args:
         problem: The training loss.
         start: Where to start, shape (problem.size,); None starts at the model's present weights.
-        level: The loss to hold, positive, in the loss's unit; None holds the start's.
+        level: The loss to hold, in the loss's unit, positive unless there is `atol`; None holds the
+            start's.
         regularizer: What is made small: a name (`"squared_norm"`, `"l1"`, ...), an object such as
             `isoloss.SquaredNorm(without_biases=True)`, a sum such as
             `1.0 * isoloss.SquaredNorm() + 0.1 * isoloss.L1()`, `isoloss.maximize("squared_norm")`,
             or a function of the parameters by name that returns a tensor of shape ().
         method: `"sqp"`, `"paper"`, or an object with settings such as `isoloss.SQP(memory=20)`.
         rtol: Relative tolerance of the level, in (0, 1); `"paper"` has an absolute one of its own.
+        atol: Absolute tolerance of the level, positive, in the loss's unit, in place of `rtol`: for
+            losses that may be negative or zero. The column `level_error` is then L - c. None for
+            none.
         stop: When to end; `Stop()` by default.
         record: What to keep; `Record()` by default.
         probes: Problems to measure along the walk, by name, for example the test set's.
@@ -97,7 +102,7 @@ def traverse(
     _check_kinds(callback=callback)
     steps = walk(
         problem, start=start, level=level, regularizer=regularizer, method=method, rtol=rtol,
-        stop=stop, record=record, probes=probes, checkpoint=checkpoint, check=check,
+        atol=atol, stop=stop, record=record, probes=probes, checkpoint=checkpoint, check=check,
     )  # fmt: skip
     with walk_progress(enabled=progress, steps=steps.stop.steps) as show:
         try:
@@ -121,8 +126,8 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
 
     Args:
         problem: The training loss.
-        **settings: `start`, `level`, `regularizer`, `method`, `rtol`, `stop`, `record`, `probes`,
-            `checkpoint` and `check`, as for `traverse`.
+        **settings: `start`, `level`, `regularizer`, `method`, `rtol`, `atol`, `stop`, `record`,
+            `probes`, `checkpoint` and `check`, as for `traverse`.
 
     Attributes:
         stop: When the walk ends.
@@ -140,6 +145,7 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         regularizer: AnyRegularizer = "squared_norm",
         method: str | Method = "sqp",
         rtol: float = 1e-3,
+        atol: float | None = None,
         stop: Stop | None = None,
         record: Record | None = None,
         probes: Mapping[str, Problem] | None = None,
@@ -149,7 +155,8 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         _check_kinds(
             problem=problem, stop=stop, record=record, probes=probes, checkpoint=checkpoint
         )
-        theta, level, rtol = _start_of(problem, start), _level_of(level), _rtol_of(rtol)
+        tolerance = _tolerance_of(rtol, atol)
+        theta, level = _start_of(problem, start), _level_of(level, tolerance)
         method, record = get_method(method), record or Record()
         probes = _checked_probes(probes or {}, problem)
         self.stop = stop or Stop()
@@ -157,27 +164,27 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         objective = Objective(problem, regularizer)
         of_regularizer = identity_of_regularizer(regularizer, objective.regularizer.name)
         self._asked = walk_identity(
-            problem, theta, level, of_regularizer, method, rtol, record, probes
+            problem, theta, level, of_regularizer, method, tolerance, record, probes
         )
         saved = None
         if checkpoint is not None:
             saved = checkpoint.load(state_class(method), self._asked)
         if saved is None:
-            state = method.init(objective, theta, level, rtol)
+            kept = method.kept_tolerance(tolerance)
+            state = method.init(objective, theta, level, tolerance)
             held = state.point.loss if level is None else level
-            _check_begin(problem, state)
-            tolerance = method.relative_tolerance(held, rtol)
-            check_function(problem, theta, tolerance)
-            check_tolerance(problem, theta, tolerance)
+            _check_begin(problem, state, tolerance)
+            check_function(problem, theta, kept)
+            check_tolerance(problem, theta, kept, held)
             if check:
                 check_gradient(problem, theta)
-            recorder = Recorder(record, probes, held)
+            recorder = Recorder(record, probes, held, tolerance)
         else:
             problem = problem.with_chunk_size(saved.chunk_size)
             objective = Objective(problem, regularizer)
             check_continues(saved.state, objective)
             state, held, objective.evaluations = saved.state, saved.level, saved.evaluations
-            recorder = Recorder(record, probes, held, saved.recorded)
+            recorder = Recorder(record, probes, held, tolerance, saved.recorded)
         self._problem, self._objective, self._level = problem, objective, held
         self._recorder = recorder
         self._state: State = state
@@ -258,7 +265,7 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         )
 
 
-def _check_begin(problem: Problem, state: State) -> None:
+def _check_begin(problem: Problem, state: State, tolerance: Tolerance) -> None:
     infinite = "" if math.isfinite(state.point.loss) else inside(problem).chunks.infinite
     if infinite:
         raise InputError(
@@ -266,10 +273,15 @@ def _check_begin(problem: Problem, state: State) -> None:
             f"or fill them in, or, if that is meant (a mask), start from weights whose loss is "
             f"finite"
         )
-    if not 0 < state.point.loss < math.inf:
+    if not math.isfinite(state.point.loss):
         raise InputError(
-            f"the loss at the start must be positive and finite to have a level set, got "
-            f"{state.point.loss}; start from other weights"
+            f"the loss at the start must be finite to have a level set, got {state.point.loss}; "
+            f"start from other weights"
+        )
+    if tolerance.atol is None and state.point.loss <= 0:
+        raise InputError(
+            f"the loss at the start must be positive to be held by a relative tolerance, got "
+            f"{state.point.loss}; hold it by an absolute one, traverse(method='sqp', atol=...)"
         )
     if not state.point.finite:
         raise InputError(
@@ -318,20 +330,30 @@ def _number(name: str, value: Any) -> float:
         return math.inf
 
 
-def _level_of(level: Any) -> float | None:
+def _level_of(level: Any, tolerance: Tolerance) -> float | None:
     if level is None:
         return None
     number = _number("level", level)
-    if not 0 < number < math.inf:
-        raise InputError(f"level must be a positive, finite loss to hold, got {number}")
+    if not math.isfinite(number):
+        raise InputError(f"level must be a finite loss to hold, got {number}")
+    if tolerance.atol is None and number <= 0:
+        raise InputError(
+            f"level must be positive to be held by a relative tolerance, got {number}; give an "
+            f"absolute one, atol=, or another level"
+        )
     return number
 
 
-def _rtol_of(rtol: Any) -> float:
-    number = _number("rtol", rtol)
-    if not 0 < number < 1:
-        raise InputError(f"rtol must be a relative tolerance in (0, 1), got {number}")
-    return number
+def _tolerance_of(rtol: Any, atol: Any) -> Tolerance:
+    relative = _number("rtol", rtol)
+    if not 0 < relative < 1:
+        raise InputError(f"rtol must be a relative tolerance in (0, 1), got {relative}")
+    if atol is None:
+        return Tolerance(relative)
+    absolute = _number("atol", atol)
+    if not 0 < absolute < math.inf:
+        raise InputError(f"atol must be a positive, finite tolerance, got {absolute}")
+    return Tolerance(relative, absolute)
 
 
 def _start_of(problem: Problem, start: Any) -> Tensor:

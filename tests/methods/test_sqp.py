@@ -33,7 +33,7 @@ from tests.problems import (
 from torch import Tensor, nn
 
 from isoloss import SQP, Outcome, Paper, Path, Problem, Record, Stop, experiments, traverse
-from isoloss.point import Objective
+from isoloss.point import Objective, Tolerance
 from isoloss.regularizers import SquaredNorm
 
 F64 = torch.float64
@@ -285,7 +285,7 @@ def wide(seed: int = 0) -> Net:
 
 def begin(net: Net, method: SQP, rtol: float = 1e-3) -> tuple[Objective, Any]:
     objective = Objective(net.problem(), SquaredNorm())
-    return objective, method.init(objective, net.theta, None, rtol)
+    return objective, method.init(objective, net.theta, None, Tolerance(rtol))
 
 
 def fingerprint(state: Any) -> Any:

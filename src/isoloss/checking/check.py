@@ -115,10 +115,12 @@ def _start(problem: Problem, theta: Tensor) -> list[Finding]:
     except IsolossError as error:
         return [Finding("training loss L", str(error), FAILED)]
     size = grad.norm().item()
-    good = 0 < loss.item() < math.inf and 0 < size < math.inf
+    good = math.isfinite(loss.item()) and 0 < size < math.inf
     found = f"{loss.item():.6g}, gradient of norm {size:.4g}"
+    if good and loss.item() <= 0:
+        found += "; to be held by atol=, since it is not positive"
     if not good:
-        found += "; both must be positive and finite"
+        found += "; both must be finite, the gradient not zero"
         infinite = "" if math.isfinite(loss.item()) else inside(problem).chunks.infinite
         found += f", and {infinite}" if infinite else ""
     return [Finding("training loss L", found, OK if good else FAILED)]
@@ -233,7 +235,11 @@ def _regularizer_gradient(
 
 
 def _noise(problem: Problem, theta: Tensor) -> Finding:
-    noise = relative_noise(problem, theta)
+    noise, loss = relative_noise(problem, theta), problem.loss(theta).item()
+    if loss <= 0:
+        return Finding(
+            "noise of L", f"{noise:.1e} of L; atol must be larger than {noise * -loss:.1e}"
+        )
     found = f"{noise:.1e} of L; rtol must be larger (usual: {USUAL_RTOL:g})"
     if noise >= USUAL_RTOL:
         return Finding("noise of L", f"{found}; use dtype=torch.float64", FAILED)

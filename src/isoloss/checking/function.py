@@ -20,6 +20,7 @@ from isoloss.errors import InputError, one_line
 from isoloss.evaluation.autograd import differentiable
 from isoloss.evaluation.differences import CLEARLY, leaves_of, random_direction, wrong_gradient
 from isoloss.flat import fixed
+from isoloss.point import Tolerance
 from isoloss.problem import Problem, inside
 
 ROUNDINGS, LEAST_ROUNDINGS = 1e5, 100
@@ -32,10 +33,12 @@ FEW = 4
 SAMPLE = 32
 """Examples on which the gradient is compared with differences."""
 
+USUAL = Tolerance()
+
 NO_FUNCTION = "the loss is not a function of the parameters alone"
 
 
-def check_function(problem: Problem, theta: Tensor, tolerance: float = 1e-3) -> None:
+def check_function(problem: Problem, theta: Tensor, tolerance: Tolerance = USUAL) -> None:
     """Insist on the same losses in two evaluations, and of a few examples in another order."""
     _check_batch_norm(problem)
     with random_state_kept():
@@ -161,7 +164,7 @@ def _refuse_random(problem: Problem, first: Tensor, second: Tensor) -> None:
     raise InputError(f"{start}; remove what is random in the loss function")
 
 
-def _check_order(problem: Problem, losses: Tensor, tolerance: float) -> None:
+def _check_order(problem: Problem, losses: Tensor, tolerance: Tolerance) -> None:
     start = 0
     for chunk in inside(problem).chunks:
         if chunk.examples > 1 and not is_opaque(chunk[:2]):
@@ -183,8 +186,9 @@ def _check_order(problem: Problem, losses: Tensor, tolerance: float) -> None:
             f"({one_line(error)}); if examples belong together, give them as one: inputs[None]"
         ) from error
     eps = torch.finfo(problem.dtype).eps
-    relative = max(LEAST_ROUNDINGS * eps, min(ROUNDINGS * eps, 0.1 * tolerance))
     together, mean = losses[rows], losses.abs().mean()
+    asked = tolerance.relative(mean.item())
+    relative = max(LEAST_ROUNDINGS * eps, min(ROUNDINGS * eps, 0.1 * asked))
     far = (together - alone).abs() > relative * (mean + together.abs())
     if not far.any():
         return
@@ -228,13 +232,13 @@ def _weighted(problem: Problem, theta: Tensor) -> Tensor:
     return losses if weights is None else losses * weights
 
 
-def check_tolerance(problem: Problem, theta: Tensor, tolerance: float) -> None:
+def check_tolerance(problem: Problem, theta: Tensor, tolerance: Tolerance, level: float) -> None:
     """Insist that a tolerance of the level means something at a point."""
-    noise = relative_noise(problem, theta)
-    if tolerance < noise:
+    noise, asked = relative_noise(problem, theta), tolerance.relative(level)
+    if asked < noise:
         better = " or use dtype=torch.float64" if problem.dtype == torch.float32 else ""
         raise InputError(
-            f"a relative tolerance of {tolerance:.3g} is below the noise of the loss, {noise:.2g} "
+            f"a relative tolerance of {asked:.3g} is below the noise of the loss, {noise:.2g} "
             f"in {str(problem.dtype).removeprefix('torch.')}; allow more than that{better}"
         )
 

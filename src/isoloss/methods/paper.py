@@ -9,8 +9,9 @@ from typing import ClassVar
 from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
+from isoloss.errors import InputError
 from isoloss.outcome import Ending, Outcome
-from isoloss.point import Objective, Point
+from isoloss.point import Objective, Point, Tolerance
 from isoloss.settings import Settings
 
 
@@ -63,16 +64,20 @@ class Paper(Settings):
             )
         return self
 
-    def relative_tolerance(self, level: float, rtol: float) -> float:
-        """The absolute tolerance over the level."""
-        del rtol
-        return self.tolerance / level
+    def kept_tolerance(self, tolerance: Tolerance) -> Tolerance:
+        """The method's own, which is absolute."""
+        if tolerance.atol is not None:
+            raise InputError(
+                f"the method 'paper' has an absolute tolerance of its own; leave atol= out and "
+                f"give method=isoloss.Paper(tolerance={tolerance.atol:g})"
+            )
+        return Tolerance(atol=self.tolerance)
 
     def init(
-        self, objective: Objective, theta: Tensor, level: float | None, rtol: float
+        self, objective: Objective, theta: Tensor, level: float | None, tolerance: Tolerance
     ) -> PaperState:
         """Evaluate the start."""
-        del rtol
+        del tolerance
         point = objective.evaluate(theta)
         level = point.loss if level is None else level
         state = PaperState(point, level, self._inside(point, level))

@@ -17,7 +17,7 @@ from torch import Tensor
 from isoloss import experiments
 from isoloss.errors import InputError, one_line
 from isoloss.files import OUTCOME, read_ending
-from isoloss.methods import METHODS
+from isoloss.methods import METHODS, Tolerance
 from isoloss.path import Path
 from isoloss.problem import Problem
 from isoloss.regularizers import get_regularizer
@@ -146,7 +146,9 @@ def _walk(path: Path, name: str) -> Iterator[Check]:
     settings = {key: value for key, value in config["method"].items() if key != "name"}
     method = METHODS[config["method"]["name"]](**settings)
     off = float(np.max(np.abs(again["loss"] - path.level)) / path.level)
-    allowed = method.relative_tolerance(path.level, config["rtol"]) + ROUNDING[dtype]
+    allowed = (
+        method.kept_tolerance(Tolerance(config["rtol"])).relative(path.level) + ROUNDING[dtype]
+    )
     yield _bound(name, "loss on the level, points", off, allowed, count)
     # what belongs to the walk is there at every point, a probe at least at the first and the last
     probed = np.isin(np.arange(count), (0, count - 1))

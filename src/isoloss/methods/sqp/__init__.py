@@ -14,15 +14,20 @@ from isoloss.methods.sqp.advance import SQPState, advance
 from isoloss.methods.sqp.basis import Basis
 from isoloss.methods.sqp.model import Model, Slopes
 from isoloss.outcome import Ending, Outcome
-from isoloss.point import Objective
+from isoloss.point import Objective, Tolerance
 from isoloss.settings import Settings
 
 MOST_NEWTON = 1.0
-"""Largest change of log L that one step towards another level asks for."""
+"""Largest change of phi that one step towards another level asks for."""
+SPAN = 1000.0
+"""Least scale of a loss that is held by an absolute tolerance, in such tolerances."""
 
 
 class SQP(Settings):
     """Minimizes R on log(L / c) = 0 with a learned quadratic model of both.
+
+    Where the tolerance is absolute, on (L - c) / scale = 0; the scale is |grad L| |theta| where the
+    level is reached, or a thousand tolerances where that is more.
 
     A step is one trial that may leave the level set by a little and a second one that lands in the
     band, some two evaluations, however tight the band. Beside the points it holds `memory` vectors
@@ -46,19 +51,20 @@ class SQP(Settings):
     max_trials: PositiveInt = 40
     max_approach: PositiveInt = 500
 
-    def relative_tolerance(self, level: float, rtol: float) -> float:
+    def kept_tolerance(self, tolerance: Tolerance) -> Tolerance:
         """The tolerance asked for."""
-        del level
-        return rtol
+        return tolerance
 
     def init(
-        self, objective: Objective, theta: Tensor, level: float | None, rtol: float
+        self, objective: Objective, theta: Tensor, level: float | None, tolerance: Tolerance
     ) -> SQPState:
         """Evaluate the start."""
         point = objective.evaluate(theta)
         held = point.loss if level is None else level
-        state = SQPState(point, held, math.log1p(rtol), False)
-        if not (point.finite and point.loss > 0):
+        state = SQPState(point, held, math.log1p(tolerance.rtol), False)
+        if tolerance.atol is not None:
+            state = _scaled(state, tolerance.atol)
+        if not state.admits(point):
             return replace(state, ending=Ending(Outcome.NON_FINITE))
         return self._settled(objective, state)
 
@@ -89,11 +95,13 @@ class SQP(Settings):
     def _settled(self, objective: Objective, state: SQPState) -> SQPState:
         """The state with a fresh model, once the level set is reached."""
         point = state.point
-        if abs(math.log(point.loss / state.level)) > state.rtol:
+        if abs(state.phi(point.loss)) > state.rtol:
             return state
+        if state.scale is not None:
+            state = _scaled(state, state.rtol * state.scale)
         basis = Basis.empty(self.memory, point.theta)
         r, basis = basis.coordinates(point.regularizer_grad)
-        a, basis = basis.coordinates(point.grad / point.loss)
+        a, basis = basis.coordinates(point.grad / state.unit(point.loss))
         size = point.norm or 1.0
         exact = objective.curvature
         outside = exact or max(float(np.linalg.norm(r)), 1e-300) / size
@@ -108,19 +116,19 @@ class SQP(Settings):
         return replace(state, on_level=True, slopes=slopes, model=model, radius=radius)
 
     def _approach(self, objective: Objective, state: SQPState) -> SQPState:
-        """A Newton step of log L along its gradient, shortened until it brings the level nearer."""
+        """A Newton step of phi along its gradient, shortened until it brings the level nearer."""
         point = state.point
-        phi = math.log(point.loss / state.level)
+        phi = state.phi(point.loss)
         if point.grad_norm == 0:
             return replace(state, ending=Ending(Outcome.GRADIENT_VANISHED))
         if state.reached >= self.max_approach:
             return replace(state, ending=self._unreachable(state))
         wanted = max(-MOST_NEWTON, min(MOST_NEWTON, phi))
-        share = wanted * point.loss / point.grad_norm**2
+        share = wanted * state.unit(point.loss) / point.grad_norm**2
         for _ in range(self.max_trials):
             trial = objective.evaluate(point.theta.sub(point.grad, alpha=share))
-            if trial.finite and trial.loss > 0:
-                left = math.log(trial.loss / state.level)
+            if state.admits(trial):
+                left = state.phi(trial.loss)
                 if abs(left) < abs(phi):
                     moved = replace(
                         state,
@@ -138,3 +146,11 @@ class SQP(Settings):
             f"loss {state.point.loss:.6g} after {state.reached} steps towards {state.level:.6g}"
         )
         return Ending(Outcome.LEVEL_UNREACHABLE, detail)
+
+
+def _scaled(state: SQPState, atol: float) -> SQPState:
+    """The state with phi in the scale in which the loss changes about its point."""
+    point = state.point
+    away = abs(point.loss - state.level)
+    scale = max(point.grad_norm * (point.norm or 1.0), away, SPAN * atol)
+    return replace(state, scale=scale, rtol=atol / scale)

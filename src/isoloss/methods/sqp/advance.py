@@ -30,7 +30,7 @@ class SQPState:
 
     point: Point
     level: float
-    rtol: float  # largest |log(L / c)| on the level set: log(1 + the tolerance asked for)
+    rtol: float  # largest |phi| on the level set: log(1 + the tolerance asked for), or atol / scale
     on_level: bool
     slopes: Slopes | None = None  # at the point, in the model's basis; None off the level set
     model: Model | None = None  # None before the level set is reached
@@ -38,12 +38,27 @@ class SQPState:
     multiplier: float = 0.0  # of the last trial
     kind: str = "start"  # or correct (towards another level), sqp
     step_length: float = 0.0
+    scale: float | None = None  # phi is (L - c) / scale; None: log(L / c)
     reached: int = 0  # steps taken towards another level
     renewed_below: float = math.inf  # R below which a stall leads to a fresh model
     renewed_nearer: float = math.inf  # KKT residual below which it does so too
     idle: int = 0  # steps in a row that gained next to nothing
     nearest: float = math.inf  # KKT residual up to the last step that gained
     ending: Ending | None = None
+
+    def phi(self, loss: float) -> float:
+        """How far a loss is from the level: the constraint is phi = 0."""
+        if self.scale is None:
+            return math.log(loss / self.level)
+        return (loss - self.level) / self.scale
+
+    def unit(self, loss: float) -> float:
+        """The derivative of L by phi: grad phi is grad L over it."""
+        return loss if self.scale is None else self.scale
+
+    def admits(self, point: Point) -> bool:
+        """Whether all is finite at a point, and phi too."""
+        return point.finite and (self.scale is not None or point.loss > 0)
 
 
 def advance(
@@ -89,7 +104,7 @@ class _Search:
 
     def __init__(self, state: SQPState, model: Model, slopes: Slopes) -> None:
         self.state, self.model = state, model
-        phi = math.log(state.point.loss / state.level)
+        phi = state.phi(state.point.loss)
         self.home = self.here = _Center(state.point, phi, slopes)
         self.radius, self.multiplier = state.radius, state.multiplier
         self.landing = math.inf  # longest step that is expected to end in the band
@@ -126,7 +141,9 @@ class _Search:
     @property
     def origin(self) -> Origin:
         """From where the next trial starts."""
-        return Origin(self.here.point, self.home.point.theta, self.model.basis.rows.values)
+        here, rows = self.here.point, self.model.basis.rows.values
+        unit = here.loss if self.state.scale is None else None
+        return Origin(here, self.home.point.theta, rows, unit)
 
     def shares(self, trial: Trial) -> Array:
         """How much of each of the origin's rows a trial goes."""
@@ -134,13 +151,13 @@ class _Search:
 
     def judge(self, trial: Trial, there: Point, change: Change) -> None:
         """Learn from an evaluated trial, then land, go on from it or reject it."""
-        self.finite = there.finite and there.loss > 0
+        self.finite = self.state.admits(there)
         if not self.finite:
             self.radius = 0.25 * trial.length
             self.rejected += 1
             return
         here, self.moved = self.here, change.distance
-        phi = math.log(there.loss / self.state.level)
+        phi = self.state.phi(there.loss)
         modeled = self.model.fall(here.slopes, trial.step) + self.multiplier * here.phi
         reached = _Center(there, phi, self._learn(there, trial.step, change))
         noise = self._noise(there)
@@ -183,7 +200,7 @@ class _Search:
         here, model = self.here, self.model
         known = change.square, change.products
         change_a, basis = model.basis.coordinates(change.vector, known)
-        change_a /= there.loss
+        change_a /= self.state.unit(there.loss)
         if model.curvature is None:
             change_r = model.outside * padded(step, basis.size)
         else:
