@@ -11,15 +11,12 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from isoloss.methods.sqp.advance import SQPState, advance
+from isoloss.methods.sqp.approach import step_towards
 from isoloss.methods.sqp.basis import Basis
 from isoloss.methods.sqp.model import Model, Slopes
 from isoloss.outcome import Ending, Outcome
 from isoloss.point import Objective
 from isoloss.settings import Settings
-
-MOST_NEWTON = 1.0
-"""Largest change of log L that one step towards another level asks for."""
-
 
 class SQP(Settings):
     """Minimizes R on log(L / c) = 0 with a learned quadratic model of both.
@@ -44,7 +41,7 @@ class SQP(Settings):
     memory: Annotated[int, Field(ge=16)] = 40
     first_step: PositiveFloat = 0.05
     max_trials: PositiveInt = 40
-    max_approach: PositiveInt = 500
+    max_approach: PositiveInt = 1000
 
     def relative_tolerance(self, level: float, rtol: float) -> float:
         """The tolerance asked for."""
@@ -105,36 +102,9 @@ class SQP(Settings):
         )
         slopes = Slopes(r, a).padded(basis.size)
         radius = self.first_step * size
-        return replace(state, on_level=True, slopes=slopes, model=model, radius=radius)
+        return replace(state, on_level=True, pairs=(), slopes=slopes, model=model, radius=radius)
 
     def _approach(self, objective: Objective, state: SQPState) -> SQPState:
-        """A Newton step of log L along its gradient, shortened until it brings the level nearer."""
-        point = state.point
-        phi = math.log(point.loss / state.level)
-        if point.grad_norm == 0:
-            return replace(state, ending=Ending(Outcome.GRADIENT_VANISHED))
-        if state.reached >= self.max_approach:
-            return replace(state, ending=self._unreachable(state))
-        wanted = max(-MOST_NEWTON, min(MOST_NEWTON, phi))
-        share = wanted * point.loss / point.grad_norm**2
-        for _ in range(self.max_trials):
-            trial = objective.evaluate(point.theta.sub(point.grad, alpha=share))
-            if trial.finite and trial.loss > 0:
-                left = math.log(trial.loss / state.level)
-                if abs(left) < abs(phi):
-                    moved = replace(
-                        state,
-                        point=trial,
-                        kind="correct",
-                        step_length=abs(share) * point.grad_norm,
-                        reached=state.reached + 1,
-                    )
-                    return self._settled(objective, moved)
-            share *= 0.3
-        return replace(state, ending=self._unreachable(state))
-
-    def _unreachable(self, state: SQPState) -> Ending:
-        detail = (
-            f"loss {state.point.loss:.6g} after {state.reached} steps towards {state.level:.6g}"
-        )
-        return Ending(Outcome.LEVEL_UNREACHABLE, detail)
+        """A step towards the level set, or onto it."""
+        moved = step_towards(objective, state, memory=self.memory, trials=self.max_trials, steps=self.max_approach, first=self.first_step)
+        return moved if moved.ending else self._settled(objective, moved)

@@ -42,6 +42,7 @@ class SQPState:
     kind: str = "start"  # or correct (towards another level), sqp
     step_length: float = 0.0
     reached: int = 0  # steps taken towards another level
+    pairs: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()  # those steps, changes of gradient
     renewed_below: float = math.inf  # R below which a stall leads to a fresh model
     renewed_nearer: float = math.inf  # KKT residual below which it does so too
     idle: int = 0  # steps in a row that gained next to nothing
