@@ -46,9 +46,12 @@ def test_a_function_is_replayed_with_the_same_bits_in_new_tensors(graphs: list[C
     replayed = Replayed(function, CPU)
     points = [torch.randn(5, generator=torch.Generator().manual_seed(k)) for k in range(5)]
     found = [replayed(x) for x in points]
-    assert len(graphs) == 1 and graphs[0].replays >= 5 and not replayed.reason
+    assert len(graphs) == 1
+    assert graphs[0].replays >= 5
+    assert not replayed.reason
     for x, (a, b) in zip(points, found, strict=True):  # none was overwritten by a later one
-        assert torch.equal(a, x.tanh()) and torch.equal(b, x.exp().sum())
+        assert torch.equal(a, x.tanh())
+        assert torch.equal(b, x.exp().sum())
 
 
 def test_the_first_point_twice_is_no_check_of_another(graphs: list[CpuGraph]) -> None:
@@ -117,7 +120,8 @@ def test_a_walk_by_recordings_is_the_walk(
 ) -> None:
     settings = {"regularizer": regularizer, "stop": Stop(evaluations=60), "progress": False}
     path = traverse(problem(dtype=torch.float64), **settings)
-    assert len(graphs) == 2 and graphs[1].replays > 20
+    assert len(graphs) == 2
+    assert graphs[1].replays > 20
     monkeypatch.setattr("isoloss.evaluation.records", lambda _: False)
     monkeypatch.setattr("isoloss.point.records", lambda _: False)
     usual = traverse(problem(dtype=torch.float64), **settings)
