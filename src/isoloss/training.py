@@ -184,7 +184,9 @@ class Training:
             parts = [Stacked(self.shapes, count, buffer).all for buffer in buffers]
             pieces = [torch.cat(same) for same in zip(*parts, strict=True)]
             moments.append(Stacked.joined(self.shapes, pieces).buffer)
-        return TrainingState(Adam(*moments, states[0].adam.steps), states[0].epoch)
+        theta, mean, square = moments
+        adam = Adam(theta, mean, square, states[0].adam.steps)
+        return TrainingState(adam, states[0].epoch)
 
     def split(self, state: TrainingState, parts: int) -> list[TrainingState]:
         """The states of equally many members each, copies."""
@@ -194,7 +196,10 @@ class Training:
             pieces = zip(*(view.chunk(parts) for view in views), strict=True)
             moments.append([Stacked.joined(self.shapes, each).buffer for each in pieces])
         steps, epoch = state.adam.steps, state.epoch
-        return [TrainingState(Adam(*each, steps), epoch) for each in zip(*moments, strict=True)]
+        return [
+            TrainingState(Adam(theta, mean, square, steps), epoch)
+            for theta, mean, square in zip(*moments, strict=True)
+        ]
 
     def thetas(self, state: TrainingState) -> Tensor:
         """The members' parameters, shape (members, parameters), a copy."""
@@ -240,7 +245,7 @@ class Training:
     def _differentiate(self, state: TrainingState, inputs: Tensor, targets: Tensor) -> None:
         """The gradient of a mini-batch with that of the penalty."""
         at, into = self._views(state), self._grad
-        self._gradients.gradient(at, *map(self._of_each, (inputs, targets)), into)
+        self._gradients.gradient(at, self._of_each(inputs), self._of_each(targets), into)
         for name in self._penalized:
             into.named[name].flatten(1).addcmul_(at.named[name].flatten(1), self._slopes)
 
