@@ -289,11 +289,10 @@ def fetched(*tensors: Tensor) -> list[NDArray[np.float64]]:
     if all(tensor.device.type == "cpu" for tensor in tensors):
         return [tensor.detach().double().numpy() for tensor in tensors]
     device = next(tensor.device for tensor in tensors if tensor.device.type != "cpu")
-    together = torch.cat(
-        [tensor.detach().to(device, torch.float64).flatten() for tensor in tensors]
-    )
+    flat = [tensor.detach().to(device, torch.float64).flatten() for tensor in tensors]
     ends = np.cumsum([tensor.numel() for tensor in tensors])[:-1]
-    return np.split(together.cpu().numpy(), ends)
+    pieces = np.split(torch.cat(flat).cpu().numpy(), ends)
+    return [piece.reshape(t.shape) for piece, t in zip(pieces, tensors, strict=True)]
 
 
 def load_into(model: nn.Module, theta: Tensor, shapes: Shapes) -> None:
