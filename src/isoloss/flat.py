@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
+from torch.overrides import TorchFunctionMode
 
 from isoloss.errors import InputError, kind, one_line
 
@@ -77,15 +78,14 @@ class FlatNetwork:
         first = next(iter(named.values()))
         self.dtype = dtype or first.dtype
         self.device = first.device if device is None else _device(device)
+        self.accumulates = False  # gradients: for models that torch.autograd.grad refuses
         if isinstance(model, nn.Module):
-            module = _copied(model).to(device=self.device, dtype=self.dtype)
+            module = _copied(model)
+            module._apply(self._placed)  # pyright: ignore[reportPrivateUsage]
             leaves = list(trainable(module, None).values())
             self.model: Model = module
         else:
-            leaves = [
-                p.detach().to(self.device, self.dtype, copy=True).requires_grad_()
-                for p in named.values()
-            ]
+            leaves = [self._placed(p.detach()).clone().requires_grad_() for p in named.values()]
             self.model = model
         self.leaves = leaves
         self._theta = flatten(leaves)
@@ -101,10 +101,22 @@ class FlatNetwork:
             return self.model(**cast("Mapping[str, Any]", inputs))
         return self.model(inputs)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All, with parameters that are no views: each would bring the whole vector with it."""
+        if isinstance(self.model, nn.Module):
+            module = _copied(self.model)
+            return {**vars(self), "model": module, "leaves": list(trainable(module, None).values())}
+        leaves = [leaf.detach().clone().requires_grad_() for leaf in self.leaves]
+        return {**vars(self), "leaves": leaves}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Tie the parameters to the flat vector again, which a copy or a pickle takes apart."""
         vars(self).update(state)
         self._tie()
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        dtype = self.dtype if tensor.is_floating_point() else None
+        return tensor.to(self.device, self.dtype.to_complex() if tensor.is_complex() else dtype)
 
     def _tie(self) -> None:
         for leaf, view in zip(self.leaves, self.layout.split(self._theta), strict=True):
@@ -129,14 +141,21 @@ class FlatNetwork:
         self, total: Tensor, scale: Tensor | None = None, *, twice: bool = False
     ) -> tuple[Tensor, ...]:
         """Gradient of scale * total by each parameter, to be differentiated again if `twice`."""
-        return torch.autograd.grad(
-            total,
-            self.leaves,
-            scale,
-            create_graph=twice,
-            allow_unused=True,
-            materialize_grads=True,
-        )
+        if self.accumulates and not twice:
+            total.backward(scale)
+            found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.leaves]
+            for leaf in self.leaves:
+                leaf.grad = None
+        else:
+            found = torch.autograd.grad(
+                total,
+                self.leaves,
+                scale,
+                create_graph=twice,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        return tuple(piece.to_dense() if piece.is_sparse else piece for piece in found)
 
     def products(self, slopes: Sequence[Tensor], vectors: Tensor) -> Tensor:
         """Products of the Jacobian of a gradient, `gradients(..., twice=True)`, with m vectors;
@@ -167,6 +186,8 @@ def trainable(model: Model, parameters: Mapping[str, Tensor] | None) -> dict[str
         if parameters is not None:
             raise InputError("parameters= is for a model that is a function; a module has its own")
         named: dict[str, Tensor] = {k: p for k, p in model.named_parameters() if p.requires_grad}
+    elif type(model).__name__ == "ExportedProgram":
+        raise InputError("the model must be a module, got an ExportedProgram; give model.module()")
     elif isinstance(model, type):
         name = model.__name__
         raise InputError(f"the model must be a module, got the class {name}; give {name}(...)")
@@ -239,20 +260,41 @@ def _check_parameter(name: str, parameter: Any) -> None:
         )
 
 
+class _detached(TorchFunctionMode):  # noqa: N801  # a context, as torch names its own
+    """Deep copies of tensors that a model keeps from earlier computations are leaves."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            # were it used, it would show as a leaf that is none of the parameters
+            return args[0].detach().clone().requires_grad_()
+        return func(*args, **(kwargs or {}))
+
+
 def _copied(model: nn.Module) -> nn.Module:
     try:
-        module = copy.deepcopy(model)
-    except (RuntimeError, TypeError) as error:
+        with _detached(), torch.no_grad():
+            module = copy.deepcopy(model)
+    except Exception as error:
         raise InputError(
-            f"the model cannot be copied ({one_line(error)}); delete the tensors it keeps from "
-            f"earlier computations, or pass a function of (parameters, inputs) and parameters="
+            f"the model cannot be copied ({one_line(error)}); take out what it keeps beside its "
+            f"parameters and buffers, or pass a function of (parameters, inputs) and parameters="
         ) from error
+    for mine, given in zip(module.parameters(), model.parameters(), strict=True):
+        mine.requires_grad_(given.requires_grad)  # which torch.jit forgets
     for part in module.modules():
         if isinstance(part, nn.RNNBase) and not part.training:
             # cuDNN differentiates recurrent layers in training mode alone, where they differ from
             # evaluation by their dropout
             part.dropout = 0.0
             part.training = True
+        elif isinstance(part, (nn.Embedding, nn.EmbeddingBag)):
+            part.sparse = False  # a sparse gradient cannot be differentiated
     return module
 
 

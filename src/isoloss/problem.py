@@ -27,6 +27,8 @@ from isoloss.losses import Loss, NamedLoss, get_loss, get_metric
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 """Types in which a level can be held, by their names in settings and files."""
+MADE_ANEW = {"_lock", "_evaluation", "_gradient"}
+"""What a copy of a problem does not take over."""
 PRODUCT = 2
 """Evaluations that a product with the Hessian counts as."""
 
@@ -134,7 +136,7 @@ class Problem:
         self.device = network.device
         self.evaluations = 0
         self.precision = precision
-        self._chunk_size = chunk_size
+        self._chunk_size = self._given_size = chunk_size
         self._lock = threading.RLock()
         self._settle(network, chunks, per_example_loss, per_example_metric)
 
@@ -148,13 +150,24 @@ class Problem:
         self._evaluation = choose(network, chunks, loss, self.precision)
         self._gradient: Evaluation | None = None
 
+    def __copy__(self) -> Problem:
+        """Another of the same parts, which it takes turns with."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        return other
+
     def __getstate__(self) -> dict[str, Any]:
-        """All but the lock, which a copy gets anew."""
-        return {name: value for name, value in vars(self).items() if name != "_lock"}
+        """All but the lock and the ways to evaluate, which a copy makes anew."""
+        with self._lock:
+            own = self._inside
+            settled = own.network, own.chunks, own.loss, own.metric
+            state = {**vars(self), "_inside": settled}
+            return {k: v for k, v in state.items() if k not in MADE_ANEW}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over what `__getstate__` gave."""
         vars(self).update(state, _lock=threading.RLock())
+        self._settle(*state["_inside"])
 
     def current(self) -> Tensor:
         """The model's parameters as they are now, as one flat vector.
@@ -307,15 +320,19 @@ class Problem:
             dtype: `torch.float32` or `torch.float64`.
 
         Returns:
-            A new problem of the same model and data, which it converts chunk by chunk.
+            A new problem of the same model and data; more than 256 MiB of these it converts chunk
+            by chunk at every evaluation. In the type that it has, it gives the same bits.
 
         Raises:
             InputError: It is another type.
         """
         _check_dtype(dtype)
-        other, own = copy.copy(self), self._inside
-        other.evaluations = 0
-        other._settle(own.network.in_dtype(dtype), own.chunks.recast(dtype), own.loss, own.metric)
+        with self._lock:
+            other, own = copy.copy(self), self._inside
+            other.evaluations, chunks = 0, own.chunks
+            if dtype != self.dtype:
+                other._chunk_size, chunks = self._given_size, chunks.recast(dtype)
+            other._settle(own.network.in_dtype(dtype), chunks, own.loss, own.metric)
         return other
 
     def with_chunk_size(self, size: int | None) -> Problem:
@@ -329,10 +346,9 @@ class Problem:
         """
         if size is None:
             return self
-        other, own = copy.copy(self), self._inside
+        other = copy.copy(self)
         other._chunk_size = size
-        recut = own.chunks.recut(size) if own.chunks.kept else own.chunks
-        other._gradient = choose(own.network, recut, own.loss, self.precision)
+        other._gradient = other._recut()
         return other
 
     @property
@@ -364,10 +380,14 @@ class Problem:
         if self._chunk_size is None:
             own.network.load(theta)
             self._chunk_size = measured_size(own.network, own.chunks, own.loss)
-            if self._chunk_size is not None:
-                recut = own.chunks.recut(self._chunk_size)
-                return choose(own.network, recut, own.loss, self.precision)
-        return self._evaluation
+        return self._recut()
+
+    def _recut(self) -> Evaluation:
+        """The gradient's evaluation, in chunks of the size given or measured."""
+        own, size = self._inside, self._chunk_size
+        if size in (None, self._given_size) or not own.chunks.kept:
+            return self._evaluation
+        return choose(own.network, own.chunks.recut(size), own.loss, self.precision)
 
     def _each(self, theta: Tensor) -> Iterator[tuple[Chunk, Any, Tensor]]:
         """Each chunk with its outputs and the losses of its examples."""
