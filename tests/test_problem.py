@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -374,8 +375,8 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["0 to 1", "not 2"],
     ),
     "uncopied": (
-        {"model": (lambda m: (setattr(m, "kept", m(X)), m)[1])(nn.Linear(3, 2))},
-        ["cannot be copied", "earlier computations"],
+        {"model": (lambda m: (setattr(m, "kept", threading.Lock()), m)[1])(nn.Linear(3, 2))},
+        ["cannot be copied", "_thread.lock", "take out"],
     ),
     "function alone": ({"model": lambda p, x: x}, ["parameters="]),
     "module and parameters": ({"parameters": {"w": X}}, ["parameters=", "module"]),

@@ -338,35 +338,12 @@ def fetched(*tensors: Tensor) -> list[NDArray[np.float64]]:
     return np.split(together.cpu().numpy(), ends)
 
 
-def load_into(model: nn.Module, theta: Tensor, shapes: Shapes) -> None:
-    """Write a flat vector into a model's trainable parameters, in place."""
-    named, layout = trainable(model, None), Layout(shapes)
-    if Layout.of(named) != layout:
-        raise InputError(
-            "the model's trainable parameters are not those of the walk; give a model of the same "
-            "architecture"
-        )
-    with torch.no_grad():
-        for parameter, piece in zip(named.values(), layout.split(theta), strict=True):
-            parameter.copy_(piece)
-
-
 def fixed(model: Model) -> dict[str, Tensor]:
     """What a module computes with beside theta, by name: its buffers and frozen parameters."""
     if not isinstance(model, nn.Module):
         return {}
     frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
     return {**dict(model.named_buffers()), **frozen}
-
-
-def state_keys(model: Model, names: Mapping[str, Any]) -> dict[str, str]:
-    """For each key of `model.state_dict()`, the name of its tensor in `named_parameters()`: another
-    where it is used in several places. A function has the names alone."""
-    if not isinstance(model, nn.Module):
-        return {name: name for name in names}
-    first = {id(t): n for n, t in [*model.named_buffers(), *model.named_parameters()]}
-    kept: dict[str, Any] = model.state_dict(keep_vars=True)
-    return {key: first[id(t)] for key, t in kept.items() if id(t) in first}
 
 
 def digest(tensor: Tensor) -> str:

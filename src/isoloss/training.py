@@ -16,8 +16,9 @@ from torch.optim.adam import adam
 from isoloss._kernels.chain import Chain, keep_freed_memory, plain, slope_of, stackable
 from isoloss._kernels.layers import Part
 from isoloss.errors import InputError
-from isoloss.flat import Layout, flatten, load_into, trainable
+from isoloss.flat import Layout, flatten, trainable
 from isoloss.losses import Loss, get_loss
+from isoloss.names import load_into
 
 LEARNING_RATE, BETA1, BETA2, EPSILON = 1e-3, 0.9, 0.999, 1e-7
 

@@ -249,7 +249,9 @@ def _undifferentiable(error: RuntimeError) -> bool:
 
 def _instead(error: RuntimeError) -> str:
     reentrant = REENTRANT in str(error)
-    return f"give it {REENTRANT[:-4]}False" if reentrant else "write that operation out in plain ones"
+    return (
+        f"give it {REENTRANT[:-4]}False" if reentrant else "write that operation out in plain ones"
+    )
 
 
 def _out_of_memory(error: Exception) -> bool:
