@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
-from torch.overrides import TorchFunctionMode
 
+from isoloss.copying import copied
 from isoloss.errors import InputError, kind, one_line
 
 Model = nn.Module | Callable[[Mapping[str, Tensor], Any], Any]
@@ -79,8 +78,9 @@ class FlatNetwork:
         self.dtype = dtype or first.dtype
         self.device = first.device if device is None else _device(device)
         self.accumulates = False  # gradients: for models that torch.autograd.grad refuses
+        self._given = named
         if isinstance(model, nn.Module):
-            module = _copied(model)
+            module = copied(model)
             module._apply(self._placed)  # pyright: ignore[reportPrivateUsage]
             leaves = list(trainable(module, None).values())
             self.model: Model = module
@@ -104,7 +104,7 @@ class FlatNetwork:
     def __getstate__(self) -> dict[str, Any]:
         """All, with parameters that are no views: each would bring the whole vector with it."""
         if isinstance(self.model, nn.Module):
-            module = _copied(self.model)
+            module = copied(self.model)
             return {**vars(self), "model": module, "leaves": list(trainable(module, None).values())}
         leaves = [leaf.detach().clone().requires_grad_() for leaf in self.leaves]
         return {**vars(self), "leaves": leaves}
@@ -142,10 +142,7 @@ class FlatNetwork:
     ) -> tuple[Tensor, ...]:
         """Gradient of scale * total by each parameter, to be differentiated again if `twice`."""
         if self.accumulates and not twice:
-            total.backward(scale)
-            found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.leaves]
-            for leaf in self.leaves:
-                leaf.grad = None
+            found = self._accumulated(total, scale)
         else:
             found = torch.autograd.grad(
                 total,
@@ -156,6 +153,22 @@ class FlatNetwork:
                 materialize_grads=True,
             )
         return tuple(piece.to_dense() if piece.is_sparse else piece for piece in found)
+
+    def _accumulated(self, total: Tensor, scale: Tensor | None) -> Sequence[Tensor]:
+        held = {name: parameter.grad for name, parameter in self._given.items()}
+        try:
+            for parameter in self._given.values():
+                parameter.grad = None
+            total.backward(scale)
+            for name, parameter in self._given.items():
+                if parameter.grad is not None:
+                    raise reached(name)
+            return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.leaves]
+        finally:
+            for leaf in self.leaves:
+                leaf.grad = None
+            for name, grad in held.items():
+                self._given[name].grad = grad
 
     def products(self, slopes: Sequence[Tensor], vectors: Tensor) -> Tensor:
         """Products of the Jacobian of a gradient, `gradients(..., twice=True)`, with m vectors;
@@ -225,6 +238,15 @@ def trainable(model: Model, parameters: Mapping[str, Tensor] | None) -> dict[str
     return named
 
 
+def reached(name: str) -> InputError:
+    """An error, to be raised, on a loss with a parameter of the given model in it."""
+    return InputError(
+        f"the loss is computed with {name!r} of the given model instead of the problem's copy, so "
+        f"that it would be constant along the walk: a closure, a bound method or a patched forward "
+        f"reaches it; let forward use self, and the loss what forward returns"
+    )
+
+
 def _device(given: torch.device | str) -> torch.device:
     try:
         found = torch.device(given)
@@ -258,44 +280,6 @@ def _check_parameter(name: str, parameter: Any) -> None:
             f"parameter {name!r} must be real and floating, got {parameter.dtype}; use float32 or "
             f"float64 (torch.view_as_real for complex ones)"
         )
-
-
-class _detached(TorchFunctionMode):  # noqa: N801  # a context, as torch names its own
-    """Deep copies of tensors that a model keeps from earlier computations are leaves."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
-            # were it used, it would show as a leaf that is none of the parameters
-            return args[0].detach().clone().requires_grad_()
-        return func(*args, **(kwargs or {}))
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        with _detached(), torch.no_grad():
-            module = copy.deepcopy(model)
-    except Exception as error:
-        raise InputError(
-            f"the model cannot be copied ({one_line(error)}); take out what it keeps beside its "
-            f"parameters and buffers, or pass a function of (parameters, inputs) and parameters="
-        ) from error
-    for mine, given in zip(module.parameters(), model.parameters(), strict=True):
-        mine.requires_grad_(given.requires_grad)  # which torch.jit forgets
-    for part in module.modules():
-        if isinstance(part, nn.RNNBase) and not part.training:
-            # cuDNN differentiates recurrent layers in training mode alone, where they differ from
-            # evaluation by their dropout
-            part.dropout = 0.0
-            part.training = True
-        elif isinstance(part, (nn.Embedding, nn.EmbeddingBag)):
-            part.sparse = False  # a sparse gradient cannot be differentiated
-    return module
 
 
 def flatten(tensors: Sequence[Tensor]) -> Tensor:

@@ -21,7 +21,7 @@ from isoloss.data import Chunk, is_opaque, leaves, map_tensors, random_state_kep
 from isoloss.errors import InputError, one_line
 from isoloss.evaluation.autograd import differentiable
 from isoloss.evaluation.differences import leaves_of
-from isoloss.flat import fixed
+from isoloss.flat import fixed, reached
 from isoloss.point import Tolerance
 from isoloss.problem import Problem, inside
 
@@ -75,12 +75,7 @@ def _check_dependence(problem: Problem, theta: Tensor) -> None:
     given = {id(parameter): name for name, parameter in own.given.items()}
     for leaf in met:
         if id(leaf) in given:
-            raise InputError(
-                f"the loss is computed with {given[id(leaf)]!r} of the given model instead of the "
-                f"problem's copy, so that it would be constant along the walk: a closure, a "
-                f"bound method or a patched forward reaches it; let forward use self, and the loss "
-                f"what forward returns"
-            )
+            raise reached(given[id(leaf)])
         if id(leaf) not in ours:
             raise InputError(
                 f"the loss is computed with a tensor of shape {tuple(leaf.shape)} that requires a "

@@ -161,7 +161,7 @@ class Autograd:
             if not _undifferentiable(error):
                 raise
             raise DerivativeError(
-                f"the model cannot be differentiated twice ({one_line(error)}); {_instead(error)}"
+                f"the model cannot be differentiated twice {_why(error)}"
             ) from error
 
     def _sum_of(self, theta: Tensor, name: str, term: Term) -> tuple[Tensor, Tensor]:
@@ -180,7 +180,7 @@ class Autograd:
                 raise
             raise DerivativeError(
                 f"{name} needs higher derivatives, which an operation of the model does not have "
-                f"({one_line(error)}); {_instead(error)}"
+                f"{_why(error)}"
             ) from error
         return value, grad
 
@@ -247,11 +247,11 @@ def _undifferentiable(error: RuntimeError) -> bool:
     return any(word in str(error) for word in UNDIFFERENTIABLE)
 
 
-def _instead(error: RuntimeError) -> str:
-    reentrant = REENTRANT in str(error)
-    return (
-        f"give it {REENTRANT[:-4]}False" if reentrant else "write that operation out in plain ones"
-    )
+def _why(error: RuntimeError) -> str:
+    """Why there is no second derivative, and what to do."""
+    if REENTRANT in str(error):
+        return f"(its activations are checkpointed with {REENTRANT}); give use_reentrant=False"
+    return f"({one_line(error)}); write that operation out in plain ones"
 
 
 def _out_of_memory(error: Exception) -> bool:
