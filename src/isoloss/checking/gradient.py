@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -10,10 +11,12 @@ from torch import Tensor
 from isoloss.checking.words import listed
 from isoloss.data import random_state_kept
 from isoloss.errors import InputError
-from isoloss.evaluation.autograd import Autograd
 from isoloss.evaluation.differences import CLEARLY, random_direction, wrong_gradient
+from isoloss.flat import Layout
 from isoloss.outcome import Ending
 from isoloss.problem import Problem, inside
+
+Loss = Callable[[Tensor], Tensor]
 
 SAMPLE = 32
 """Examples on which the gradient is compared with differences."""
@@ -29,15 +32,20 @@ def check_gradient(problem: Problem, theta: Tensor) -> None:
     """Insist that the loss does not jump, and that its gradient is that of its values; in float64
     if the model can be computed in it."""
     with random_state_kept():
-        few, at = inside(problem).autograd.sample(SAMPLE, theta)
-        _check_jump(few, at)
-        v = random_direction(at, 1)
+        own = inside(problem)
+        few, at = own.autograd.sample(SAMPLE, theta)
+
+        def loss(x: Tensor) -> Tensor:
+            return few.loss(x if own.held is None else torch.where(own.held, at, x))
+
+        _check_jump(loss, at, few.network.layout)
+        v = own.walked(random_direction(at, 1))
         # a little beside the point, where a kink may lie: a bias of zero before a ReLU
-        at = at + 1e-3 * (at.norm() or 1.0) / v.norm() * v
-        if not few.loss(at).isfinite():
+        beside = at + 1e-3 * (at.norm() or 1.0) / v.norm() * v
+        if not loss(beside).isfinite():
             return
-        grad = few.loss_and_grad(at)[1]
-        wrong = wrong_gradient(few.loss, at, grad, few.network.layout, CLEARLY[at.dtype])
+        grad = own.walked(few.loss_and_grad(beside)[1])
+        wrong = wrong_gradient(loss, beside, grad, few.network.layout, CLEARLY[at.dtype])
     if wrong is not None:
         error, names = wrong
         raise InputError(
@@ -58,30 +66,30 @@ def with_cause(ending: Ending, problem: Problem, theta: Tensor) -> Ending:
     return ending
 
 
-def _check_jump(few: Autograd, at: Tensor) -> None:
-    jump = _jump(few, at, random_direction(at, 2))
+def _check_jump(loss: Loss, at: Tensor, layout: Layout) -> None:
+    jump = _jump(loss, at, random_direction(at, 2))
     if jump is None:
         return
     names: list[str] = []
-    for name in few.network.layout.shapes:
+    for name in layout.shapes:
         along = torch.zeros_like(at)
-        mine = few.network.layout.named(along)[name]
+        mine = layout.named(along)[name]
         mine += random_direction(mine.reshape(-1), 2).view(mine.shape)
-        if _jump(few, at, along) is not None:
+        if _jump(loss, at, along) is not None:
             names.append(name)
     raise InputError(
         f"the loss jumps at these weights: a change of {STEPS[at.dtype][0]:.0e} of their length "
-        f"takes it from {few.loss(at).item():.6g} to {jump:.6g}, in {listed(names)}; look for "
+        f"takes it from {loss(at).item():.6g} to {jump:.6g}, in {listed(names)}; look for "
         f"int(), round() or sign() of a parameter (torch's orthogonal has it for matrices that are "
         f"not square: give it orthogonal_map='matrix_exp'), or give check=False"
     )
 
 
-def _jump(few: Autograd, at: Tensor, along: Tensor) -> float | None:
+def _jump(loss: Loss, at: Tensor, along: Tensor) -> float | None:
     """The loss beside a point where it jumps, along a direction or against it."""
-    here, unit = few.loss(at).item(), along * ((at.norm() or 1.0) / along.norm())
+    here, unit = loss(at).item(), along * ((at.norm() or 1.0) / along.norm())
     for sign in (1, -1):
-        near, far = (few.loss(at + sign * step * unit).item() for step in STEPS[at.dtype])
+        near, far = (loss(at + sign * step * unit).item() for step in STEPS[at.dtype])
         if abs(near - here) > max(LEAST_JUMP * abs(here), 0.5 * abs(far - here)):
             return near
     return None
