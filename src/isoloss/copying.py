@@ -40,6 +40,11 @@ def copied(model: nn.Module) -> nn.Module:
             f"parameters and buffers, or pass a function of (parameters, inputs) and parameters="
         ) from error
     for mine, given in zip(module.parameters(), model.parameters(), strict=True):
+        if mine is given:
+            raise InputError(
+                f"the model cannot be copied: deepcopy of {type(model).__name__} gives its own "
+                f"parameters; make it copy them, or pass a function and parameters="
+            )
         mine.requires_grad_(given.requires_grad)  # which torch.jit forgets
     for part in module.modules():
         if isinstance(part, nn.RNNBase) and not part.training:
