@@ -300,12 +300,14 @@ def test_a_function_with_sparse_gradients_is_a_model() -> None:
     torch.testing.assert_close(grad, table.grad.flatten(), rtol=1e-12, atol=0)
 
 
+@pytest.mark.slow
 def test_reentrant_checkpoints_have_no_second_derivative_and_say_so(refuses) -> None:
     problem = Problem(made("checkpointed"), "cross_entropy", (X, Y))
     with refuses("differentiated twice", "use_reentrant=False"):
         problem.hvp(problem.current(), problem.current())
 
 
+@pytest.mark.slow
 def test_a_closure_within_a_checkpoint_is_refused_and_no_gradient_is_left(refuses) -> None:
     other = nn.Linear(8, 8)
     model = Net(lambda net, h: checkpoint(lambda z: other(z).tanh(), h, use_reentrant=True))
@@ -317,6 +319,7 @@ def test_a_closure_within_a_checkpoint_is_refused_and_no_gradient_is_left(refuse
     assert other.bias.grad.sum() == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["a fixed number of examples", "an ExportedProgram"])
 def test_exported_programs_that_cannot_be_walked_say_why(refuses, what: str) -> None:
     with warnings.catch_warnings():

@@ -210,6 +210,7 @@ class Path:
 
 STEPS, POINTS = "steps.parquet", "points.safetensors"
 _BUFFER = "buffers."  # before the name of each buffer among the tensors
+_COMPLEX = "complex_buffers."  # likewise, of complex ones as pairs of numbers
 
 
 def write_path(
@@ -220,7 +221,11 @@ def write_path(
 ) -> None:
     """Write a path into a folder, with further tensors and further content of `outcome.json`."""
     tensors = {"points": path.points, "point_steps": torch.tensor(path.point_steps)}
-    tensors.update({f"{_BUFFER}{name}": each.clone() for name, each in path.buffers.items()})
+    for name, each in path.buffers.items():
+        if each.is_complex():  # safetensors has no complex128
+            tensors[f"{_COMPLEX}{name}"] = torch.view_as_real(each.resolve_conj()).clone()
+        else:
+            tensors[f"{_BUFFER}{name}"] = each.clone()
     tensors.update(extra or {})
     ending = {
         "outcome": path.outcome.value,
@@ -254,6 +259,9 @@ def read_path(folder: FilePath) -> Path:
     try:
         points, point_steps = tensors.pop("points"), tensors.pop("point_steps").tolist()
         buffers = [name for name in tensors if name.startswith(_BUFFER)]
+        for name in [name for name in tensors if name.startswith(_COMPLEX)]:
+            buffers.append(name.replace(_COMPLEX, _BUFFER, 1))
+            tensors[buffers[-1]] = torch.view_as_complex(tensors.pop(name))
         return Path(
             steps=steps,
             points=points,
