@@ -599,6 +599,15 @@ def test_another_type_gives_the_bits_of_a_problem_made_in_it() -> None:
         assert torch.equal(exact.loss(theta), made.loss(theta))
 
 
+def test_another_type_has_a_chunk_size_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {torch.float32: 5, torch.float64: 3}
+    monkeypatch.setattr("isoloss.problem.measured_size", lambda network, *_: sizes[network.dtype])
+    problem = classifier().problem(dtype=torch.float32)
+    assert problem.chunk_size == 5
+    assert problem.with_dtype(torch.float32).chunk_size == 5
+    assert problem.with_dtype(torch.float64).chunk_size == 3
+
+
 def test_what_is_large_is_converted_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = classifier().problem(dtype=torch.float32)
     theta = problem.current().double()

@@ -52,6 +52,4 @@ def copied(model: nn.Module) -> nn.Module:
             # evaluation by their dropout
             part.dropout = 0.0
             part.training = True
-        elif isinstance(part, (nn.Embedding, nn.EmbeddingBag)):
-            part.sparse = False  # a sparse gradient cannot be differentiated
     return module

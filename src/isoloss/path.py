@@ -121,6 +121,9 @@ class Path:
     def load_into(self, model: nn.Module, k: int = -1) -> None:
         """Write a kept point into a model's parameters, and the walk's buffers, in place, by name.
 
+        It is in the mode that was walked that the model then has the loss that was held: batch norm
+        in training mode uses other statistics, and the loss may be far off.
+
         Args:
             model: A model of the architecture that was walked. It may be wrapped otherwise
                 (`DataParallel`, `torch.compile`) or be under another prefix.
