@@ -15,7 +15,7 @@ from torch import Tensor
 from isoloss._kernels.capture import records
 from isoloss.evaluation import Replayed
 from isoloss.flat import fetched, inner, less, products
-from isoloss.problem import Problem
+from isoloss.problem import Problem, inside
 from isoloss.regularizers import AnyRegularizer, get_regularizer
 
 NUMBERS = 7
@@ -192,6 +192,7 @@ class Objective:
         before = self.problem.evaluations
         loss, g = evaluate(theta)
         value, r = self.regularizer.value_and_grad(theta)
+        r = inside(self.problem).walked(r)
         self._each = self.problem.evaluations - before
         gg, rr, rg = (inner(a, b).double() for a, b in ((g, g), (r, r), (r, g)))
         tangent = less(r, g, rg / gg)

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isoloss.checking import check_function, check_gradient, check_tolerance
+from isoloss.checking import check_function, check_gradient, check_tolerance, with_cause
 from isoloss.errors import InputError, kind
-from isoloss.flat import digest, fixed, state_keys
+from isoloss.flat import digest, fixed
 from isoloss.methods import Method, State, get_method
+from isoloss.names import state_keys
 from isoloss.outcome import Ending, Outcome
 from isoloss.path import Path, Record, Row, Stop
 from isoloss.point import Objective, Tolerance
@@ -40,6 +41,9 @@ KINDS: dict[str, tuple[Any, str]] = {
     "checkpoint": (Keeper, "an isoloss.Checkpoint(folder)"),
 }
 """What an argument has to be, and how that is said."""
+
+FIRST_STEPS = 3
+"""Steps up to which a stall may come of a gradient that is wrong."""
 
 TAKEN = {"level", "step", "arc", "kkt", "angle"}
 """No names of probes: their columns would be the walk's own."""
@@ -202,6 +206,8 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         if self._ending is None and self._state.ending is not None:
             self._ending = self._state.ending
             self._unkept = self._now() if self._checkpoint is not None else None
+            if self._ending.outcome is Outcome.STALLED and self.progress <= FIRST_STEPS:
+                self._ending = with_cause(self._ending, self._problem, self._state.point.theta)
         if self._ending is not None:
             raise StopIteration
         if self._checkpoint is not None:

@@ -91,3 +91,132 @@ def test_kinks_at_the_start_pass(seed: int) -> None:
     model = network(nn.ReLU(), seed=seed)
     nn.init.zeros_(model[0].bias)
     start(Problem(model, "cross_entropy", (x, Y)))
+
+
+# ---------------------------------------------------------------- jumps
+
+
+class Counted(nn.Module):
+    """As torch's orthogonal does for matrices that are not square."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale.int()
+
+
+def orthogonal(**settings: Any) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layer = nn.utils.parametrizations.orthogonal(nn.Linear(3, 8), **settings)
+        return nn.Sequential(layer, nn.Tanh(), nn.Linear(8, 2))
+
+
+JUMPS = {
+    "int": (network(Counted()), "in 1.scale"),
+    "orthogonal": (orthogonal(), "in 0.parametrizations.weight.original"),
+}
+
+
+@pytest.mark.parametrize(("model", "name"), JUMPS.values(), ids=JUMPS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_loss_that_jumps_at_the_start_is_refused(
+    model: nn.Module, name: str, dtype: torch.dtype, refuses
+) -> None:
+    problem = Problem(model, "cross_entropy", (X, Y), dtype=dtype)
+    with refuses("the loss jumps at these weights", name, "orthogonal_map=", "check=False"):
+        start(problem)
+
+
+def test_a_stall_in_the_first_steps_says_what_is_wrong_with_the_gradient() -> None:
+    model, targets = orthogonal(), (X[:, 0] > 0).long()
+    adam = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(60):
+        adam.zero_grad()
+        nn.functional.cross_entropy(model(X), targets).backward()
+        adam.step()
+    problem = Problem(model, "cross_entropy", (X, targets))
+    path = traverse(problem, check=False, progress=False)
+    assert path.outcome is Outcome.STALLED
+    assert "The loss jumps at these weights" in path.message
+    assert "float64" not in path.message
+    assert "check=False" not in path.message
+
+
+def test_a_parameter_that_jumps_may_be_held_by_a_mask() -> None:
+    """Householder vectors are walked, the signs on their diagonal stay."""
+    model = orthogonal()
+    name = "0.parametrizations.weight.original"
+    free = ~torch.eye(8, 3, dtype=torch.bool)
+    problem = Problem(model, "cross_entropy", (X, Y), mask={name: free})
+    path = traverse(problem, stop=Stop(steps=20), progress=False)
+    assert path.outcome in (Outcome.STEP_LIMIT, Outcome.CONVERGED)
+    path.load_into(model)
+    loss = nn.functional.cross_entropy(model.double()(X.double()), Y).item()
+    assert loss == pytest.approx(path.level, rel=1.01e-3)
+
+
+# ---------------------------------------------------------------- norms that training estimates
+
+
+class Estimated(nn.Module):
+    """Divides by a norm that it estimates while it is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("norm", torch.ones(()))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if self.training:
+            self.norm.copy_(weight.detach().norm())
+        return weight / self.norm
+
+
+def estimated(layer: nn.Linear) -> nn.Linear:
+    nn.utils.parametrize.register_parametrization(layer, "weight", Estimated())
+    return layer
+
+
+NORMS = {
+    "by a hook": nn.utils.spectral_norm,
+    "parametrized": nn.utils.parametrizations.spectral_norm,
+    "of one's own": estimated,
+}
+
+
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+def test_a_norm_that_an_evaluation_keeps_is_warned_of(norm: Any) -> None:
+    """The walk holds the loss of the model in evaluation mode, whose weight grows."""
+    model = network()
+    norm(model[0])
+    model.train()(X)
+    problem = Problem(model.eval(), "cross_entropy", (X, Y))
+    with pytest.warns(
+        UserWarning, match=r"^0[.\w]* .*remove_spectral_norm.*remove_parametrizations"
+    ):
+        start(problem)
+    if norm is not nn.utils.spectral_norm:
+        nn.utils.parametrize.remove_parametrizations(model[0], "weight")
+    else:
+        nn.utils.remove_spectral_norm(model[0])
+    assert start(Problem(model, "cross_entropy", (X, Y))) is Outcome.STEP_LIMIT
+
+
+def test_the_true_spectral_norm_grows_where_the_warning_says_so() -> None:
+    model = network()
+    nn.utils.parametrizations.spectral_norm(model[0])
+    model.train()(X)
+    problem = Problem(model.eval(), "cross_entropy", (X, Y))
+    with pytest.warns(UserWarning, match="true norm grow"):
+        path = traverse(problem, stop=Stop(steps=40), progress=False)
+    path.load_into(model)
+    assert torch.linalg.matrix_norm(model[0].weight.detach(), 2) > 1.2
+
+
+def test_other_parametrizations_are_not_warned_of() -> None:
+    normed = network()
+    nn.utils.parametrizations.weight_norm(normed[0])
+    for model in (normed, orthogonal(orthogonal_map="cayley")):  # the latter has a buffer
+        start(Problem(model.eval(), "cross_entropy", (X, Y)))

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from isoloss.errors import InputError, unknown
 from isoloss.experiments import datasets
-from isoloss.flat import load_into
 from isoloss.methods import Method, Paper, get_method
+from isoloss.names import load_into
 from isoloss.path import Record, Stop
 from isoloss.problem import Problem
 from isoloss.subject import Start
