@@ -40,6 +40,7 @@ class SQPState:
     step_length: float = 0.0
     scale: float | None = None  # phi is (L - c) / scale; None: log(L / c)
     reached: int = 0  # steps taken towards another level
+    pairs: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()  # those steps, changes of gradient
     renewed_below: float = math.inf  # R below which a stall leads to a fresh model
     renewed_nearer: float = math.inf  # KKT residual below which it does so too
     idle: int = 0  # steps in a row that gained next to nothing
