@@ -13,7 +13,7 @@ from isoloss.path import Row, Stop
 from isoloss.point import Objective
 
 BOUNDLESS = 1e6
-"""A regularizer that has grown so many times in size by the end probably has no least value."""
+"""A regularizer that has fallen by so many times its size probably has no least value."""
 
 
 def asked_for(stop: Stop, state: State, row: Row, progress: int, seconds: float) -> Ending | None:
@@ -61,17 +61,17 @@ def told(
     if outcome.success and not points:
         detail = f"{ending.detail}; the loss was {point.loss:.6g} on the way to {level:.6g}"
         return Ending(Outcome.LEVEL_UNREACHABLE, detail, outcome.remedy)
+    went = f"it went from {first:.6g} to {point.regularizer:.6g}"
+    lost = outcome in (Outcome.STALLED, Outcome.NON_FINITE)
+    if lost and point.regularizer < -BOUNDLESS * abs(first):
+        detail = f"{ending.detail}; the regularizer may have no least value, {went}"
+        return replace(ending, detail=detail, remedy="End it by Stop(regularizer_below=...).")
+    nothing = torch.finfo(point.theta.dtype).eps * abs(first)
+    if outcome is Outcome.STALLED and abs(point.regularizer) <= nothing:
+        return _without_slope(f"{went}, which is 0 to rounding")
     if outcome is Outcome.NON_FINITE and objective.stray is not None:
         why, remedy = why_not_finite(objective, objective.stray)
         return replace(ending, detail="; ".join(filter(None, (ending.detail, why))), remedy=remedy)
-    if outcome is Outcome.STALLED:
-        now, eps = abs(point.regularizer), torch.finfo(point.theta.dtype).eps
-        went = f"it went from {first:.6g} to {point.regularizer:.6g}"
-        if now <= eps * abs(first):
-            return _without_slope(f"{went}, which is 0 to rounding")
-        if now > BOUNDLESS * abs(first):
-            detail = f"{ending.detail}; the regularizer may have no least value, {went}"
-            return replace(ending, detail=detail, remedy="End it by Stop(regularizer_below=...).")
     return ending
 
 
