@@ -49,7 +49,7 @@ def check_function(problem: Problem, theta: Tensor, tolerance: Tolerance = USUAL
         _check_buffers(problem, held)
         if not _same(first, second):
             _refuse_random(problem, first, second)
-        _check_order(problem, first, tolerance)
+        _check_order(problem, first, tolerance, theta)
         _check_dependence(problem, theta)
 
 
@@ -138,7 +138,18 @@ def _refuse_random(problem: Problem, first: Tensor, second: Tensor) -> None:
     raise InputError(f"{start}; remove what is random in the loss function")
 
 
-def _check_order(problem: Problem, losses: Tensor, tolerance: Tolerance) -> None:
+def _in_float64(problem: Problem, theta: Tensor) -> tuple[Problem, Tensor] | None:
+    """The problem in float64 with its examples' losses; None where it is so already or cannot be."""
+    if problem.dtype == torch.float64:
+        return None
+    exact = problem.with_dtype(torch.float64)
+    try:
+        return exact, exact.example_losses(theta.double())
+    except Exception:  # the model holds float32 tensors of its own
+        return None
+
+
+def _check_order(problem: Problem, losses: Tensor, tolerance: Tolerance, theta: Tensor) -> None:
     start = 0
     for chunk in inside(problem).chunks:
         if chunk.examples > 1 and not is_opaque(chunk[:2]):
@@ -165,6 +176,10 @@ def _check_order(problem: Problem, losses: Tensor, tolerance: Tolerance) -> None
     relative = max(LEAST_ROUNDINGS * eps, min(ROUNDINGS * eps, 0.1 * asked))
     far = (together - alone).abs() > relative * (mean + together.abs())
     if not far.any():
+        return
+    exact = _in_float64(problem, theta)
+    if exact is not None:  # where rounding cannot be what sets them apart
+        _check_order(exact[0], exact[1], tolerance, theta.double())
         return
     k = int(far.nonzero()[0])
     modules = mixing(problem, chunk, few, rows, relative)
