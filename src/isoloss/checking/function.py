@@ -139,7 +139,7 @@ def _refuse_random(problem: Problem, first: Tensor, second: Tensor) -> None:
 
 
 def _in_float64(problem: Problem, theta: Tensor) -> tuple[Problem, Tensor] | None:
-    """The problem in float64 with its examples' losses; None where it is so already or cannot be."""
+    """The problem in float64 with its examples' losses; None where it is or cannot be."""
     if problem.dtype == torch.float64:
         return None
     exact = problem.with_dtype(torch.float64)
