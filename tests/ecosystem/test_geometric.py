@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.ecosystem.walks import trained, walked
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy, dropout
 
 pyg = pytest.importorskip("torch_geometric")
 from torch_geometric.data import Batch, Data  # noqa: E402
@@ -23,7 +23,7 @@ class Nodes(nn.Module):
         self.first, self.second = layer(5, 12), layer(12, 3)
 
     def forward(self, graph: Any) -> Tensor:
-        hidden = F.dropout(self.first(graph.x, graph.edge_index).relu(), 0.5, self.training)
+        hidden = dropout(self.first(graph.x, graph.edge_index).relu(), 0.5, self.training)
         return self.second(hidden, graph.edge_index)
 
 
@@ -47,7 +47,7 @@ def graph(nodes: int, seed: int) -> Any:
 
 
 def classify(model: nn.Module, data: Any) -> Tensor:
-    return torch.cat([F.cross_entropy(model(g), t, reduction="none") for g, t in data]).mean()
+    return torch.cat([cross_entropy(model(g), t, reduction="none") for g, t in data]).mean()
 
 
 @pytest.mark.parametrize("layer", [GCNConv, GATConv], ids=lambda layer: layer.__name__)

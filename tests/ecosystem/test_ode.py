@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.ecosystem.walks import trained, walked
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 import isoloss
 
@@ -47,7 +47,7 @@ def rings() -> tuple[Tensor, Tensor]:
 
 
 def classify(model: nn.Module, data: Any) -> Tensor:
-    return F.binary_cross_entropy_with_logits(model(data[0]), data[1])
+    return binary_cross_entropy_with_logits(model(data[0]), data[1])
 
 
 @pytest.mark.parametrize("method", ["rk4", "dopri5"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.ecosystem.walks import trained, walked
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 datasets = pytest.importorskip("sklearn.datasets")
@@ -29,7 +29,7 @@ def network() -> nn.Sequential:
 
 
 def classify(model: nn.Module, data: Any) -> Tensor:
-    return F.cross_entropy(model(data[0]), data[1])
+    return cross_entropy(model(data[0]), data[1])
 
 
 @pytest.mark.parametrize("trainer_attached", [False, True])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.ecosystem.walks import trained, walked
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 
 transformers = pytest.importorskip("transformers")
 
@@ -47,7 +47,7 @@ def classify(model: nn.Module, data: Any) -> Tensor:
 
 
 def per_sentence(outputs: Any, targets: Tensor) -> Tensor:
-    return F.cross_entropy(outputs.logits, targets, reduction="none")
+    return cross_entropy(outputs.logits, targets, reduction="none")
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -65,7 +65,7 @@ def predict(model: nn.Module, data: Any) -> Tensor:
 def per_text(outputs: Any, labels: Tensor) -> Tensor:
     """The mean over the words of all texts, as the model's own loss: one share for each text."""
     logits, words = outputs.logits[:, :-1], labels[:, 1:]
-    losses = F.cross_entropy(logits.transpose(1, 2), words, reduction="none", ignore_index=-100)
+    losses = cross_entropy(logits.transpose(1, 2), words, reduction="none", ignore_index=-100)
     return losses.sum(1)
 
 

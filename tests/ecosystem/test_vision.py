@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.ecosystem.walks import trained, walked
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 
 torchvision = pytest.importorskip("torchvision")
 timm = pytest.importorskip("timm")
@@ -26,7 +26,7 @@ def digits(count: int = 60, channels: int = 3) -> tuple[Tensor, Tensor]:
 
 
 def classify(model: nn.Module, data: Any) -> Tensor:
-    return F.cross_entropy(model(data[0]), data[1])
+    return cross_entropy(model(data[0]), data[1])
 
 
 def shufflenet() -> nn.Module:
@@ -66,7 +66,9 @@ def swin() -> nn.Module:
 
 def vit() -> nn.Module:
     """`nn.MultiheadAttention`, whose fast path torch takes in eval mode without a gradient."""
-    return torchvision.models.VisionTransformer(8, 2, 2, 2, 12, 24, dropout=0.1, num_classes=CLASSES)
+    return torchvision.models.VisionTransformer(
+        8, 2, 2, 2, 12, 24, dropout=0.1, num_classes=CLASSES
+    )
 
 
 def timm_vit() -> nn.Module:
@@ -81,7 +83,8 @@ def timm_resnet() -> nn.Module:
     """Batch norm, squeeze-and-excitation, dropout of blocks."""
     return timm.models.ResNet(
         timm.models.resnet.BasicBlock, (1, 1, 1, 1), CLASSES, stem_width=4,
-        stem_type="deep", channels=(4, 8, 8, 12), drop_rate=0.1, block_args={"attn_layer": "se"}, drop_path_rate=0.1,
+        stem_type="deep", channels=(4, 8, 8, 12), drop_rate=0.1, drop_path_rate=0.1,
+        block_args={"attn_layer": "se"},
     )  # fmt: skip
 
 
@@ -106,7 +109,7 @@ def test_a_segmentation_whose_outputs_are_a_dict() -> None:
     from torchvision.models.segmentation.fcn import FCNHead
 
     def per_image(outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
-        return F.cross_entropy(outputs["out"], targets, reduction="none").mean((1, 2))
+        return cross_entropy(outputs["out"], targets, reduction="none").mean((1, 2))
 
     layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
     model = FCN(IntermediateLayerGetter(layers, {"2": "out"}), FCNHead(8, 3))
@@ -114,6 +117,6 @@ def test_a_segmentation_whose_outputs_are_a_dict() -> None:
     data = (images, (images[:, 0] > 0).long() + (images[:, 0] > 0.9).long())
 
     def plain(model: nn.Module, data: Any) -> Tensor:
-        return F.cross_entropy(model(data[0])["out"], data[1])
+        return cross_entropy(model(data[0])["out"], data[1])
 
     walked(trained(model, plain, data), per_image, data, plain)
