@@ -1,7 +1,8 @@
-"""transformers and PEFT: padding masks, tied embeddings, outputs as objects, adapters alone."""
+"""transformers: padding masks, tied embeddings, outputs as objects, batches with their labels."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +14,10 @@ from torch.nn.functional import cross_entropy
 transformers = pytest.importorskip("transformers")
 
 WORDS, LENGTH = 20, 8
+SMALL = {
+    "vocab_size": WORDS, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "max_position_embeddings": LENGTH, "pad_token_id": 0,
+}  # fmt: skip
 
 
 def sentences(count: int = 40) -> tuple[dict[str, Tensor], Tensor]:
@@ -25,20 +30,15 @@ def sentences(count: int = 40) -> tuple[dict[str, Tensor], Tensor]:
     return {"input_ids": tokens, "attention_mask": mask}, (tokens == 3).any(1).long()
 
 
-def bert(**options: Any) -> nn.Module:
-    config = transformers.BertConfig(
-        vocab_size=WORDS, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=24, max_position_embeddings=LENGTH, **options,
-    )  # fmt: skip
+def bert(attention: str = "sdpa") -> nn.Module:
+    config = transformers.BertConfig(**SMALL, attn_implementation=attention)
     return transformers.BertForSequenceClassification(config)
 
 
-def gpt2() -> nn.Module:
-    config = transformers.GPT2Config(
-        vocab_size=WORDS, n_positions=LENGTH, n_embd=16, n_layer=2, n_head=2,
-        bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
-    return transformers.GPT2LMHeadModel(config)
+def llama() -> nn.Module:
+    """RMS norms computed in float32, rotary positions, grouped heads."""
+    config = transformers.LlamaConfig(**SMALL, num_key_value_heads=1)
+    return transformers.LlamaForSequenceClassification(config)
 
 
 def classify(model: nn.Module, data: Any) -> Tensor:
@@ -50,37 +50,77 @@ def per_sentence(outputs: Any, targets: Tensor) -> Tensor:
     return cross_entropy(outputs.logits, targets, reduction="none")
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_a_classifier_of_padded_sentences(attention: str) -> None:
+CLASSIFIERS = {"bert, eager": lambda: bert("eager"), "bert, sdpa": bert, "llama": llama}
+
+
+@pytest.mark.parametrize("make", CLASSIFIERS.values(), ids=CLASSIFIERS)
+def test_classifiers_of_padded_sentences(make: Callable[[], nn.Module]) -> None:
     data = sentences()
-    model = trained(bert(attn_implementation=attention), classify, data)
-    walked(model, per_sentence, data, classify)
+    walked(trained(make(), classify, data, steps=20), per_sentence, data, classify)
 
 
-def predict(model: nn.Module, data: Any) -> Tensor:
-    inputs, labels = data
-    return model(**inputs, labels=labels).loss
+def test_a_classifier_of_images() -> None:
+    config = transformers.ViTConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        image_size=8, patch_size=2, num_labels=3,
+    )  # fmt: skip
+    model = transformers.ViTForImageClassification(config)
+    images = torch.randn(30, 3, 8, 8)
+    data = ({"pixel_values": images}, images.mean((1, 2, 3)).mul(20).long().clamp(-1, 1) + 1)
+    walked(trained(model, classify, data), per_sentence, data, classify)
 
 
-def per_text(outputs: Any, labels: Tensor) -> Tensor:
-    """The mean over the words of all texts, as the model's own loss: one share for each text."""
-    logits, words = outputs.logits[:, :-1], labels[:, 1:]
-    losses = cross_entropy(logits.transpose(1, 2), words, reduction="none", ignore_index=-100)
-    return losses.sum(1)
+def gpt2() -> nn.Module:
+    config = transformers.GPT2Config(
+        vocab_size=WORDS, n_positions=LENGTH, n_embd=16, n_layer=2, n_head=2,
+        bos_token_id=0, eos_token_id=0, loss_type="ForCausalLM",
+    )  # fmt: skip
+    return transformers.GPT2LMHeadModel(config)
 
 
-def test_a_language_model_with_tied_embeddings() -> None:
-    """Each word counts alike: texts are weighted by their number of words to predict."""
+def t5() -> nn.Module:
+    """Encoder and decoder, with relative positions shared between layers."""
+    config = transformers.T5Config(
+        vocab_size=WORDS, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2,
+        decoder_start_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    return transformers.T5ForConditionalGeneration(config)
+
+
+def own_loss(model: nn.Module, batch: Any) -> Tensor:
+    return model(**batch).loss
+
+
+def whole(model: nn.Module, data: Any) -> Tensor:
+    return own_loss(model, data[0])
+
+
+@pytest.mark.parametrize("make", [gpt2, t5], ids=lambda make: make.__name__)
+def test_language_models_with_tied_embeddings_by_their_own_loss(
+    make: Callable[[], nn.Module],
+) -> None:
+    """One number for all texts, the mean over their words; labels are in the batch."""
+    inputs, _ = sentences()
+    labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+    data = [{**inputs, "labels": labels}]
+    model = trained(make(), whole, data)
+    walked(model, own_loss, data, whole)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def test_a_language_model_by_a_loss_for_each_text() -> None:
+    """Texts weighted by their number of words give the mean over words."""
     inputs, _ = sentences()
     labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
     data = (inputs, labels)
-    model = trained(gpt2(), predict, data)
-    assert model.lm_head.weight is model.transformer.wte.weight
 
-    def mean(outputs: Any, targets: Tensor) -> Tensor:
-        words = targets[:, 1:].ne(-100).sum(1)
-        return per_text(outputs, targets) / words
+    def plain(model: nn.Module, data: Any) -> Tensor:
+        return model(**data[0], labels=data[1]).loss
 
-    counts = labels[:, 1:].ne(-100).sum(1).double()
-    walked(model, mean, data, predict, weights=counts)
-    assert model.lm_head.weight is model.transformer.wte.weight
+    def per_text(outputs: Any, labels: Tensor) -> Tensor:
+        logits, words = outputs.logits[:, :-1].transpose(1, 2), labels[:, 1:]
+        losses = cross_entropy(logits, words, reduction="none", ignore_index=-100)
+        return losses.sum(1) / words.ne(-100).sum(1)
+
+    words = labels[:, 1:].ne(-100).sum(1)
+    walked(trained(gpt2(), plain, data), per_text, data, plain, weights=words)
