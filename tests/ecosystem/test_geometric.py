@@ -8,11 +8,11 @@ import pytest
 import torch
 from tests.ecosystem.walks import trained, walked
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, dropout
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, dropout
 
 pyg = pytest.importorskip("torch_geometric")
 from torch_geometric.data import Batch, Data  # noqa: E402
-from torch_geometric.nn import GATConv, GCNConv, GINConv, global_mean_pool  # noqa: E402
+from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv, global_mean_pool  # noqa: E402
 
 
 class Nodes(nn.Module):
@@ -62,3 +62,28 @@ def test_classes_of_graphs_in_batches() -> None:
     labels = torch.tensor([int(g.x.mean() > 0) for g in graphs])
     data = [(Batch.from_data_list(graphs[k : k + 8]), labels[k : k + 8]) for k in (0, 8, 16)]
     walked(trained(Graphs(), classify, data), "cross_entropy", data, classify)
+
+
+def test_links_of_a_graph_by_one_number() -> None:
+    """Inner products of nodes' states, for edges that are there and for as many that are not."""
+
+    class Links(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = SAGEConv(5, 12)
+
+        def forward(self, graph: Any) -> Tensor:
+            state = self.layer(graph.x, graph.edge_index)
+            return (state[graph.pairs[0]] * state[graph.pairs[1]]).sum(1)
+
+    def own_loss(model: nn.Module, graph: Any) -> Tensor:
+        return binary_cross_entropy_with_logits(model(graph), graph.there)
+
+    def plain(model: nn.Module, data: Any) -> Tensor:
+        return own_loss(model, data[0])
+
+    whole = graph(20, seed=0)
+    others = torch.randint(20, whole.edge_index.shape)
+    whole.pairs = torch.cat([whole.edge_index, others], 1)
+    whole.there = torch.cat([torch.ones(others.shape[1]), torch.zeros(others.shape[1])])
+    walked(trained(Links(), plain, [whole]), own_loss, [whole], plain)

@@ -56,6 +56,19 @@ def test_fixed_and_adaptive_steps(method: str) -> None:
     walked(trained(Flow(method), classify, data), "bce_with_logits", data, classify)
 
 
+def test_adaptive_steps_in_float64_by_one_number() -> None:
+    """Steps are chosen for all examples together, so that none has a loss of its own."""
+    data = tuple(tensor.double() for tensor in rings())
+
+    def own_loss(model: nn.Module, batch: Any) -> Tensor:
+        return classify(model, batch)
+
+    def plain(model: nn.Module, data: Any) -> Tensor:
+        return classify(model, data[0])
+
+    walked(trained(Flow("dopri5").double(), classify, data), own_loss, [data], plain)
+
+
 def test_the_adjoint_where_it_is_the_gradient() -> None:
     data, model = rings(), Flow("rk4", ode.odeint_adjoint)
     walked(trained(model, classify, data), "bce_with_logits", data, classify)

@@ -108,6 +108,20 @@ def test_language_models_with_tied_embeddings_by_their_own_loss(
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
+def test_batches_with_labels_by_a_loss_for_each_sentence() -> None:
+    inputs, labels = sentences()
+    whole = {**inputs, "labels": labels}
+    data = [{name: t[k : k + 16] for name, t in whole.items()} for k in (0, 16, 32)]
+
+    def each(model: nn.Module, batch: Any) -> Tensor:
+        return per_sentence(model(**batch), batch["labels"])
+
+    def plain(model: nn.Module, data: Any) -> Tensor:
+        return torch.cat([each(model, batch) for batch in data]).mean()
+
+    walked(trained(bert(), plain, data, steps=20), each, data, plain)
+
+
 def test_a_language_model_by_a_loss_for_each_text() -> None:
     """Texts weighted by their number of words give the mean over words."""
     inputs, _ = sentences()
