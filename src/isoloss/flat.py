@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from isoloss.copying import copied
-from isoloss.errors import InputError, kind, one_line, unknown
+from isoloss.errors import InputError, kind, one_line
 
 Model = nn.Module | Callable[[Mapping[str, Tensor], Any], Any]
 """A module, or a function of (dict of parameters, inputs)."""
@@ -286,35 +286,6 @@ def flatten(tensors: Sequence[Tensor]) -> Tensor:
     """One flat vector of all entries, in order; a new tensor without a gradient."""
     with torch.no_grad():
         return torch.cat([tensor.reshape(-1) for tensor in tensors])
-
-
-def held_entries(mask: Mapping[str, Any] | None, layout: Layout) -> Tensor | None:
-    """The entries of theta that a mask of parameters by name leaves as they are, shape (size,)."""
-    if mask is None:
-        return None
-    if not isinstance(mask, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InputError(f"mask must be a dict of boolean tensors by name, got {kind(mask)}")
-    for name, free in mask.items():
-        if name not in layout.shapes:
-            raise unknown("trainable parameter in mask", str(name), layout.shapes)
-        shape = layout.shapes[name]
-        if not isinstance(free, Tensor) or free.dtype != torch.bool or free.shape != shape:
-            given = (
-                f"{free.dtype} of {tuple(free.shape)}" if isinstance(free, Tensor) else kind(free)
-            )
-            raise InputError(
-                f"mask[{name!r}] must be a boolean tensor of shape {shape}, True for the entries "
-                f"to walk over, got {given}"
-            )
-    held = flatten(
-        [
-            ~mask[k].cpu() if k in mask else torch.zeros(s, dtype=torch.bool)
-            for k, s in layout.shapes.items()
-        ]
-    )
-    if held.all():
-        raise InputError("mask leaves no entry to walk over; set some to True")
-    return held
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:

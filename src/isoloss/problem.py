@@ -22,7 +22,8 @@ from isoloss.evaluation.arithmetic import (
     pays_channels_last,
 )
 from isoloss.evaluation.autograd import Term, per_example, weighted_sum
-from isoloss.flat import FlatNetwork, Model, fixed, flatten, held_entries, trainable
+from isoloss.flat import FlatNetwork, Model, fixed, flatten, trainable
+from isoloss.held import held_entries
 from isoloss.losses import Loss, NamedLoss, get_loss, get_metric
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -78,7 +79,8 @@ class Problem:
         parameters: For a model that is a function: its tensors by name, the start of a walk.
         mask: For a walk over a part of a parameter (the weights that pruning left): by the
             parameter's name, a boolean tensor of its shape, True for the entries to walk over. The
-            others stay as they are at the start; theta and R have them, gradients are 0 there.
+            others stay as they are at the start; theta and R have them, gradients are 0 there. So
+            does the padding of an `nn.Embedding(padding_idx=...)`, as in training.
         dtype: `torch.float32` or `torch.float64`; None takes the type of the parameters.
         device: None takes where the parameters are.
         chunk_size: Examples evaluated at once, summed in order, which bounds the memory. None takes
@@ -147,8 +149,7 @@ class Problem:
         self.precision = precision
         self._chunk_size = self._given_size = chunk_size
         self._lock = threading.RLock()
-        held = held_entries(mask, network.layout)
-        held = None if held is None else held.to(network.device)
+        held = held_entries(network, mask)
         self._settle(network, chunks, per_example_loss, per_example_metric, held)
 
     def _settle(

@@ -10,7 +10,7 @@ from tests.models import kinds
 from tests.problems import normal
 from torch import Tensor, nn
 
-from isoloss import Outcome, Problem, Stop, traverse
+from isoloss import Outcome, Problem, Stop, check, traverse
 
 X, Y = normal(50, 3, seed=0).float(), torch.arange(50) % 2
 
@@ -75,6 +75,53 @@ def test_a_wrong_gradient_is_refused(
     with refuses("the gradient of the loss is off by", name, "check=False"):
         start(problem)
     assert start(problem, check=False) in (Outcome.STEP_LIMIT, Outcome.STALLED)
+
+
+class Words(nn.Module):
+    """The mean of a text's embeddings, of its padding too."""
+
+    def __init__(self, *, tied: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 4, padding_idx=0)
+        self.head = nn.Linear(4, 5 if tied else 2)
+        if tied:
+            self.head.weight = self.embedding.weight
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.head(self.embedding(words).mean(1))
+
+
+def words(*, tied: bool = False) -> tuple[Words, Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Words(tied=tied), torch.randint(5, (50, 6))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_padding_is_a_constant_as_in_training(value: float) -> None:
+    """torch gives it no gradient, though the loss depends on it."""
+    model, inputs = words()
+    nn.init.constant_(model.embedding.weight[0].detach(), value)
+    problem = Problem(model, "cross_entropy", (inputs, Y))
+    path = traverse(problem, stop=Stop(evaluations=20), progress=False)
+    assert check(problem).passed
+    path.load_into(model)
+    assert bool((model.embedding.weight[0] == value).all())
+    loss = nn.functional.cross_entropy(model(inputs), Y).item()
+    assert loss == pytest.approx(path.level, rel=1e-3)
+    assert path.steps["regularizer"].iloc[-1] < 0.9 * path.steps["regularizer"].iloc[0]
+
+
+def test_padding_that_a_tied_head_moves_is_refused(refuses) -> None:
+    """Its gradient is the head's alone."""
+    model, inputs = words(tied=True)
+    with refuses("padding_idx", "embedding.weight"):
+        start(Problem(model, "cross_entropy", (inputs, Y)))
+
+
+def test_padding_that_is_masked_may_be_tied_to_the_head() -> None:
+    model, inputs = words(tied=True)
+    start(Problem(model, "cross_entropy", (inputs.clamp(min=1), Y)))
 
 
 @pytest.mark.parametrize("name", list(kinds()))

@@ -51,8 +51,8 @@ def check_gradient(problem: Problem, theta: Tensor) -> None:
         raise InputError(
             f"the gradient of the loss is off by {error:.2g} of its length from the change of its "
             f"values, in {listed(names)}; look for a hook on a gradient, a straight-through or "
-            f"detached operation, scale_grad_by_freq, or a backward of your own, or give "
-            f"check=False if the walk is to follow that gradient all the same"
+            f"detached operation, scale_grad_by_freq, a padding_idx of tied weights, or a backward "
+            f"of your own, or give check=False if the walk is to follow that gradient all the same"
         )
 
 
