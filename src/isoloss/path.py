@@ -13,6 +13,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from isoloss.arguments import checked
 from isoloss.errors import InputError
 from isoloss.files import (
     FAILED,
@@ -117,6 +118,7 @@ class Path:
     state_keys: dict[str, str] = field(default_factory=dict[str, str])
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
 
+    @checked
     def load_into(self, model: nn.Module, k: int = -1) -> None:
         """Write a kept point into a model's parameters, and the walk's buffers, in place.
 
@@ -186,6 +188,7 @@ class Path:
         """
         return read_path(as_folder(folder))
 
+    @checked
     def state_dict(self, k: int = -1) -> dict[str, Tensor]:
         """A kept point as `model.state_dict()` would give it, buffers included.
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isoloss.arguments import checked
 from isoloss.data import Chunk, Chunks
 from isoloss.errors import InputError
 from isoloss.evaluation import Autograd, Evaluation, choose, measured_size
@@ -87,6 +88,7 @@ class Problem:
         InputError: A value cannot be used; the text says why and what to do.
     """
 
+    @checked
     def __init__(
         self,
         model: Model,
@@ -283,6 +285,7 @@ class Problem:
         """
         return torch.cat([losses.double() for _, _, losses in self._each(theta)])
 
+    @checked
     def with_dtype(self, dtype: torch.dtype) -> Problem:
         """The same problem computed in another type, for example to check a walk in float64.
 
@@ -301,6 +304,7 @@ class Problem:
         other._settle(own.network.in_dtype(dtype), own.chunks.recast(dtype), own.loss, own.metric)
         return other
 
+    @checked
     def with_chunk_size(self, size: int | None) -> Problem:
         """The same problem with its gradient computed so many examples at once.
 

@@ -15,6 +15,7 @@ from torch.optim.adam import adam
 
 from isoloss._kernels.chain import Chain, keep_freed_memory, plain, slope_of, stackable
 from isoloss._kernels.layers import Part
+from isoloss.arguments import checked
 from isoloss.errors import InputError
 from isoloss.flat import Layout, flatten, load_into, trainable
 from isoloss.losses import Loss, get_loss
@@ -176,6 +177,7 @@ class Training:
     epoch holds what is left.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -210,6 +212,7 @@ class Training:
         penalized = list(self.shapes) if include_biases else matrices
         self._penalized = penalized if any(penalties) else []
 
+    @checked
     def init(self, thetas: Tensor) -> TrainingState:
         """The state before the first epoch from starts of shape (members, parameters), copied.
 
@@ -225,6 +228,7 @@ class Training:
             )
         return state
 
+    @checked
     def epoch(self, state: TrainingState) -> None:
         """Train for one epoch; the state is changed in place."""
         at, into = self._views(state), self._grad
@@ -236,10 +240,12 @@ class Training:
                 state.adam.step(into.buffer)
         state.epoch += 1
 
+    @checked
     def thetas(self, state: TrainingState) -> Tensor:
         """The members' parameters, shape (members, parameters), a copy."""
         return torch.cat([view.flatten(1) for view in self._views(state).all], dim=1)
 
+    @checked
     def norms(self, state: TrainingState) -> Norms:
         """The members' squared norms."""
         named = self._views(state).named
@@ -248,6 +254,7 @@ class Training:
         weights = [norm for name, norm in each.items() if named[name].ndim > 2]
         return Norms(sum(each.values(), zero), sum(weights, zero))
 
+    @checked
     def evaluate(
         self, state: TrainingState, inputs: Tensor, targets: Tensor, metric: Loss
     ) -> tuple[Tensor, Tensor]:
@@ -293,6 +300,7 @@ def check_penalties(penalties: Sequence[float]) -> None:
             raise InputError(f"penalties must be finite numbers from 0, got penalty {penalty:g}")
 
 
+@checked
 def train(
     model: nn.Module,
     loss: str | Loss,

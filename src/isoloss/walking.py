@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isoloss.arguments import checked
 from isoloss.checking import check_function, check_gradient, check_tolerance
 from isoloss.errors import InputError, kind
 from isoloss.flat import digest, fixed, state_keys
@@ -45,6 +46,7 @@ TAKEN = {"level", "step", "arc", "kkt", "angle"}
 """No names of probes: their columns would be the walk's own."""
 
 
+@checked
 def traverse(
     problem: Problem,
     *,
@@ -136,6 +138,7 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         InputError: A value cannot be used; the text says why and what to do.
     """
 
+    @checked
     def __init__(
         self,
         problem: Problem,
@@ -217,6 +220,7 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         """Steps so far, corrections not counted."""
         return self._recorder.progress
 
+    @checked
     def interrupt(self, detail: str) -> None:
         """End the walk here with `Outcome.INTERRUPTED`.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from isoloss import __version__
+from isoloss.arguments import checked
 from isoloss.checking.function import check_function, relative_noise
 from isoloss.data import leaves
 from isoloss.errors import InputError, IsolossError, one_line
@@ -63,6 +64,7 @@ class Check:
     __repr__ = __str__
 
 
+@checked
 def check(
     problem: Problem, regularizer: AnyRegularizer = "squared_norm", *, seed: int = 0
 ) -> Check:

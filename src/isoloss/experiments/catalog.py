@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from isoloss.arguments import checked
 from isoloss.errors import InputError, unknown
 from isoloss.experiments import datasets
 from isoloss.flat import load_into
@@ -87,6 +88,7 @@ class Experiment:
         """Number of parameters of the network."""
         return sum(p.numel() for p in self._uninitialized().parameters())
 
+    @checked
     def data(self, seed: int) -> Data:
         """The training and test examples of a run, on the CPU; the seed determines the draw.
 
@@ -105,11 +107,13 @@ class Experiment:
         arrays = inputs, targets, test_inputs, test_targets, rows
         return Data(*map(torch.from_numpy, arrays))
 
+    @checked
     def network(self, seed: int) -> nn.Module:
         """The network at its random initialization by the seed, on the CPU in float32."""
         _check_seed(seed)
         return glorot_normal(self._uninitialized(), seed)
 
+    @checked
     def start(
         self,
         seed: int = 0,
@@ -168,10 +172,12 @@ class Experiment:
         """The walk's end in the paper: its number of predictor steps."""
         return Stop(steps=self.steps)
 
+    @checked
     def method(self, name: str) -> Method:
         """The method of that name; the paper's has step lengths of its own in each experiment."""
         return self.paper if name == self.paper.name else get_method(name)
 
+    @checked
     def record(self, method: Method) -> Record:
         """What is kept of a walk.
 
@@ -284,6 +290,7 @@ def names() -> list[str]:
     return list(EXPERIMENTS)
 
 
+@checked
 def get(name: str) -> Experiment:
     """The experiment of that name, for example `"IRIS_FF"`.
 

@@ -5,6 +5,7 @@ Every loss here keeps its relative accuracy near zero, in value and gradient.
 
 from __future__ import annotations
 
+from isoloss.arguments import checked
 from isoloss.errors import InputError, check_takes, unknown
 from isoloss.losses.cross_entropy import CrossEntropy
 from isoloss.losses.elementwise import MSE, BCEWithLogits, Huber
@@ -55,6 +56,7 @@ METRIC_OF_LOSS: dict[type[NamedLoss], Loss] = {
 }
 
 
+@checked
 def get_loss(loss: str | Loss) -> Loss:
     """The per-example loss of that name, or the function itself.
 
@@ -82,6 +84,7 @@ def get_loss(loss: str | Loss) -> Loss:
     return LOSSES[loss]
 
 
+@checked
 def get_metric(metric: str | Loss | None, loss: str | Loss) -> Loss | None:
     """The metric of that name, the function itself, or the one that goes with the loss.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from isoloss import __version__, experiments
+from isoloss.arguments import checked
 from isoloss.errors import InputError
 from isoloss.experiments.catalog import PENALTIES, Experiment
 from isoloss.files import ResultsError
@@ -52,6 +53,7 @@ class Imported:
     skipped: list[str]
 
 
+@checked
 def import_reference(folder: str | FilePath, out: str | FilePath | None = None) -> Imported:
     """Read what the code of Tahir and Katz logged.
 
@@ -234,6 +236,7 @@ class Exported:
     skipped: list[str]
 
 
+@checked
 def export_reference(
     results: Results, experiment: str, folder: str | FilePath, *, method: str = "paper"
 ) -> Exported:

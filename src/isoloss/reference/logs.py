@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from isoloss.arguments import checked
 from isoloss.errors import InputError, one_line
 from isoloss.files import ResultsError, atomically
 
@@ -94,11 +95,13 @@ def find(folder: FilePath, name: re.Pattern[str]) -> list[tuple[FilePath, re.Mat
     )
 
 
+@checked
 def to_keras(points: Tensor, network: nn.Module) -> Tensor:
     """Flat parameters (..., parameters) of dense and convolutional layers, in Keras' order."""
     return points[..., _order(network, points)]
 
 
+@checked
 def from_keras(points: Tensor, network: nn.Module) -> Tensor:
     """Points in torch's order, from Keras'; the inverse of `to_keras`."""
     return points[..., torch.argsort(_order(network, points))]

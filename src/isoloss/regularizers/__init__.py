@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from isoloss.arguments import checked
 from isoloss.errors import InputError, kind, unknown
 from isoloss.problem import Problem
 from isoloss.regularizers.derivatives import GradientNorm, HessianTrace, InputGradient
@@ -78,6 +79,7 @@ def _bindable(regularizer: Any) -> Bindable:
     return regularizer if known else _Given(regularizer)
 
 
+@checked
 def get_regularizer(regularizer: AnyRegularizer, problem: Problem) -> Regularizer:
     """The regularizer that a user means, for a problem.
 

@@ -9,6 +9,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
+from isoloss.arguments import checked
 from isoloss.data import Chunk, leaves, map_tensors
 from isoloss.errors import InputError
 from isoloss.evaluation import Autograd
@@ -43,6 +44,7 @@ class HessianTrace(Settings, Combinable):
     probes: PositiveInt | None = None
     seed: NonNegativeInt = 0
 
+    @checked
     def bind(self, problem: Problem) -> Regularizer:
         """The regularizer for a problem."""
         n = problem.size
@@ -89,6 +91,7 @@ class GradientNorm(Settings, Combinable):
 
     name: ClassVar[str] = "gradient_norm"
 
+    @checked
     def bind(self, problem: Problem) -> Regularizer:
         """The regularizer for a problem."""
         return _GradientNorm(problem)
@@ -117,6 +120,7 @@ class InputGradient(Settings, Combinable):
 
     name: ClassVar[str] = "input_gradient"
 
+    @checked
     def bind(self, problem: Problem) -> Regularizer:
         """The regularizer for a problem.
 

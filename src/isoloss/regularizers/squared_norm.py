@@ -10,6 +10,7 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from isoloss.arguments import checked
 from isoloss.errors import InputError, unknown
 from isoloss.flat import flatten, inner
 from isoloss.problem import Problem
@@ -39,6 +40,7 @@ class SquaredNorm(Settings, Combinable):
         what = "squared_norm" if self.center is None else "squared_distance"
         return f"{what}_weights" if self.without_biases else what
 
+    @checked
     def bind(self, problem: Problem) -> Regularizer:
         """The regularizer for a problem's parameters.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from isoloss.arguments import checked
 from isoloss.path import Path
 from isoloss.report.page import NONE, Section, Table, color, drawing, picture
 from isoloss.report.statistics import Array
@@ -28,6 +29,7 @@ OF_WALK = {"train_loss": "loss", "squared_norm": "regularizer"}
 MARKS = ("o", "s", "D", "^")
 
 
+@checked
 def comparison_scatter(
     methods: Methods, decay: pd.DataFrame, *, title: str = "", metric: str = "metric"
 ) -> Figure:
@@ -69,6 +71,7 @@ def comparison_scatter(
     return figure
 
 
+@checked
 def decay_history(epochs: pd.DataFrame, *, title: str = "", metric: str = "metric") -> Figure:
     """Losses, metric and squared norm of weight decay against the epoch, mean over the runs.
 

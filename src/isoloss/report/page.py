@@ -13,6 +13,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isoloss import __version__
+from isoloss.arguments import checked
 from isoloss.errors import require_extra
 from isoloss.files import read_json, write_text
 from isoloss.store import ResultsError
@@ -189,6 +190,7 @@ def color(k: int) -> str:
     return COLORS[k % len(COLORS)]
 
 
+@checked
 def save(figure: Figure, folder: FilePath, name: str) -> list[FilePath]:
     """Write a figure as NAME.png and NAME.pdf.
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
+from isoloss.arguments import checked
 from isoloss.errors import InputError
 
 Array = NDArray[np.float64]
@@ -122,6 +123,7 @@ class PCA:
         """The scores of each run, shape (its points, components) each."""
         return np.split(self.scores, np.cumsum(self.counts)[:-1])
 
+    @checked
     def length_share(self, first: int, last: int) -> Array:
         """How much of each run's length is left in a view of some components.
 
@@ -138,6 +140,7 @@ class PCA:
         still = self.lengths == 0
         return np.where(still, np.nan, shown / np.where(still, 1.0, self.lengths))
 
+    @checked
     def transform(self, points: Tensor) -> Array:
         """Scores of other points.
 
@@ -162,6 +165,7 @@ class PCA:
         return scores
 
 
+@checked
 def pca(points: Sequence[Tensor], *, scaled: bool = True, components: int = 10) -> PCA:
     """Exact PCA of the points of several runs.
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoloss.arguments import checked
 from isoloss.flat import Layout
 from isoloss.path import Path
 from isoloss.report.page import Table, count
@@ -58,6 +59,7 @@ def run_name(path: Path, k: int) -> str:
     return folder.replace("\\", "/").rpartition("/")[2] or f"run-{k:03d}"
 
 
+@checked
 def walk_table(methods: Methods) -> pd.DataFrame:
     """Where walks start and end: mean and sample standard deviation over the runs.
 
@@ -89,6 +91,7 @@ def _probed(table: pd.DataFrame) -> dict[str, str]:
     return {name: name.replace("_", " ") for name in names if bool(table[name].notna().any())}
 
 
+@checked
 def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """A table of `walk_table` for people: a row per quantity and place, a column per method.
 
@@ -132,6 +135,7 @@ def chosen_per_run(decay: pd.DataFrame) -> pd.DataFrame:
     return usable.loc[usable.groupby("run")["validation_loss"].idxmin()]
 
 
+@checked
 def comparison_table(methods: Methods, decay: pd.DataFrame) -> pd.DataFrame:
     """Every quantity of every group: mean, spread, interval over the runs.
 

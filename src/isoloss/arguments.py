@@ -1,0 +1,155 @@
+"""What public functions are given, held against their annotations."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, ParamSpec, TypeVar, cast
+
+from isoloss.errors import InputError, kind, shown
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MOST = 2**63 - 1
+"""The largest whole number that files and random number generators hold."""
+
+WORDS = {
+    "probes": "a dict of problems by name, as probes={'test': test_problem}",
+    "callback": "a function of the row just recorded",
+    "Problem": "an isoloss.Problem, made of a model, a loss and data",
+    "Stop": "an object such as isoloss.Stop(steps=500)",
+    "Record": "an object such as isoloss.Record(points_every=10)",
+    "Keeper": "an isoloss.Checkpoint(folder)",
+    "Path": "an isoloss.Path, as traverse returns it",
+    "Results": "what isoloss.open_results(folder) returns",
+    "Method": "an object such as isoloss.SQP(memory=20)",
+    "PCA": "what isoloss.report.pca returns",
+    "TrainingState": "a TrainingState, as Training.init returns it",
+    "Module": "a torch.nn.Module",
+    "DataFrame": "a pandas.DataFrame",
+    "Tensor": "a tensor",
+    "bool": "True or False",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a string",
+    "PathLike": "a pathlib.Path",
+    "NoneType": "None",
+}
+"""How it is said what an argument of a name, or of a type, must be."""
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Refuse, in a sentence, arguments that are not of the kinds that the annotations name."""
+    signature = inspect.signature(function)
+
+    @functools.cache
+    def hints() -> dict[str, Any]:
+        return _hints(inspect.get_annotations(function), function.__globals__)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            several = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
+            for one in value if several else (value,):
+                _check(name, one, hints().get(name, Any))
+        return function(*args, **kwargs)
+
+    return call
+
+
+def check_fields(made: Any) -> None:
+    """Refuse, in a sentence, a dataclass whose fields are not of the kinds that they name."""
+    made_in = sys.modules[type(made).__module__]
+    kinds = _hints(inspect.get_annotations(type(made)), vars(made_in))
+    for field in dataclasses.fields(made):
+        _check(field.name, getattr(made, field.name), kinds[field.name])
+
+
+def whole(name: str, value: Any, least: int = 0, most: int = MOST) -> int:
+    """A whole number within bounds."""
+    if not _is(value, int) or not least <= value <= most:
+        bounds = f"of at least {least}" if most == MOST else f"from {least} to {most}"
+        raise InputError(f"{name} must be a whole number {bounds}, got {shown(value)}")
+    return int(value)
+
+
+def _hints(annotations: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
+    """What annotations mean; of one that only type checkers know, anything."""
+    found: dict[str, Any] = {}
+    for name, text in annotations.items():
+        later = {"pd": importlib.import_module("pandas")} if "pd." in text else {}
+        try:
+            found[name] = eval(text, {**names, **later})  # noqa: S307  # annotations of our own
+        except NameError:
+            found[name] = Any
+    return found
+
+
+def _check(name: str, value: Any, hint: Any) -> None:
+    for where, part, wanted in _misfits(name, value, hint):
+        raise InputError(f"{where} must be {_words(where, wanted)}, got {kind(part)}")
+
+
+def _misfits(name: str, value: Any, hint: Any) -> Iterable[tuple[str, Any, Any]]:
+    """The parts of a value that are not of the kind they should be: name, part, kind."""
+    origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        found = [list(_misfits(name, value, one)) for one in inner]
+        if all(found):
+            deeper = [each for each in found if each[0][0] != name]
+            yield deeper[0][0] if deeper else (name, value, hint)
+    elif not _is(value, origin):
+        yield name, value, hint
+    elif isinstance(value, Mapping) and len(inner) == 2:
+        for key, one in cast("Mapping[Any, Any]", value).items():
+            yield from _misfits(f"a key of {name}", key, inner[0])
+            yield from _misfits(f"{name}[{shown(key)}]", one, inner[1])
+    elif isinstance(value, (list, tuple)) and inner:
+        every = origin is not tuple or ... in inner
+        kinds = [inner[0]] * len(cast("Sequence[Any]", value)) if every else inner
+        if len(kinds) != len(cast("Sequence[Any]", value)):
+            yield name, value, hint
+        else:
+            for k, (one, each) in enumerate(zip(cast("Sequence[Any]", value), kinds, strict=True)):
+                yield from _misfits(f"{name}[{k}]", one, each)
+
+
+def _is(value: Any, wanted: Any) -> bool:
+    if wanted is int or wanted is float:
+        return isinstance(value, Integral if wanted is int else Real) and not _is(value, bool)
+    if wanted is bool:
+        return isinstance(value, bool) or type(value).__name__ == "bool"  # NumPy's
+    if wanted in (Sequence, Iterable) and isinstance(value, str | bytes | bytearray):
+        return False
+    try:
+        if wanted is Iterable:
+            iter(value)  # which a tensor of shape () says that it can
+            return True
+        return isinstance(value, wanted)
+    except TypeError:  # Any, type variables, protocols that cannot be looked for
+        return wanted is not Iterable
+
+
+def _words(name: str, hint: Any) -> str:
+    """What a kind is called, for use within a sentence."""
+    if name in WORDS:
+        return WORDS[name]
+    origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_words("", one) for one in inner))
+    if origin is Callable:
+        return "a function"
+    said = getattr(origin, "__name__", str(origin))
+    if inner and issubclass(origin, Mapping):
+        return f"a dict of {_words('', inner[1])} by {_words('', inner[0])}"
+    if inner and issubclass(origin, Iterable):
+        return f"a {'tuple' if origin is tuple else 'list'} of {_words('', inner[0])} each"
+    return WORDS.get(said, said)
