@@ -6,12 +6,15 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import math
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar, cast
+
+from torch import Tensor
 
 from isoloss.errors import InputError, kind, shown
 
@@ -22,6 +25,13 @@ MOST = 2**63 - 1
 """The largest whole number that files and random number generators hold."""
 
 WORDS = {
+    "model": "a torch.nn.Module or a function of (dict of parameters, inputs)",
+    "loss": "a name such as 'mse', or a function of (outputs, targets)",
+    "metric": "a name such as 'mse', or a function of (outputs, targets)",
+    "method": "'sqp', 'paper', or an object such as isoloss.SQP(memory=20)",
+    "regularizer": "a name such as 'squared_norm', an object such as isoloss.L1(), or a function "
+    "of the parameters by name",
+    "folder": "a path such as 'results/walk'",
     "probes": "a dict of problems by name, as probes={'test': test_problem}",
     "callback": "a function of the row just recorded",
     "Problem": "an isoloss.Problem, made of a model, a loss and data",
@@ -43,7 +53,7 @@ WORDS = {
     "PathLike": "a pathlib.Path",
     "NoneType": "None",
 }
-"""How it is said what an argument of a name, or of a type, must be."""
+"""What an argument of several types must be, by its name; what one of one type must be, by that."""
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
@@ -73,10 +83,22 @@ def check_fields(made: Any) -> None:
         _check(field.name, getattr(made, field.name), kinds[field.name])
 
 
+def real(name: str, value: Any) -> float:
+    """A number, or a tensor of one, as Python's; infinity where it is too large for that."""
+    single = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
+    if not _is(value, float) and not (single and not value.is_meta):
+        raise InputError(f"{name} must be a number, got {shown(value)} of type {kind(value)}")
+    try:
+        return float(value.detach() if isinstance(value, Tensor) else value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def whole(name: str, value: Any, least: int = 0, most: int = MOST) -> int:
     """A whole number within bounds."""
     if not _is(value, int) or not least <= value <= most:
-        bounds = f"of at least {least}" if most == MOST else f"from {least} to {most}"
+        large = most < MOST or (_is(value, int) and value > most)
+        bounds = f"from {least} to {most}" if large else f"of at least {least}"
         raise InputError(f"{name} must be a whole number {bounds}, got {shown(value)}")
     return int(value)
 
@@ -140,10 +162,10 @@ def _is(value: Any, wanted: Any) -> bool:
 
 def _words(name: str, hint: Any) -> str:
     """What a kind is called, for use within a sentence."""
-    if name in WORDS:
-        return WORDS[name]
     origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
+        if name in WORDS:
+            return WORDS[name]
         return " or ".join(dict.fromkeys(_words("", one) for one in inner))
     if origin is Callable:
         return "a function"

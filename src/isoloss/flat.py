@@ -118,12 +118,7 @@ class FlatNetwork:
 
     def load(self, theta: Tensor) -> None:
         """Make theta, shape (size,), the point at which the network is evaluated."""
-        if theta.shape != self._theta.shape:
-            raise InputError(
-                f"theta must be a flat vector of the model's {self.size} trainable parameters in "
-                f"the order of model.named_parameters(), got shape {tuple(theta.shape)}"
-            )
-        self._theta.copy_(theta)
+        self._theta.copy_(vector("theta", theta, self.size))
 
     def gradients(
         self, total: Tensor, scale: Tensor | None = None, *, twice: bool = False
@@ -254,6 +249,23 @@ def _copied(model: nn.Module) -> nn.Module:
             part.dropout = 0.0
             part.training = True
     return module
+
+
+def vector(name: str, value: Any, size: int) -> Tensor:
+    """Insist on a flat vector of real numbers, one for each parameter."""
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name} must be a tensor, as torch.from_numpy gives, got {kind(value)}")
+    if value.shape != (size,):
+        raise InputError(
+            f"{name} must be a flat vector of the problem's {size} parameters in the order of "
+            f"model.named_parameters(), got shape {tuple(value.shape)}"
+        )
+    if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
+        raise InputError(
+            f"{name} must hold real floating numbers, got a tensor of {value.dtype}, "
+            f"{value.layout}, on the device {value.device}; convert it with .to_dense().float()"
+        )
+    return value
 
 
 def flatten(tensors: Sequence[Tensor]) -> Tensor:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from isoloss.errors import unknown
+
 
 class Outcome(enum.Enum):
     """Why a walk ended. The value is its name in files.
@@ -92,6 +94,10 @@ class Outcome(enum.Enum):
         "The gradient of the loss vanished, so that the level set has no tangent here.",
         "Start from another point, or hold another level.",
     )
+
+    @classmethod
+    def _missing_(cls, value: object) -> Outcome:
+        raise unknown("outcome", value, [member.value for member in cls])
 
     @property
     def success(self) -> bool:

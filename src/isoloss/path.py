@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from isoloss.arguments import checked
+from isoloss.arguments import check_fields, checked
 from isoloss.errors import InputError
 from isoloss.files import (
     FAILED,
@@ -117,6 +117,9 @@ class Path:
     frozen: dict[str, str] = field(default_factory=dict[str, str])
     state_keys: dict[str, str] = field(default_factory=dict[str, str])
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @checked
     def load_into(self, model: nn.Module, k: int = -1) -> None:

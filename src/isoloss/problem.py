@@ -7,19 +7,19 @@ import math
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from isoloss.arguments import checked
+from isoloss.arguments import checked, whole
 from isoloss.data import Chunk, Chunks
 from isoloss.errors import InputError
 from isoloss.evaluation import Autograd, Evaluation, choose, measured_size
 from isoloss.evaluation.arithmetic import channels_last_is_safe, check_precision
 from isoloss.evaluation.autograd import Term, per_example, weighted_sum
 from isoloss.flat import FlatNetwork, Model, fixed, flatten, trainable
+from isoloss.flat import vector as flat_vector
 from isoloss.losses import Loss, NamedLoss, get_loss, get_metric
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -103,8 +103,8 @@ class Problem:
         chunk_size: int | None = None,
         precision: str = "exact",
     ) -> None:
-        if chunk_size is not None and (not isinstance(chunk_size, Integral) or chunk_size < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError(f"chunk_size must be a whole number of at least 1, got {chunk_size!r}")
+        if chunk_size is not None:
+            chunk_size = whole("chunk_size", chunk_size, 1)
         _check_dtype(dtype)
         self._model = model
         self._parameters = parameters
@@ -224,14 +224,10 @@ class Problem:
                 twice; where that is a function of the model's own and the product would be wrong,
                 `DerivativeError`.
         """
-        if vector.shape != (self.size,):
-            raise InputError(
-                f"vector must be flat, of the problem's {self.size} parameters in the order of "
-                f"model.named_parameters(), got shape {tuple(vector.shape)}"
-            )
+        direction = flat_vector("vector", vector, self.size).to(self.device, self.dtype)
         with self._lock:
             self.evaluations += PRODUCT
-            return self._evaluation.hvp(theta, vector.to(self.device, self.dtype))
+            return self._evaluation.hvp(theta, direction)
 
     def sum_of(
         self, theta: Tensor, name: str, term: Term, evaluations: int
@@ -316,6 +312,7 @@ class Problem:
         """
         if size is None:
             return self
+        size = whole("size", size, 1)
         other, own = copy.copy(self), self._inside
         other._chunk_size = size
         recut = own.chunks.recut(size) if own.chunks.kept else own.chunks

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pydantic
 
-from isoloss.errors import InputError, unknown
+from isoloss.errors import InputError, shown, unknown
 
 ONLY_IN_PYTHON = {"when"}  # functions: no file keeps them, and no command can give them
 
@@ -65,7 +64,8 @@ def _sentence(owner: str, error: pydantic.ValidationError) -> str:
     if not first["loc"]:  # a rule between fields, which names its values itself
         return f"{owner}: {reason}"
     name = ".".join(str(part) for part in first["loc"])
-    given = textwrap.shorten(str(first["input"]), 80, placeholder=" ...")
+    text = isinstance(first["input"], str)
+    given = shown(first["input"])[1:-1] if text else shown(first["input"])
     if reason.startswith("Input should "):  # what follows a comma says how the value was read
         reason = re.sub(r", (unable|got) .*", "", reason.removeprefix("Input should "))
         return f"{name} of {owner} must {reason}, got {given}"

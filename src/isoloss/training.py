@@ -15,7 +15,7 @@ from torch.optim.adam import adam
 
 from isoloss._kernels.chain import Chain, keep_freed_memory, plain, slope_of, stackable
 from isoloss._kernels.layers import Part
-from isoloss.arguments import checked
+from isoloss.arguments import checked, whole
 from isoloss.errors import InputError
 from isoloss.flat import Layout, flatten, load_into, trainable
 from isoloss.losses import Loss, get_loss
@@ -191,7 +191,7 @@ class Training:
         batch_size: int = 32,
     ) -> None:
         check_penalties(penalties)
-        _check_count("batch_size", batch_size)
+        batch_size = whole("batch_size", batch_size, 1)
         named = trainable(model, None)
         first = next(iter(named.values()))
         self.members = len(penalties)
@@ -317,7 +317,7 @@ def train(
     `state` is where the same training stood, to resume from; it is changed in place, and
     `after_epoch` is called with it.
     """
-    _check_count("epochs", epochs)
+    epochs = whole("epochs", epochs, 1)
     training = Training(model, loss, inputs, targets, batch_size=batch_size)
     if state is None:
         state = training.init(flatten(list(trainable(model, None).values())).unsqueeze(0))
@@ -326,8 +326,3 @@ def train(
         if after_epoch is not None:
             after_epoch(state)
     load_into(model, training.thetas(state)[0], training.shapes)
-
-
-def _check_count(name: str, value: int) -> None:
-    if value < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, got {value}")

@@ -45,8 +45,10 @@ def try_calls(scratch: Path, tries: int, seed: int) -> Findings:
             call = made[k % len(made)]
             if k % len(made) == 0:
                 gc.collect()
-            names = rng.sample(sorted(call.arguments), min(len(call.arguments), rng.choice((1, 1, 2))))
-            mutated = {name: wrong(rng) for name in names}
+            names = rng.sample(
+                sorted(call.arguments), min(len(call.arguments), rng.choice((1, 1, 2)))
+            )
+            mutated = {name: wrong(rng, call.arguments[name]) for name in names}
             what = f"{k}: {call.name}({', '.join(f'{n}={_said(v)}' for n, v in mutated.items())})"
             attempt(lambda call=call, given=mutated: _made(call, given), what, found)
     return found

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import decimal
 import fractions
 import math
 import pathlib
 import random
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -65,7 +67,7 @@ MAKERS: list[Callable[[], Any]] = [
     lambda: (1.0, "l1"), lambda: {"a": 1}, lambda: {1: 2}, lambda: {None: None}, lambda: {"a": []},
     lambda: iter([1, 2]), lambda: (k for k in ()), lambda: frozenset({1}),
     lambda: Anything, lambda: int, lambda: isoloss.L1, lambda: isoloss.Paper, lambda: Exception(),
-    lambda: len, lambda: print, lambda: math.sin, lambda: (lambda: 3), lambda: (lambda a, b: 3),
+    lambda: len, lambda: print, lambda: (lambda: 3), lambda: (lambda a, b: 3),
     lambda: (lambda *_: None), lambda: (lambda **_: "x"), lambda: (lambda x: x), lambda: torch,
     lambda: torch.tensor(3.0), lambda: torch.tensor(math.nan), lambda: torch.tensor(2 + 1j),
     lambda: torch.empty(0), lambda: torch.zeros(3), lambda: torch.zeros(17), lambda: torch.ones(6),
@@ -106,6 +108,96 @@ WORDS = [
 ]  # fmt: skip
 
 
-def wrong(rng: random.Random) -> Any:
-    """A value that probably fits nowhere."""
-    return rng.choice(EVERY)()
+def wrong(rng: random.Random, right: Any = None) -> Any:
+    """A value that probably does not fit: of another kind, or of the right one and wrong in it."""
+    if rng.random() < 0.4:
+        return rng.choice(EVERY)()
+    match right:
+        case bool() | int() | float():
+            return rng.choice(NUMBERS)
+        case str() | pathlib.Path():
+            return rng.choice(TEXTS)
+        case torch.Tensor():
+            return _tensor(rng, right)
+        case nn.Module():
+            return rng.choice(MODULES)()
+        case pd.DataFrame():
+            return _frame(rng, right)
+        case dict() | list() | tuple():
+            return _container(rng, right)
+        case _ if dataclasses.is_dataclass(right) and not isinstance(right, type):
+            name = rng.choice(dataclasses.fields(right)).name
+            try:
+                return dataclasses.replace(right, **{name: wrong(rng, getattr(right, name))})
+            except isoloss.InputError:
+                return rng.choice(EVERY)()
+        case _:
+            return rng.choice(EVERY)()
+
+
+def _tensor(rng: random.Random, right: torch.Tensor) -> Any:
+    right = right.detach()
+    bad = rng.choice((math.nan, math.inf, -math.inf, 1e300, 1e30, 0.0, -1.0, 5e-324))
+    ways: list[Callable[[], Any]] = [
+        lambda: right.flatten(), lambda: right[None], lambda: right[:-1], lambda: right[:0],
+        lambda: right.repeat(2, *[1] * (right.ndim - 1)), lambda: right.T, lambda: right.sum(),
+        lambda: torch.full_like(right, int(max(-9, min(bad, 9))) if bad == bad and
+                                not right.is_floating_point() else bad),
+        lambda: right.to(torch.complex128), lambda: right.to(torch.float16), lambda: right.long(),
+        lambda: right.bool(), lambda: right.to_sparse(), lambda: right.to("meta"),
+        lambda: right.double().requires_grad_(), lambda: right.float(), lambda: right.to(torch.int8),
+        lambda: right.numpy(), lambda: right.tolist(), lambda: nn.Parameter(right.double()),
+        lambda: right.unsqueeze(-1), lambda: torch.stack([right, right], -1), lambda: 10 * right - 5,
+    ]  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return rng.choice(ways)()
+
+
+MODULES: list[Callable[[], Any]] = [
+    lambda: nn.Linear(2, 2), lambda: nn.Linear(2, 2).double(), lambda: nn.LazyLinear(2), nn.ReLU,
+    lambda: nn.Sequential(), lambda: nn.Linear(2, 2, device="meta"), lambda: nn.LSTM(2, 2),
+    lambda: nn.Linear(2, 2).half(), lambda: nn.Linear(2, 2).to(torch.complex64),
+    lambda: nn.Linear(2, 2).requires_grad_(False), lambda: nn.BatchNorm1d(2), lambda: nn.Dropout(),
+    lambda: nn.Linear(0, 2), lambda: nn.Embedding(3, 2), lambda: nn.Conv2d(2, 2, 1),
+    lambda: nn.Sequential(nn.Linear(2, 3), nn.Linear(4, 2)), lambda: nn.Bilinear(2, 2, 2),
+    lambda: nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)), lambda: nn.Flatten(0),
+]  # fmt: skip
+
+
+def _frame(rng: random.Random, right: pd.DataFrame) -> Any:
+    column = rng.choice(list(right.columns) or ["a"])
+    ways: list[Callable[[], Any]] = [
+        lambda: right.drop(columns=column), lambda: right.iloc[:0], lambda: right.iloc[:1],
+        lambda: right.assign(**{column: math.nan}), lambda: right.assign(**{column: "a"}),
+        lambda: right.assign(**{column: None}), lambda: right.assign(**{column: math.inf}),
+        lambda: right.assign(**{column: 10**400}), lambda: right.assign(**{column: -1.0}),
+        lambda: pd.concat([right, right], axis=1), lambda: pd.concat([right, right]),
+        lambda: right.T, lambda: right.astype(str), lambda: right[column], lambda: right.to_numpy(),
+        lambda: right.rename(columns={column: 3}), lambda: right.set_index(column),
+        lambda: right.assign(**{column: 1j}), lambda: right.sample(frac=1.0, random_state=0),
+    ]  # fmt: skip
+    return rng.choice(ways)()
+
+
+def _container(rng: random.Random, right: Any) -> Any:
+    """With a part wrong, more of them, or fewer."""
+    parts = list(right.items()) if isinstance(right, dict) else list(right)
+    how, at = rng.choice(("part", "part", "part", "more", "fewer", "none")), 0
+    if parts and how == "part":
+        at = rng.randrange(len(parts))
+        if isinstance(right, dict):
+            key, value = parts[at]
+            if rng.random() < 0.2:
+                parts[at] = rng.choice((3, None, "", "step", "a b", "x" * 500, ("a",))), value
+            else:
+                parts[at] = key, wrong(rng, value)
+        else:
+            parts[at] = wrong(rng, parts[at])
+    elif parts and how == "more":
+        parts.append(("more", parts[0][1]) if isinstance(right, dict) else parts[0])
+    elif how == "fewer":
+        parts = parts[:-1]
+    else:
+        parts = []
+    return type(right)(parts)

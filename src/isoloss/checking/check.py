@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from isoloss import __version__
-from isoloss.arguments import checked
+from isoloss.arguments import check_fields, checked, whole
 from isoloss.checking.function import check_function, relative_noise
 from isoloss.data import leaves
 from isoloss.errors import InputError, IsolossError, one_line
@@ -48,6 +48,9 @@ class Check:
     """
 
     findings: tuple[Finding, ...]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def passed(self) -> bool:
@@ -85,6 +88,7 @@ def check(
     Raises:
         InputError: The regularizer is none.
     """
+    whole("seed", seed)
     theta = problem.current()
     rows = [*_made_with(problem), *_start(problem, theta)]
     function = _function(problem, theta)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isoloss.arguments import checked
-from isoloss.errors import InputError, unknown
+from isoloss.arguments import checked, whole
+from isoloss.errors import unknown
 from isoloss.experiments import datasets
 from isoloss.flat import load_into
 from isoloss.methods import Method, Paper, get_method
@@ -95,7 +95,7 @@ class Experiment:
         Raises:
             DataError: The data set is not here and cannot be fetched.
         """
-        _check_seed(seed)
+        whole("seed", seed)
         examples, targets, test_examples, test_targets = datasets.load(self.dataset)
         rows = np.arange(len(targets))
         if self.draw is not None:
@@ -110,7 +110,7 @@ class Experiment:
     @checked
     def network(self, seed: int) -> nn.Module:
         """The network at its random initialization by the seed, on the CPU in float32."""
-        _check_seed(seed)
+        whole("seed", seed)
         return glorot_normal(self._uninitialized(), seed)
 
     @checked
@@ -300,8 +300,3 @@ def get(name: str) -> Experiment:
     if name not in EXPERIMENTS:
         raise unknown("experiment", name, EXPERIMENTS)
     return EXPERIMENTS[name]
-
-
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**63:
-        raise InputError(f"seed must be a whole number from 0 to 2^63 - 1, got {seed}")

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from isoloss.arguments import checked
-from isoloss.errors import InputError, kind, unknown
+from isoloss.errors import InputError, unknown
 from isoloss.problem import Problem
 from isoloss.regularizers.derivatives import GradientNorm, HessianTrace, InputGradient
 from isoloss.regularizers.path_norm import PathNorm
@@ -114,12 +114,7 @@ def get_regularizer(regularizer: AnyRegularizer, problem: Problem) -> Regularize
         return regularizer.bind(problem)
     if isinstance(regularizer, Regularizer):
         return regularizer
-    if callable(regularizer):
-        return from_function(regularizer, problem)
-    raise InputError(
-        f"regularizer must be a name such as 'squared_norm', an object such as isoloss.L1(), or a "
-        f"function of the parameters by name, got {kind(regularizer)}"
-    )
+    return from_function(regularizer, problem)
 
 
 def weighted_sum(*parts: tuple[float, Any] | Combination) -> Combination:

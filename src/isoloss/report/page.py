@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isoloss import __version__
 from isoloss.arguments import checked
-from isoloss.errors import require_extra
+from isoloss.errors import InputError, kind, require_extra
 from isoloss.files import read_json, write_text
 from isoloss.store import ResultsError
 
@@ -202,6 +202,8 @@ def save(figure: Figure, folder: FilePath, name: str) -> list[FilePath]:
     Returns:
         The two files.
     """
+    if not hasattr(figure, "savefig"):
+        raise InputError(f"figure must be a matplotlib figure, got {kind(figure)}")
     folder.mkdir(parents=True, exist_ok=True)
     png, pdf = folder / f"{name}.png", folder / f"{name}.pdf"
     with style():

@@ -86,8 +86,8 @@ class Results:
         folder: What was given to `--out`.
     """
 
-    def __init__(self, folder: FilePath) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = as_folder(folder)
         self._experiment = ""
         self._kept: dict[FilePath, tuple[dict[str, Any], Path | Decay]] = {}
 
@@ -99,7 +99,8 @@ class Results:
     @checked
     def methods(self, experiment: str) -> list[str]:
         """Names of the methods by which an experiment was walked."""
-        return sorted(found.name for found in (self.folder / experiment / "traverse").glob("*"))
+        place = run_folder(self.folder, experiment, None, 0).parent
+        return sorted(found.name for found in place.glob("*"))
 
     @checked
     def paths(self, experiment: str, method: str) -> list[Path]:

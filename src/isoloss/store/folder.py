@@ -21,7 +21,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from isoloss.errors import InputError, IsolossError
+from isoloss.errors import InputError, IsolossError, shown
 from isoloss.files import (
     FAILED,
     OUTCOME,
@@ -58,6 +58,11 @@ def run_folder(
     out: FilePath, experiment: str, method: str | None, index: int, kind: Kind = "traverse"
 ) -> FilePath:
     """Where a run is: `OUT/EXPERIMENT/KIND/METHOD/run-000`; `decay` alone has no method."""
+    for name in (experiment, method or experiment):
+        if FilePath(name).name != name or "\0" in name or len(name.encode(errors="replace")) > 255:
+            raise InputError(
+                f"the name of an experiment or a method must be that of a folder, got {shown(name)}"
+            )
     return out / experiment / kind / (method or "") / f"run-{index:03d}"
 
 
