@@ -14,15 +14,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar, cast
 
+import torch
 from torch import Tensor
 
-from isoloss.errors import InputError, kind, shown
+from isoloss.errors import MOST, InputError, kind, shown
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-MOST = 2**63 - 1
-"""The largest whole number that files and random number generators hold."""
 
 WORDS = {
     "model": "a torch.nn.Module or a function of (dict of parameters, inputs)",
@@ -45,7 +43,7 @@ WORDS = {
     "TrainingState": "a TrainingState, as Training.init returns it",
     "Module": "a torch.nn.Module",
     "DataFrame": "a pandas.DataFrame",
-    "Tensor": "a tensor",
+    "Tensor": "a dense tensor of real numbers",
     "bool": "True or False",
     "int": "a whole number",
     "float": "a number",
@@ -54,6 +52,9 @@ WORDS = {
     "NoneType": "None",
 }
 """What an argument of several types must be, by its name; what one of one type must be, by that."""
+
+TEXTS = {"kind", "method", "quantity", "place", "status"}
+"""Columns of tables that hold no numbers."""
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
@@ -81,6 +82,18 @@ def check_fields(made: Any) -> None:
     kinds = _hints(inspect.get_annotations(type(made)), vars(made_in))
     for field in dataclasses.fields(made):
         _check(field.name, getattr(made, field.name), kinds[field.name])
+
+
+def check_columns(name: str, table: Any, *columns: str) -> None:
+    """Refuse, in a sentence, a table that lacks columns, or numbers in them."""
+    for column in columns:
+        held = list(table.columns).count(column)
+        if held != 1:
+            raise InputError(f"{name} must have one column {column!r}, got {held} of it")
+        if table[column].dtype.kind not in "iufb" and column not in TEXTS:
+            raise InputError(
+                f"the column {column!r} of {name} must hold numbers, got {table[column].dtype}"
+            )
 
 
 def real(name: str, value: Any) -> float:
@@ -117,7 +130,14 @@ def _hints(annotations: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str
 
 def _check(name: str, value: Any, hint: Any) -> None:
     for where, part, wanted in _misfits(name, value, hint):
-        raise InputError(f"{where} must be {_words(where, wanted)}, got {kind(part)}")
+        raise InputError(f"{where} must be {_words(where, wanted)}, got {_given(part)}")
+
+
+def _given(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return kind(value)
+    layout = "" if value.layout == torch.strided else f" that is {value.layout}"
+    return f"a tensor of {value.dtype} on {value.device}{layout}"
 
 
 def _misfits(name: str, value: Any, hint: Any) -> Iterable[tuple[str, Any, Any]]:
@@ -134,7 +154,7 @@ def _misfits(name: str, value: Any, hint: Any) -> Iterable[tuple[str, Any, Any]]
         for key, one in cast("Mapping[Any, Any]", value).items():
             yield from _misfits(f"a key of {name}", key, inner[0])
             yield from _misfits(f"{name}[{shown(key)}]", one, inner[1])
-    elif isinstance(value, (list, tuple)) and inner:
+    elif isinstance(value, Sequence) and inner:
         every = origin is not tuple or ... in inner
         kinds = [inner[0]] * len(cast("Sequence[Any]", value)) if every else inner
         if len(kinds) != len(cast("Sequence[Any]", value)):
@@ -149,6 +169,8 @@ def _is(value: Any, wanted: Any) -> bool:
         return isinstance(value, Integral if wanted is int else Real) and not _is(value, bool)
     if wanted is bool:
         return isinstance(value, bool) or type(value).__name__ == "bool"  # NumPy's
+    if wanted is Tensor and isinstance(value, Tensor):
+        return value.layout == torch.strided and not value.is_complex() and not value.is_meta
     if wanted in (Sequence, Iterable) and isinstance(value, str | bytes | bytearray):
         return False
     try:

@@ -8,6 +8,8 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
+MOST = 2**63 - 1
+"""The largest whole number that files and random number generators hold."""
 LONGEST = 80
 """Characters of a user's value that a sentence shows."""
 

@@ -346,8 +346,8 @@ def as_folder(folder: object) -> Path:
     try:
         path = Path(cast("str | os.PathLike[str]", folder)).expanduser()
         os.fsencode(path.absolute())
-        if "\0" in str(path):
-            raise ValueError("it holds a character 0")
+        if not str(path).isprintable():
+            raise ValueError("it holds characters that cannot be printed")
         file = path.exists() and not path.is_dir()
     except (OSError, RuntimeError, TypeError, ValueError) as error:  # a home that is nobody's, ...
         why = error.strerror if isinstance(error, OSError) else one_line(error)

@@ -76,7 +76,7 @@ class FlatNetwork:
         self.size = self.layout.size
         first = next(iter(named.values()))
         self.dtype = dtype or first.dtype
-        self.device = first.device if device is None else _device(device)
+        self.device = first.device if device is None else usable_device(device)
         if isinstance(model, nn.Module):
             module = _copied(model).to(device=self.device, dtype=self.dtype)
             leaves = list(trainable(module, None).values())
@@ -199,7 +199,8 @@ def trainable(model: Model, parameters: Mapping[str, Tensor] | None) -> dict[str
     return named
 
 
-def _device(given: torch.device | str) -> torch.device:
+def usable_device(given: torch.device | str) -> torch.device:
+    """The device that a user means, if torch can use it."""
     try:
         found = torch.device(given)
     except (RuntimeError, TypeError):

@@ -10,11 +10,11 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from isoloss.arguments import check_fields, checked
-from isoloss.errors import InputError
+from isoloss.arguments import check_columns, check_fields, checked, real
+from isoloss.errors import MOST, InputError, shown
 from isoloss.files import (
     FAILED,
     OUTCOME,
@@ -29,7 +29,7 @@ from isoloss.files import (
 )
 from isoloss.flat import Layout, digest, load_into
 from isoloss.outcome import Outcome
-from isoloss.settings import Settings
+from isoloss.settings import Count, Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,8 +59,8 @@ class Stop(Settings):
 
     kkt_residual: NonNegativeFloat = 1e-3
     regularizer_below: float | None = None
-    steps: PositiveInt = 20_000
-    evaluations: PositiveInt | None = None
+    steps: Count = 20_000
+    evaluations: Count | None = None
     seconds: PositiveFloat | None = None
     when: Callable[[Row], bool] | None = None
 
@@ -75,9 +75,9 @@ class Record(Settings):
             more, every other one is let go and the spacing doubles. None keeps them all.
     """
 
-    probes_every: PositiveInt = 1
-    points_every: PositiveInt = 1
-    points_at_most: int | None = Field(default=200, ge=2)
+    probes_every: Count = 1
+    points_every: Count = 1
+    points_at_most: int | None = Field(default=200, ge=2, le=MOST)
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,12 @@ class Path:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_columns("steps", self.steps, *COLUMNS)
+        if self.points.ndim != 2 or not len(self.steps):
+            raise InputError(
+                f"a path must have a step and points of shape (points, parameters), got "
+                f"{len(self.steps)} steps and points of shape {tuple(self.points.shape)}"
+            )
 
     @checked
     def load_into(self, model: nn.Module, k: int = -1) -> None:
@@ -214,7 +220,7 @@ class Path:
     def _point(self, k: int) -> Tensor:
         if not isinstance(k, Integral) or not -len(self.points) <= k < len(self.points):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(
-                f"k must be the number of one of the {len(self.points)} points kept, got {k!r}"
+                f"k must be the number of one of the {len(self.points)} points kept, got {shown(k)}"
             )
         return self.points[int(k)]
 
@@ -223,8 +229,8 @@ class Path:
         first, last = self.steps.iloc[0], self.steps.iloc[-1]
         return (
             f"Path({self.method}, {last['step']} steps, {last['evaluations']} evaluations, "
-            f"level {self.level:.6g}, {self.regularizer} {first['regularizer']:.6g} -> "
-            f"{last['regularizer']:.6g}, {self.outcome.value})"
+            f"level {real('level', self.level):.6g}, {self.regularizer} "
+            f"{first['regularizer']:.6g} -> {last['regularizer']:.6g}, {self.outcome.value})"
         )
 
 

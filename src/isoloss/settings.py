@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import pydantic
 
-from isoloss.errors import InputError, shown, unknown
+from isoloss.errors import MOST, InputError, shown, unknown
 
 ONLY_IN_PYTHON = {"when"}  # functions: no file keeps them, and no command can give them
 
@@ -22,8 +22,14 @@ class Settings(pydantic.BaseModel):
 
     if not TYPE_CHECKING:  # type checkers read the fields; at run time the errors are rewritten
 
-        def __init__(self, **values: Any) -> None:
+        def __init__(self, *unnamed: Any, **values: Any) -> None:
             known = type(self).model_fields
+            if unnamed:
+                name, first = type(self).__name__, next(iter(known), "")
+                raise InputError(
+                    f"{name} takes its settings by name, as in {name}({first and first + '=...'}), "
+                    f"got {shown(unnamed[0])}"
+                )
             for key in values:
                 if key not in known:
                     raise unknown(f"setting of {type(self).__name__}", key, known)
@@ -32,6 +38,9 @@ class Settings(pydantic.BaseModel):
             except pydantic.ValidationError as error:
                 raise InputError(_sentence(type(self).__name__, error)) from None
 
+
+Count = Annotated[int, pydantic.Field(ge=1, le=MOST)]
+"""How many of something: a whole number that files and displays hold."""
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 

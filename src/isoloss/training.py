@@ -15,8 +15,8 @@ from torch.optim.adam import adam
 
 from isoloss._kernels.chain import Chain, keep_freed_memory, plain, slope_of, stackable
 from isoloss._kernels.layers import Part
-from isoloss.arguments import checked, whole
-from isoloss.errors import InputError
+from isoloss.arguments import check_fields, checked, whole
+from isoloss.errors import InputError, check_takes, one_line
 from isoloss.flat import Layout, flatten, load_into, trainable
 from isoloss.losses import Loss, get_loss
 
@@ -158,6 +158,9 @@ class TrainingState:
     adam: Adam  # of all members
     epoch: int = 0  # epochs so far
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True)
 class Norms:
@@ -192,6 +195,20 @@ class Training:
     ) -> None:
         check_penalties(penalties)
         batch_size = whole("batch_size", batch_size, 1)
+        axis, counts = int(own_examples), set[int]()
+        for name, data in (("inputs", inputs), ("targets", targets)):
+            lead = (len(penalties),) if own_examples else ()
+            if data.ndim <= axis or tuple(data.shape[:axis]) != lead or not data.shape[axis]:
+                raise InputError(
+                    f"{name} must have shape ({'members, ' if own_examples else ''}examples, ...) "
+                    f"with an example at least, got shape {tuple(data.shape)}"
+                )
+            counts.add(data.shape[axis])
+        if len(counts) > 1:
+            raise InputError(
+                f"inputs and targets must be of as many examples, got {len(inputs)} and "
+                f"{len(targets)}"
+            )
         named = trainable(model, None)
         first = next(iter(named.values()))
         self.members = len(penalties)
@@ -219,6 +236,12 @@ class Training:
         Raises:
             InputError: The model's outputs do not fit the loss or the targets.
         """
+        size = sum(math.prod(shape) for shape in self.shapes.values())
+        if thetas.shape != (self.members, size) or thetas.dtype != self._grad.buffer.dtype:
+            raise InputError(
+                f"thetas must have shape ({self.members}, {size}), one vector for each penalty, of "
+                f"{self._grad.buffer.dtype}, got {thetas.dtype} of shape {tuple(thetas.shape)}"
+            )
         state = TrainingState(Adam.at(Stacked.of(self.shapes, thetas).buffer))
         losses = self._loss(self._outputs(state, self._inputs[:, :1])[0], self._targets[0, :1])
         if tuple(losses.shape) != (1,):
@@ -259,19 +282,34 @@ class Training:
         self, state: TrainingState, inputs: Tensor, targets: Tensor, metric: Loss
     ) -> tuple[Tensor, Tensor]:
         """Loss without a penalty and metric of each member, means over examples that they share."""
+        check_takes("metric", metric, "outputs", "targets")
+        if not (inputs.ndim and targets.ndim and len(inputs) == len(targets) > 0):
+            raise InputError(
+                f"inputs and targets must be of as many examples, got shapes "
+                f"{tuple(inputs.shape)} and {tuple(targets.shape)}"
+            )
         sums = torch.zeros(2, self.members, dtype=torch.float64, device=inputs.device)
         step = max(1, VALUES_AT_ONCE // (self.members * max(inputs[0].numel(), 100)))
         for x, y in zip(inputs.split(step), targets.split(step), strict=True):
             outputs = self._outputs(state, x.expand(self.members, *x.shape)).flatten(0, 1)
             repeated = y.expand(self.members, *y.shape).flatten(0, 1)
             for total, measure in zip(sums, (self._loss, metric), strict=True):
-                total += measure(outputs, repeated).double().view(self.members, -1).sum(1)
+                values = measure(outputs, repeated)
+                if not isinstance(values, Tensor) or len(values) != len(repeated):  # pyright: ignore[reportUnnecessaryIsInstance]
+                    raise InputError(f"{measure!r} must give one value per example, shape (n,)")
+                total += values.double().view(self.members, -1).sum(1)
         loss, value = sums / len(targets)
         return loss, value
 
     def _outputs(self, state: TrainingState, inputs: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self._gradients.outputs(self._views(state), inputs)
+        try:
+            with torch.no_grad():
+                return self._gradients.outputs(self._views(state), inputs)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise InputError(
+                f"the model cannot take inputs of {inputs.dtype} and shape "
+                f"{tuple(inputs.shape[1:])} ({one_line(error)}); give others, or another model"
+            ) from error
 
     def _views(self, state: TrainingState) -> Stacked:
         if self._at.buffer is not state.adam.theta:
@@ -318,6 +356,8 @@ def train(
     `after_epoch` is called with it.
     """
     epochs = whole("epochs", epochs, 1)
+    if after_epoch is not None:
+        check_takes("after_epoch", after_epoch, "state")
     training = Training(model, loss, inputs, targets, batch_size=batch_size)
     if state is None:
         state = training.init(flatten(list(trainable(model, None).values())).unsqueeze(0))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from isoloss.arguments import checked, real
 from isoloss.checking import check_function, check_gradient, check_tolerance
-from isoloss.errors import InputError
+from isoloss.errors import InputError, check_takes
 from isoloss.flat import digest, fixed, state_keys, vector
 from isoloss.methods import Method, State, get_method
 from isoloss.outcome import Ending, Outcome
@@ -89,6 +89,8 @@ def traverse(
     """
     from isoloss.progress import walk_progress  # loads rich
 
+    if callback is not None:
+        check_takes("callback", callback, "row")
     steps = walk(
         problem, start=start, level=level, regularizer=regularizer, method=method, rtol=rtol,
         atol=atol, stop=stop, record=record, probes=probes, checkpoint=checkpoint, check=check,
@@ -142,6 +144,8 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         checkpoint: Keeper | None = None,
         check: bool = True,
     ) -> None:
+        if stop is not None and stop.when is not None:
+            check_takes("Stop(when=...)", stop.when, "row")
         tolerance = _tolerance_of(rtol, atol)
         theta, level = _start_of(problem, start), _level_of(level, tolerance)
         method, record = get_method(method), record or Record()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
@@ -108,7 +108,7 @@ def calls(world: World) -> list[Call]:
             "state_keys": path.state_keys, "metadata": {},
         }),
         Call("Checkpoint", isoloss.Checkpoint, {"folder": "kept", "every": 30.0}),
-        Call("Outcome", isoloss.Outcome, {"*value": "stalled"}),
+        Call("Outcome", _outcome, {"value": "stalled"}),
         Call("open_results", isoloss.open_results, {"folder": w.scratch / "results"}),
         Call("Results", isoloss.Results, {"folder": w.scratch / "results"}),
         Call("Check", lambda **k: str(isoloss.Check(**k)), {"findings": isoloss.check(problem).findings}),
@@ -179,7 +179,7 @@ def _of_regularizers(w: World) -> list[Call]:
         *(Call(f"{kind.__name__}.bind", kind().bind, {"problem": w.problem}) for kind in (
             isoloss.SquaredNorm, isoloss.L1, isoloss.GroupLasso, isoloss.NuclearNorm,
             isoloss.PathNorm, isoloss.HessianTrace, isoloss.GradientNorm, isoloss.InputGradient)),
-        Call("a regularizer times", lambda weight: weight * isoloss.L1(), {"weight": 2.0}),
+        Call("a regularizer times", lambda weight: isoloss.L1() * weight, {"weight": 2.0}),
         Call("maximize", lambda r: isoloss.maximize(r).bind(w.problem), {"r": "l1"}),
         Call("weighted_sum", lambda part: isoloss.weighted_sum(part).bind(w.problem),
              {"part": (1.0, "l1")}),
@@ -212,7 +212,7 @@ def _of_rooms(w: World) -> list[Call]:
         }),
         Call("Experiment.method", w.iris.method, {"name": "sqp"}),
         Call("Experiment.record", w.iris.record, {"method": isoloss.SQP()}),
-        Call("train", training.train, {
+        Call("train", _train, {
             **trained, "epochs": 1, "batch_size": 3, "state": None, "after_epoch": None,
         }),
         Call("Training", training.Training, {
@@ -235,6 +235,19 @@ def _of_rooms(w: World) -> list[Call]:
         Call("to_keras", reference.to_keras, {"points": flat, "network": network}),
         Call("from_keras", reference.from_keras, {"points": flat, "network": network}),
     ]  # fmt: skip
+
+
+def _outcome(value: Any) -> None:
+    """Of what can be looked up: an enum compares all else with its members itself."""
+    if isinstance(value, Hashable):
+        isoloss.Outcome(value)
+
+
+def _train(**given: Any) -> None:
+    """Two epochs of any number that is one."""
+    epochs = given["epochs"]
+    few = min(epochs, 2) if isinstance(epochs, int) and epochs < 2**63 else epochs
+    training.train(**{**given, "epochs": few})
 
 
 def _of_report(w: World) -> list[Call]:

@@ -66,7 +66,7 @@ MAKERS: list[Callable[[], Any]] = [
     lambda: [None], lambda: [[]], lambda: [1, 2, 3], lambda: ["a"], lambda: ("a", "b"),
     lambda: (1.0, "l1"), lambda: {"a": 1}, lambda: {1: 2}, lambda: {None: None}, lambda: {"a": []},
     lambda: iter([1, 2]), lambda: (k for k in ()), lambda: frozenset({1}),
-    lambda: Anything, lambda: int, lambda: isoloss.L1, lambda: isoloss.Paper, lambda: Exception(),
+    lambda: Anything, lambda: isoloss.L1, lambda: isoloss.Paper, lambda: Exception(),
     lambda: len, lambda: print, lambda: (lambda: 3), lambda: (lambda a, b: 3),
     lambda: (lambda *_: None), lambda: (lambda **_: "x"), lambda: (lambda x: x), lambda: torch,
     lambda: torch.tensor(3.0), lambda: torch.tensor(math.nan), lambda: torch.tensor(2 + 1j),
@@ -82,7 +82,7 @@ MAKERS: list[Callable[[], Any]] = [
     lambda: np.array(["a"]), lambda: np.array([None]), lambda: np.datetime64("2020"),
     lambda: np.float16(2.0), lambda: np.array(0.5), lambda: np.ma.masked,
     lambda: pd.DataFrame(), lambda: pd.DataFrame({"a": [1]}), lambda: pd.Series([1.0]), lambda: pd.NA,
-    lambda: nn.Linear(2, 2), lambda: nn.Linear, lambda: nn.Sequential(), lambda: nn.LazyLinear(2),
+    lambda: nn.Linear(2, 2), lambda: nn.Linear, lambda: nn.Sequential(),
     lambda: nn.ReLU(), lambda: nn.CrossEntropyLoss(), lambda: nn.MSELoss(reduction="none"),
     lambda: torch.float32, lambda: torch.float16, lambda: torch.int64, lambda: torch.device("cpu"),
     lambda: torch.device("meta"), lambda: "cuda:99", lambda: "meta",
@@ -125,11 +125,13 @@ def wrong(rng: random.Random, right: Any = None) -> Any:
             return _frame(rng, right)
         case dict() | list() | tuple():
             return _container(rng, right)
+        case isoloss.training.TrainingState():
+            return rng.choice(EVERY)()
         case _ if dataclasses.is_dataclass(right) and not isinstance(right, type):
             name = rng.choice(dataclasses.fields(right)).name
             try:
                 return dataclasses.replace(right, **{name: wrong(rng, getattr(right, name))})
-            except isoloss.InputError:
+            except Exception:  # its own class refuses it
                 return rng.choice(EVERY)()
         case _:
             return rng.choice(EVERY)()
@@ -151,7 +153,10 @@ def _tensor(rng: random.Random, right: torch.Tensor) -> Any:
     ]  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return rng.choice(ways)()
+        try:
+            return rng.choice(ways)()
+        except RuntimeError:  # a number beyond the type's
+            return right[None]
 
 
 MODULES: list[Callable[[], Any]] = [

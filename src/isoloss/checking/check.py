@@ -38,6 +38,9 @@ class Finding:
     found: str
     status: str = NOTE  # or OK or FAILED; NOTE is for a figure without a verdict
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True)
 class Check:

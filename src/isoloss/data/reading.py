@@ -94,6 +94,8 @@ def as_pair(item: Any) -> Pair:
     for name, tensor in tensors:
         if tensor.ndim == 0:
             raise InputError(f"{WANTED}; {name} is a single number")
+        if tensor.is_meta:
+            raise InputError(f"{WANTED}; {name} is on the device 'meta', which holds no numbers")
     n = examples_of(targets)
     for name, tensor in tensors:
         if len(tensor) != n:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from isoloss.arguments import checked, whole
 from isoloss.errors import unknown
 from isoloss.experiments import datasets
-from isoloss.flat import load_into
+from isoloss.flat import load_into, usable_device, vector
 from isoloss.methods import Method, Paper, get_method
 from isoloss.path import Record, Stop
 from isoloss.problem import Problem
@@ -95,7 +95,7 @@ class Experiment:
         Raises:
             DataError: The data set is not here and cannot be fetched.
         """
-        whole("seed", seed)
+        seed = whole("seed", seed)
         examples, targets, test_examples, test_targets = datasets.load(self.dataset)
         rows = np.arange(len(targets))
         if self.draw is not None:
@@ -110,7 +110,7 @@ class Experiment:
     @checked
     def network(self, seed: int) -> nn.Module:
         """The network at its random initialization by the seed, on the CPU in float32."""
-        whole("seed", seed)
+        seed = whole("seed", seed)
         return glorot_normal(self._uninitialized(), seed)
 
     @checked
@@ -142,6 +142,9 @@ class Experiment:
         Raises:
             DataError: The data set is not here and cannot be fetched.
         """
+        device = usable_device(device)
+        if weights is not None:
+            weights = vector("weights", weights, self.parameters)
         data = self.data(seed)
         model = self.network(seed).to(device)
         inputs, targets = data.inputs.to(device), data.targets.to(device)

@@ -16,7 +16,7 @@ from isoloss import __version__, experiments
 from isoloss.arguments import checked
 from isoloss.errors import InputError
 from isoloss.experiments.catalog import PENALTIES, Experiment
-from isoloss.files import ResultsError
+from isoloss.files import ResultsError, as_folder
 from isoloss.outcome import Outcome
 from isoloss.path import COLUMNS, Path
 from isoloss.reference import logs
@@ -79,7 +79,8 @@ def import_reference(folder: str | FilePath, out: str | FilePath | None = None) 
         InputError: There is no such folder, an experiment's name is unknown, or the results folder
             holds other runs.
     """
-    folder, made = FilePath(folder), Imported({}, {}, {}, [])
+    folder, made = as_folder(folder), Imported({}, {}, {}, [])
+    out = None if out is None else as_folder(out)
     for file, match in logs.find(folder, logs.WALK_NAME):
         experiment = experiments.get(match["experiment"])
         try:
@@ -90,7 +91,7 @@ def import_reference(folder: str | FilePath, out: str | FilePath | None = None) 
             continue
         made.paths.setdefault(experiment.name, []).append(path)
         if out is not None:
-            place = run_folder(FilePath(out), experiment.name, path.method, int(match["run"]) - 1)
+            place = run_folder(out, experiment.name, path.method, int(match["run"]) - 1)
             config = {**path.metadata["config"], "method": {"name": path.method}}
             begin(place, {**config, "imported": path.message}, {"isoloss": __version__})
             save_walk(place, path)
@@ -259,7 +260,7 @@ def export_reference(
     Raises:
         InputError: There is no walk by the method and no weight decay of the experiment.
     """
-    folder, known, made = FilePath(folder), experiments.get(experiment), Exported([], [])
+    folder, known, made = as_folder(folder), experiments.get(experiment), Exported([], [])
     for k, path in enumerate(results.paths(experiment, method)):
         file = folder / experiment / f"logs_{experiment}_exp_{k + 1}.npz"
         logs.write(file, _logged(path, known))

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from isoloss.arguments import checked
 from isoloss.errors import InputError, one_line
 from isoloss.files import ResultsError, atomically
+from isoloss.flat import trainable
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -109,6 +110,7 @@ def from_keras(points: Tensor, network: nn.Module) -> Tensor:
 
 def _order(network: nn.Module, points: Tensor) -> Tensor:
     """Where each of Keras' parameters stands in torch's order."""
+    trainable(network, None)  # refuses one without shapes or numbers
     pieces: list[Tensor] = []
     start, channels, flattened = 0, 0, False
     for layer in network.modules():
@@ -134,8 +136,9 @@ def _order(network: nn.Module, points: Tensor) -> Tensor:
             elif parameter.ndim == 2:
                 index = index.T
             pieces.append(index.reshape(-1))
-    if points.shape[-1] != start:
+    if points.ndim == 0 or points.shape[-1] != start:
         raise InputError(
-            f"points must have the {start} parameters of this network, got {points.shape[-1]}"
+            f"points must have the {start} parameters of this network, got shape "
+            f"{tuple(points.shape)}"
         )
     return torch.cat(pieces)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from isoloss.arguments import checked
-from isoloss.errors import InputError, unknown
+from isoloss.errors import InputError, shown, unknown
 from isoloss.problem import Problem
 from isoloss.regularizers.derivatives import GradientNorm, HessianTrace, InputGradient
 from isoloss.regularizers.path_norm import PathNorm
@@ -145,7 +145,7 @@ def weighted_sum(*parts: tuple[float, Any] | Combination) -> Combination:
         else:
             raise InputError(
                 f"a part of weighted_sum must be a pair of a weight and a regularizer, as in "
-                f'(1.0, "squared_norm"), got {part!r}'
+                f'(1.0, "squared_norm"), got {shown(part)}'
             )
     return combine(*pairs)
 

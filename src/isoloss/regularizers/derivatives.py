@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field
 from torch import Tensor
 
 from isoloss.arguments import checked
 from isoloss.data import Chunk, leaves, map_tensors
-from isoloss.errors import InputError
+from isoloss.errors import MOST, InputError
 from isoloss.evaluation import Autograd
 from isoloss.evaluation.autograd import weighted_sum
 from isoloss.problem import PRODUCT, Problem, inside
@@ -22,6 +22,8 @@ EXACT_UP_TO = 200
 """Parameters up to which the trace is computed exactly by default."""
 PROBES = 10
 """Probe vectors by default where it is not."""
+MOST_PROBES = 10_000
+"""Probe vectors at most: all are held."""
 AT_ONCE = 25
 """Probe vectors that are differentiated together."""
 
@@ -41,8 +43,8 @@ class HessianTrace(Settings, Combinable):
     """
 
     name: ClassVar[str] = "hessian_trace"
-    probes: PositiveInt | None = None
-    seed: NonNegativeInt = 0
+    probes: Annotated[int, Field(ge=1, le=MOST_PROBES)] | None = None
+    seed: Annotated[int, Field(ge=0, le=MOST)] = 0
 
     @checked
     def bind(self, problem: Problem) -> Regularizer:

@@ -23,7 +23,7 @@ from isoloss.settings import Settings
 def smooth_root(square: Tensor, smoothing: float) -> Tensor:
     """The hyperbola sqrt(x^2 + s^2) - s of x^2: |x| less s far out, and smooth at zero."""
     # the form without cancellation near zero
-    return square / ((square + smoothing**2).sqrt() + smoothing)
+    return square / ((square + smoothing * smoothing).sqrt() + smoothing)
 
 
 class L1(Settings, Combinable):

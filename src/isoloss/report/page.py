@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import textwrap
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -14,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isoloss import __version__
 from isoloss.arguments import checked
-from isoloss.errors import InputError, kind, require_extra
-from isoloss.files import read_json, write_text
+from isoloss.errors import InputError, kind, require_extra, shown
+from isoloss.files import as_folder, atomically, read_json, write_text
 from isoloss.store import ResultsError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ STYLE = {
     "savefig.dpi": SAVED_DPI,
 }
 CHAPTER = "chapter.json"  # of each experiment, so that each can be reported by itself
+LONGEST_NAME = 200  # bytes of a file's, since others are made of it
 NONE = "-"  # in a table, where there is no number
 LATEX = {
     **{character: f"\\{character}" for character in "#$%&_{}"},
@@ -191,8 +193,8 @@ def color(k: int) -> str:
 
 
 @checked
-def save(figure: Figure, folder: FilePath, name: str) -> list[FilePath]:
-    """Write a figure as NAME.png and NAME.pdf.
+def save(figure: Figure, folder: str | os.PathLike[str], name: str) -> list[FilePath]:
+    """Write a figure as NAME.png and NAME.pdf, each there whole or not at all.
 
     Args:
         figure: What to write.
@@ -201,16 +203,22 @@ def save(figure: Figure, folder: FilePath, name: str) -> list[FilePath]:
 
     Returns:
         The two files.
+
+    Raises:
+        InputError: One of these is none.
     """
     if not hasattr(figure, "savefig"):
         raise InputError(f"figure must be a matplotlib figure, got {kind(figure)}")
-    folder.mkdir(parents=True, exist_ok=True)
-    png, pdf = folder / f"{name}.png", folder / f"{name}.pdf"
+    place = as_folder(folder)
+    if FilePath(name).name != name or not name.isprintable() or len(name.encode()) > LONGEST_NAME:
+        raise InputError(f"name must be that of a file without its extension, got {shown(name)}")
+    png, pdf = place / f"{name}.png", place / f"{name}.pdf"
     with style():
-        figure.savefig(png)
+        atomically(png, lambda part: figure.savefig(part, format="png"))
         engine = figure.get_layout_engine()
         figure.set_layout_engine("none")  # laid out already: once is half of the work
-        figure.savefig(pdf, metadata={"CreationDate": None})
+        undated: Any = {"CreationDate": None}
+        atomically(pdf, lambda part: figure.savefig(part, format="pdf", metadata=undated))
         figure.set_layout_engine(engine)
     return [png, pdf]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isoloss.arguments import checked
+from isoloss.arguments import check_columns, checked
 from isoloss.flat import Layout
 from isoloss.path import Path
 from isoloss.report.page import Table, count
@@ -101,6 +101,7 @@ def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     Returns:
         The headings, the first empty, and the rows; each entry is mean ± standard deviation.
     """
+    check_columns("table", table, "method", "quantity", "place", "mean", "std", "runs")
     runs: dict[str, int] = table.groupby("method", sort=False)["runs"].first().to_dict()
     columns = ["", *(f"{method} ({count(of_method)})" for method, of_method in runs.items())]
     rows: list[list[str]] = []
@@ -119,7 +120,7 @@ def ends_table(table: pd.DataFrame, title: str = "", caption: str = "") -> Table
 
 def _entry(mean: float, std: float) -> str:
     """Mean ± std, both to the last digit that the second figure of std holds."""
-    if math.isnan(std):
+    if not math.isfinite(std):
         return f"{mean:.4g}"
     if std <= 1e-12 * abs(mean):  # equal but for rounding
         return f"{mean:,.0f} ± 0" if mean == round(mean) else f"{mean:.4g} ± 0"
@@ -152,6 +153,10 @@ def comparison_table(methods: Methods, decay: pd.DataFrame) -> pd.DataFrame:
         test loss is the smallest of all penalties: a choice that looks at the test set) and
         `best_on_held_out` (likewise, by the mean loss on held-out training examples).
     """
+    if len(decay):
+        check_columns("decay", decay, "run", "penalty", "train_loss", "test_loss")
+        extra = [name for name in (*QUANTITIES, "validation_loss") if name in decay]
+        check_columns("decay", decay, *extra)
     on_test, held_out = (_best(decay, column) for column in ("test_loss", "validation_loss"))
     walks = [row for name, paths in methods.items() for path in paths for row in _ends(name, path)]
     tables = [pd.DataFrame(walks)]

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor
 
 from isoloss.errors import InputError
@@ -21,7 +21,7 @@ from isoloss.flat import flatten
 from isoloss.losses import METRICS
 from isoloss.path import Row
 from isoloss.runs.run import Contact, News, Run
-from isoloss.settings import Settings, override, parse_pairs
+from isoloss.settings import Count, Settings, override, parse_pairs
 from isoloss.store import Results, run_folder
 from isoloss.store.checkpoint import TrainingCheckpoint
 from isoloss.store.folder import CHECKPOINT, FINISHED, Stack, save_decay
@@ -33,13 +33,13 @@ Pair = tuple[Tensor, Tensor]  # inputs and targets
 class DecayOptions(Settings):
     """How to train with weight decay."""
 
-    epochs: PositiveInt
+    epochs: Count
     # the penalty on biases too, as the walk's R is; the reference's is on matrices and kernels
     include_biases: bool = False
     # part of the training examples on which the best penalty is chosen: with every penalty a second
     # network is trained on the others
     held_out: float = Field(default=0.2, ge=0, le=0.5)
-    record_every: PositiveInt = 10  # epochs
+    record_every: Count = 10  # epochs
 
 
 @dataclass(frozen=True)

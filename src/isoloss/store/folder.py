@@ -47,6 +47,7 @@ from isoloss.store.checkpoint import CHECKPOINT
 FINISHED, NON_FINITE = "finished", "non_finite"
 NOT_FINISHED = "not finished"
 MEMBERS, EPOCHS = "members.parquet", "epochs.parquet"
+LONGEST_NAME = 255  # bytes of a folder's
 _FILES = (STEPS, MEMBERS, EPOCHS, POINTS)
 
 Kind = Literal["traverse", "decay", "equivalent", "after-decay"]
@@ -59,9 +60,10 @@ def run_folder(
 ) -> FilePath:
     """Where a run is: `OUT/EXPERIMENT/KIND/METHOD/run-000`; `decay` alone has no method."""
     for name in (experiment, method or experiment):
-        if FilePath(name).name != name or "\0" in name or len(name.encode(errors="replace")) > 255:
+        plain = FilePath(name).name == name and name.isprintable()
+        if not plain or len(name.encode(errors="replace")) > LONGEST_NAME:
             raise InputError(
-                f"the name of an experiment or a method must be that of a folder, got {shown(name)}"
+                f"the name of an experiment or method must be that of a folder, got {shown(name)}"
             )
     return out / experiment / kind / (method or "") / f"run-{index:03d}"
 
