@@ -65,8 +65,8 @@ def attempt(do: Callable[[], object], what: str, found: Findings) -> None:
     try:
         with limited(SECONDS), warnings.catch_warnings():
             warnings.simplefilter("error")
-            do()
-        found.ended["well"] += 1
+            ending = do()
+        found.ended[ending if str(ending).startswith("exit code") else "well"] += 1
     except IsolossError as error:
         found.ended[type(error).__name__] += 1
         sentence = str(error)
