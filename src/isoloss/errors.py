@@ -45,8 +45,9 @@ def unknown(what: str, value: object, known: Iterable[str]) -> InputError:
 
 def check_takes(what: str, function: Callable[..., Any], *arguments: str) -> None:
     """Insist that a user's function can be called as isoloss calls it."""
+    called = getattr(function, "forward", function)  # of a torch module, which hides it
     try:
-        inspect.signature(function).bind(*arguments)
+        inspect.signature(called).bind(*arguments)
     except TypeError as error:
         raise InputError(
             f"{what} cannot be called with ({', '.join(arguments)}) ({one_line(error)}); give a "

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from isoloss.errors import InputError, kind, one_line
+from isoloss.errors import InputError, kind, one_line, shown
 
 Model = nn.Module | Callable[[Mapping[str, Tensor], Any], Any]
 """A module, or a function of (dict of parameters, inputs)."""
@@ -206,7 +206,7 @@ def usable_device(given: torch.device | str) -> torch.device:
     except (RuntimeError, TypeError):
         found = None
     if found is None or found.type == "meta":
-        raise InputError(f"device must be 'cpu', 'cuda', 'cuda:1' or the like, got {given!r}")
+        raise InputError(f"device must be 'cpu', 'cuda', 'cuda:1' or the like, got {shown(given)}")
     try:
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:

@@ -85,7 +85,8 @@ def import_reference(folder: str | FilePath, out: str | FilePath | None = None) 
         experiment = experiments.get(match["experiment"])
         try:
             with logs.parsing(file):
-                path = _path(file, logs.read(file, WALK_ARRAYS), experiment)
+                also = ("SEED", "index_weights_phase2")
+                path = _path(file, logs.read(file, WALK_ARRAYS, also), experiment)
         except ResultsError as error:
             made.skipped.append(str(error))
             continue
@@ -120,7 +121,9 @@ def _path(file: FilePath, arrays: Arrays, experiment: Experiment) -> Path:
     lengths |= {name: len(arrays[name]) for name in ("test_loss", "test_accuracy")}
     lengths["train_loss"] = len(arrays["train_loss"]) // 2
     wrong = [name for name, length in lengths.items() if length != count]
-    if count + len(corrected) != steps or len(arrays["lr_corr"]) != len(corrected):
+    both = np.sort(np.concatenate([predicted, corrected]))
+    counted = np.array_equal(both, np.arange(1, steps + 1))
+    if not counted or len(arrays["lr_corr"]) != len(corrected):
         wrong.append("index_epoch")
     if wrong or not count:
         raise unreadable(
@@ -136,6 +139,8 @@ def _path(file: FilePath, arrays: Arrays, experiment: Experiment) -> Path:
     table["kind"], table["step_length"] = kinds, step_lengths
     table["arc_length"] = table["step_length"].cumsum()
     level = float(arrays["train_loss"][1])
+    if not 0 < level < math.inf:
+        raise unreadable(file, f"its loss at the first step is {level:g}")
     for column, values in {
         "loss": arrays["train_loss"][::2],
         "regularizer": arrays["param_norms"],
@@ -169,7 +174,11 @@ def _points(file: FilePath, arrays: Arrays, network: nn.Module) -> tuple[Tensor,
     """The start and the weights kept, and after which step each was."""
     kept, predicted = arrays["weights_phase2"], arrays["index_epoch_pred"].astype(int)
     if "index_weights_phase2" in arrays:  # written by us, who keep other points
-        after = arrays["index_weights_phase2"].astype(int)
+        after = arrays["index_weights_phase2"]
+        known = np.isin(after, np.arange(1, len(arrays["index_epoch"]) + 1)).all()
+        if len(after) != len(kept) or not known:
+            raise unreadable(file, "index_weights_phase2 does not name a step of each point")
+        after = after.astype(int)
     else:
         number = np.arange(1, len(predicted) + 1)
         whole = number % KEPT_EVERY == 0
@@ -184,6 +193,8 @@ def _points(file: FilePath, arrays: Arrays, network: nn.Module) -> tuple[Tensor,
         after = predicted[chosen[0]]
         if len(kept) > len(predicted) // 2 + 1:
             kept, after = kept[::KEPT_EVERY], after[::KEPT_EVERY]
+    if {kept.dtype.kind, arrays["weights_phase1"].dtype.kind} != {"f"}:
+        raise unreadable(file, "its weights are no floating numbers")
     whole_path = np.concatenate([arrays["weights_phase1"][None], kept.reshape(len(kept), -1)])
     points = from_keras(torch.from_numpy(np.ascontiguousarray(whole_path)), network)
     return points, [0, *after.tolist()]
@@ -192,9 +203,11 @@ def _points(file: FilePath, arrays: Arrays, network: nn.Module) -> tuple[Tensor,
 def _network(file: FilePath, index: int, experiment: Experiment) -> tuple[dict[str, Any], Tensor]:
     metric = logs.METRICS.get(experiment.metric, experiment.metric)
     needed = ("weights", "loss", "val_loss", metric, f"val_{metric}")
-    arrays = logs.read(file, needed)
+    arrays = logs.read(file, needed, ("SEED",))
     if not 1 <= index <= len(PENALTIES):
         raise unreadable(file, f"it has no place among the reference's {len(PENALTIES)} penalties")
+    if arrays["weights"].dtype.kind != "f" or arrays["weights"].ndim != 1:
+        raise unreadable(file, "its weights are no vector of floating numbers")
     penalty, network = PENALTIES[index - 1], experiment.network(0)
     end = from_keras(torch.from_numpy(arrays["weights"]), network)
     last = {name: float(arrays[name][-1]) for name in needed[1:]}

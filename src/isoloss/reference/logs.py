@@ -9,7 +9,9 @@ channels first.
 from __future__ import annotations
 
 import contextlib
+import math
 import re
+import zipfile
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
@@ -31,25 +33,53 @@ WALK_NAME = re.compile(r"logs_(?P<experiment>\w+)_exp_(?P<run>\d+)\.npz")
 DECAY_NAME = re.compile(r"logs_regpenidx_(?P<penalty>\d+)_expidx_(?P<run>\d+)\.npz")
 DECAY_FOLDER = "L2_"
 
+LEAST_BOUND = 2**24
+MOST_COMPRESSED = 100
+"""Bytes of an array that are read of any file; beyond, as many times those of the file."""
+
 METRICS = {"accuracy": "categorical_accuracy", "mse": "mean_squared_error"}
 """Keras' names of the metrics."""
 
 
-def read(file: FilePath, needed: Sequence[str]) -> Arrays:
-    """The numeric arrays of an `.npz` file, by name; ResultsError where needed ones are missing."""
+def read(file: FilePath, needed: Sequence[str], also: Sequence[str] = ()) -> Arrays:
+    """Numeric arrays of an `.npz` file, by name; ResultsError where needed ones are missing."""
     arrays: Arrays = {}
-    with parsing(file), file.open("rb") as opened, np.load(opened, allow_pickle=False) as content:
-        for name in content.files:
-            try:
-                arrays[name] = content[name]
-            except ValueError as error:
-                # objects, as where it has a None, would run code to be read: they are left out
-                if "allow_pickle" not in str(error):
-                    raise
+    with parsing(file), zipfile.ZipFile(file) as archive:
+        most = max(LEAST_BOUND, MOST_COMPRESSED * file.stat().st_size)
+        members = {info.filename: info for info in archive.infolist()}
+        for name in (*needed, *also):
+            info = members.get(f"{name}.npy")
+            array = None if info is None else _array(archive, info, most)
+            if array is not None:
+                arrays[name] = array
     missing = [name for name in needed if name not in arrays]
     if missing:
         raise unreadable(file, f"it has no numbers called {', '.join(missing)}")
     return arrays
+
+
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> NDArray[Any] | None:
+    """A member's array, of at most so many bytes; None where it is not of numbers: objects, as
+    where the reference has a None, would run code to be read."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("NumPy does not compress so")
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        old = version == (1, 0)
+        header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+        shape, by_columns, dtype = header(member)
+        if dtype.kind not in "biuf":
+            return None
+        size, there = math.prod(shape) * dtype.itemsize, info.file_size - member.tell()
+        if size != there:
+            raise ValueError(f"{info.filename} declares {size:,} bytes and has {there:,}")
+        if size > most:
+            raise ValueError(
+                f"{info.filename} declares {size:,} bytes, more than is read: {most:,}"
+            )
+        content = member.read()  # to the end, where its checksum is compared
+    array = np.frombuffer(content, dtype).reshape(shape, order="F" if by_columns else "C")
+    return array.astype(dtype.newbyteorder("="))
 
 
 @contextlib.contextmanager
