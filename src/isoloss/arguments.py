@@ -29,6 +29,7 @@ WORDS = {
     "method": "'sqp', 'paper', or an object such as isoloss.SQP(memory=20)",
     "regularizer": "a name such as 'squared_norm', an object such as isoloss.L1(), or a function "
     "of the parameters by name",
+    "walks": "an isoloss.Path, a list or a dict of them",
     "folder": "a path such as 'results/walk'",
     "probes": "a dict of problems by name, as probes={'test': test_problem}",
     "callback": "a function of the row just recorded",
@@ -36,7 +37,7 @@ WORDS = {
     "Stop": "an object such as isoloss.Stop(steps=500)",
     "Record": "an object such as isoloss.Record(points_every=10)",
     "Keeper": "an isoloss.Checkpoint(folder)",
-    "Path": "an isoloss.Path, as traverse returns it",
+    "Path": "an isoloss.Path",
     "Results": "what isoloss.open_results(folder) returns",
     "Method": "an object such as isoloss.SQP(memory=20)",
     "PCA": "what isoloss.report.pca returns",

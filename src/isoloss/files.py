@@ -104,7 +104,12 @@ def write_table(file: Path, table: pd.DataFrame) -> Stamp:
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     version = {b"isoloss_format_version": str(FORMAT_VERSION).encode()}
     arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **version})
-    return atomically(file, lambda part: pq.write_table(arrow, part))
+
+    def write(part: Path) -> None:
+        with part.open("wb") as opened:  # of a path, pyarrow takes "a:b/c" for a URI
+            pq.write_table(arrow, opened)
+
+    return atomically(file, write)
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> Stamp:

@@ -42,6 +42,9 @@ COLUMNS = (
     "kkt_residual", "equivalent_penalty", "step_length", "arc_length",
 )  # fmt: skip
 
+NEEDED = ("step", "kind", "regularizer")
+"""Columns without which the rows are no walk."""
+
 
 class Stop(Settings):
     """When a walk ends; whichever comes first.
@@ -120,7 +123,7 @@ class Path:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_columns("steps", self.steps, *COLUMNS)
+        check_columns("steps", self.steps, *NEEDED, *(set(COLUMNS) & set(self.steps)))
         if self.points.ndim != 2 or not len(self.steps):
             raise InputError(
                 f"a path must have a step and points of shape (points, parameters), got "
@@ -228,7 +231,7 @@ class Path:
         """One line: method, steps, loss, regularizer from start to end, outcome."""
         first, last = self.steps.iloc[0], self.steps.iloc[-1]
         return (
-            f"Path({self.method}, {last['step']} steps, {last['evaluations']} evaluations, "
+            f"Path({self.method}, {last['step']} steps, {last.get('evaluations')} evaluations, "
             f"level {real('level', self.level):.6g}, {self.regularizer} "
             f"{first['regularizer']:.6g} -> {last['regularizer']:.6g}, {self.outcome.value})"
         )

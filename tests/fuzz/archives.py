@@ -37,7 +37,7 @@ def try_logs(scratch: Path, tries: int, seed: int) -> Findings:
             arrays[which] = _numbers(rng, arrays[which])
         content = _saved(arrays)
         (scratch / name).write_bytes(content if how == "numbers" else _bytes(rng, content))
-        attempt(lambda: _imported(scratch, out), f"{k}: {how} of {name}", found)
+        attempt(lambda out=out: _imported(scratch, out), f"{k}: {how} of {name}", found)
         (scratch / name).unlink()
         shutil.rmtree(out, ignore_errors=True)
     return found

@@ -1,4 +1,4 @@
-"""Calls with one or two wrong arguments, each bounded in time: what they raise must be isoloss's."""
+"""Calls with a wrong argument or two, each bounded in time; what they raise must be isoloss's."""
 
 from __future__ import annotations
 

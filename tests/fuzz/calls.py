@@ -111,7 +111,8 @@ def calls(world: World) -> list[Call]:
         Call("Outcome", _outcome, {"value": "stalled"}),
         Call("open_results", isoloss.open_results, {"folder": w.scratch / "results"}),
         Call("Results", isoloss.Results, {"folder": w.scratch / "results"}),
-        Call("Check", lambda **k: str(isoloss.Check(**k)), {"findings": isoloss.check(problem).findings}),
+        Call("Check", lambda **k: str(isoloss.Check(**k)),
+        {"findings": isoloss.check(problem).findings}),
     ]  # fmt: skip
     of_one = ("walks", "decay", "decay_epochs", "decay_points", "decay_unfinished")
     both = ("paths", "unfinished", "equivalent", "after_decay")
@@ -147,9 +148,11 @@ def _of_losses(w: World) -> list[Call]:
         Call("losses.mse", losses.mse, both),
         Call("losses.huber", losses.huber, both),
         Call("losses.bce_with_logits", losses.bce_with_logits, both),
-        Call("losses.cross_entropy", losses.cross_entropy, {"logits": outputs, "targets": w.targets}),
+        Call("losses.cross_entropy", losses.cross_entropy, {"logits": outputs,
+        "targets": w.targets}),
         Call("losses.accuracy", losses.accuracy, {"logits": outputs, "targets": w.targets}),
-        Call("losses.binary_accuracy", losses.binary_accuracy, {"logits": outputs, "targets": targets}),
+        Call("losses.binary_accuracy", losses.binary_accuracy, {"logits": outputs,
+        "targets": targets}),
         Call("losses.mae", losses.mae, both),
     ]  # fmt: skip
 

@@ -65,15 +65,16 @@ def try_commands(scratch: Path, tries: int, seed: int) -> Findings:
 def _typed(words: list[str]) -> str:
     """How a command ended: its exit code."""
     with CliRunner().isolation() as (out, err, *_):
+        code: Any = 0
         try:
             main(words)
         except SystemExit as end:
-            assert end.code in (None, 0, 1, 2), end.code
-            said = (out.getvalue() + err.getvalue()).decode()
-            assert "Traceback" not in said
-            assert not end.code or said, "it ended without a word"
-            return f"exit code {end.code or 0}"
-    return "exit code 0"
+            code = end.code or 0
+        said = (out.getvalue() + err.getvalue()).decode()
+    assert code in (0, 1, 2), code
+    assert "Traceback" not in said
+    assert not code or said, "it ended without a word"
+    return f"exit code {code}"
 
 
 def _mutated(command: list[str], rng: random.Random) -> list[str]:

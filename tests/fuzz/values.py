@@ -72,16 +72,19 @@ MAKERS: list[Callable[[], Any]] = [
     lambda: torch.tensor(3.0), lambda: torch.tensor(math.nan), lambda: torch.tensor(2 + 1j),
     lambda: torch.empty(0), lambda: torch.zeros(3), lambda: torch.zeros(17), lambda: torch.ones(6),
     lambda: torch.zeros(6, 2), lambda: torch.zeros(17, dtype=torch.float64),
-    lambda: torch.full((17,), 1e30), lambda: torch.full((17,), math.inf), lambda: torch.zeros(1, 17),
+    lambda: torch.full((17,), 1e30), lambda: torch.full((17,), math.inf), lambda: torch.zeros(1,
+    17),
     lambda: torch.zeros(17, dtype=torch.complex64), lambda: torch.zeros(17, dtype=torch.int64),
     lambda: torch.zeros(17, dtype=torch.bool), lambda: torch.zeros(17, dtype=torch.float16),
     lambda: torch.zeros(17, device="meta"), lambda: torch.zeros(17).to_sparse(),
     lambda: torch.zeros(17, requires_grad=True), lambda: torch.zeros(2, 3, 4, 5),
     lambda: nn.Parameter(torch.zeros(3)), lambda: np.float32(0.5), lambda: np.float64(math.nan),
-    lambda: np.int64(3), lambda: np.bool_(True), lambda: np.zeros(17), lambda: np.zeros((2, 3), complex),
+    lambda: np.int64(3), lambda: np.bool_(True), lambda: np.zeros(17), lambda: np.zeros((2, 3),
+    complex),
     lambda: np.array(["a"]), lambda: np.array([None]), lambda: np.datetime64("2020"),
     lambda: np.float16(2.0), lambda: np.array(0.5), lambda: np.ma.masked,
-    lambda: pd.DataFrame(), lambda: pd.DataFrame({"a": [1]}), lambda: pd.Series([1.0]), lambda: pd.NA,
+    lambda: pd.DataFrame(), lambda: pd.DataFrame({"a": [1]}), lambda: pd.Series([1.0]),
+    lambda: pd.NA,
     lambda: nn.Linear(2, 2), lambda: nn.Linear, lambda: nn.Sequential(),
     lambda: nn.ReLU(), lambda: nn.CrossEntropyLoss(), lambda: nn.MSELoss(reduction="none"),
     lambda: torch.float32, lambda: torch.float16, lambda: torch.int64, lambda: torch.device("cpu"),
@@ -96,7 +99,8 @@ EVERY: list[Callable[[], Any]] = [
 ]  # fmt: skip
 WORDS = [
     "", " ", "-1", "0", "1", "99999999999999999999", "9" * 400, "9" * 5000, "1e905", "-inf", "nan",
-    "inf", "0.5", "1_0", "٣", "a", "none", "all", "auto", "cpu", "cuda", "cuda:99", "meta", "cuda:-1",
+    "inf", "0.5", "1_0", "٣", "a", "none", "all", "auto", "cpu", "cuda", "cuda:99", "meta",
+    "cuda:-1",
     "IRIS_FF", "iris_ff", "MNIST", "sqp", "paper", "l1", "squared_norm", "../..", "/dev/null",
     "/proc/nothing", "~nobody", "a\0b", "\ud800", "[/red]", "[bold]", "[link=x", "=cmd", "\\input",
     "x" * 5000, "a.py", "a.py:b", "a.py:", ":", ":b", "/dev/null:b", "x.py:f.g", "0,1,", "0,,1",
@@ -104,7 +108,8 @@ WORDS = [
     "steps=1e9", "steps=" + "9" * 30, "memory=" + "9" * 20, "memory=16", "chunk_size=" + "9" * 20,
     "rtol=0", "rtol=nan", "seconds=-1", "when=1", "dtype=float16", "regularizer=none", "kind=x",
     "points_at_most=1", "points_every=" + "9" * 400, "held_out=1", "epochs=" + "9" * 20, "--", "-x",
-    "--help", "--version", "é\u202e", "\n", "{x}", "%s", "name=x", "epochs=none", "largest_step=1e-9",
+    "--help", "--version", "é\u202e", "\n", "{x}", "%s", "name=x", "epochs=none",
+    "largest_step=1e-9",
 ]  # fmt: skip
 
 
@@ -147,9 +152,11 @@ def _tensor(rng: random.Random, right: torch.Tensor) -> Any:
                                 not right.is_floating_point() else bad),
         lambda: right.to(torch.complex128), lambda: right.to(torch.float16), lambda: right.long(),
         lambda: right.bool(), lambda: right.to_sparse(), lambda: right.to("meta"),
-        lambda: right.double().requires_grad_(), lambda: right.float(), lambda: right.to(torch.int8),
+        lambda: right.double().requires_grad_(), lambda: right.float(),
+        lambda: right.to(torch.int8),
         lambda: right.numpy(), lambda: right.tolist(), lambda: nn.Parameter(right.double()),
-        lambda: right.unsqueeze(-1), lambda: torch.stack([right, right], -1), lambda: 10 * right - 5,
+        lambda: right.unsqueeze(-1), lambda: torch.stack([right, right], -1),
+        lambda: 10 * right - 5,
     ]  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

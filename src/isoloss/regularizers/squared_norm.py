@@ -61,7 +61,10 @@ class SquaredNorm(Settings, Combinable):
         each = self._weights(problem.shapes)
         if all(weight == 1 for weight in each.values()):
             return None
-        pieces = [torch.full(shape, each[name]) for name, shape in problem.shapes.items()]
+        pieces = [
+            torch.full(shape, each[name], dtype=torch.float64)
+            for name, shape in problem.shapes.items()
+        ]
         return flatten(pieces).to(problem.device, problem.dtype)
 
     def _weights(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, float]:

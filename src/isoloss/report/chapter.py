@@ -272,7 +272,7 @@ def _from_to(start: Any, end: Any) -> str:
 
 def _csv(table: pd.DataFrame) -> str:
     """A table as CSV in which a spreadsheet takes no text for a formula."""
-    begins = ("=", "+", "-", "@", "\t", "\r")
+    begins = (*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20")  # the last are full-width signs
     safe = table.map(lambda x: f"'{x}" if isinstance(x, str) and x.startswith(begins) else x)
     return safe.to_csv(index=False, lineterminator="\n")
 

@@ -120,6 +120,11 @@ class PCA:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.scores.ndim != 2 or len(self.scores) != sum(self.counts):
+            raise InputError(
+                f"scores must have shape (points, components), with {sum(self.counts)} points as "
+                f"counts says, got {self.scores.shape}"
+            )
 
     @property
     def runs(self) -> list[Array]:

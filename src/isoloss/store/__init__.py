@@ -94,13 +94,13 @@ class Results:
     def experiments(self) -> list[str]:
         """Names of the experiments of which there are walks or runs of weight decay."""
         found = [*self.folder.glob("*/traverse"), *self.folder.glob("*/decay")]
-        return sorted({folder.parent.name for folder in found})
+        return sorted({one.parent.name for one in found if one.parent.name.isprintable()})
 
     @checked
     def methods(self, experiment: str) -> list[str]:
         """Names of the methods by which an experiment was walked."""
         place = run_folder(self.folder, experiment, None, 0).parent
-        return sorted(found.name for found in place.glob("*"))
+        return sorted(found.name for found in place.glob("*") if found.name.isprintable())
 
     @checked
     def paths(self, experiment: str, method: str) -> list[Path]:

@@ -47,7 +47,7 @@ from isoloss.store.checkpoint import CHECKPOINT
 FINISHED, NON_FINITE = "finished", "non_finite"
 NOT_FINISHED = "not finished"
 MEMBERS, EPOCHS = "members.parquet", "epochs.parquet"
-LONGEST_NAME = 255  # bytes of a folder's
+LONGEST_NAME = 200  # bytes of a method's or experiment's: files are named after it
 _FILES = (STEPS, MEMBERS, EPOCHS, POINTS)
 
 Kind = Literal["traverse", "decay", "equivalent", "after-decay"]
@@ -60,7 +60,7 @@ def run_folder(
 ) -> FilePath:
     """Where a run is: `OUT/EXPERIMENT/KIND/METHOD/run-000`; `decay` alone has no method."""
     for name in (experiment, method or experiment):
-        plain = FilePath(name).name == name and name.isprintable()
+        plain = FilePath(name).name == name != "" and name.isprintable()
         if not plain or len(name.encode(errors="replace")) > LONGEST_NAME:
             raise InputError(
                 f"the name of an experiment or method must be that of a folder, got {shown(name)}"
