@@ -1,6 +1,7 @@
 """Fetching, from a server on this machine that behaves or does not."""
 
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import filelock
@@ -85,6 +86,27 @@ def test_a_failure_is_named_and_what_came_is_kept(toy, server, cache, how, why, 
     fetch("toy")
     assert server.asked == [(how, None), ("good", f"bytes={kept}-" if kept else None)]
     assert (cache / PATH).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("headers", "the server's headers did not end in 0.6 s after 0 of 50000 bytes"),
+        ("one_header", "the server's headers did not end in 0.6 s after 0 of 50000 bytes"),
+        ("continues", "the server's headers did not end in 0.6 s after 0 of 50000 bytes"),
+        ("body", "the file did not come in 0.7 s after"),
+    ],
+)
+def test_what_never_ends_is_left_for_the_mirror(toy, server, monkeypatch, how, why, refuses):
+    monkeypatch.setattr(datasets, "LONGEST_HEADERS", 0.6)
+    monkeypatch.setattr(datasets, "LONGEST_WAIT", 0.7)
+    toy(how)
+    began = time.monotonic()
+    with refuses(server.url(how), why, error=DataError):
+        fetch("toy")
+    assert time.monotonic() - began < 3
+    toy(how, "good")
+    assert fetch("toy")[0].state == "present"
 
 
 @pytest.mark.parametrize("before", [None, CONTENT[:-1] + b"?"])
