@@ -8,7 +8,6 @@ import fractions
 import math
 import pathlib
 import random
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -158,12 +157,10 @@ def _tensor(rng: random.Random, right: torch.Tensor) -> Any:
         lambda: right.unsqueeze(-1), lambda: torch.stack([right, right], -1),
         lambda: 10 * right - 5,
     ]  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return rng.choice(ways)()
-        except RuntimeError:  # a number beyond the type's
-            return right[None]
+    try:
+        return rng.choice(ways)()
+    except RuntimeError:  # a number beyond the type's
+        return right[None]
 
 
 MODULES: list[Callable[[], Any]] = [
