@@ -72,6 +72,12 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
 
 
+def printable(text: str) -> str:
+    """Text in which nothing moves a terminal's cursor or cannot be encoded, for it to be printed:
+    sentences may hold what a file received from somebody else says."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 def kind(value: object) -> str:
     """The type of a value with its article, for use within a sentence: `an int`."""
     name = type(value).__name__
