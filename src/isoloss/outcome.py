@@ -86,7 +86,7 @@ class Outcome(enum.Enum):
     )
     LEVEL_UNREACHABLE = (
         "level_unreachable",
-        "The level could not be reached from the start along the gradient of the loss.",
+        "The walk ended before it reached its level.",
         "Hold a level nearer to the start's loss, or train further before the walk.",
     )
     GRADIENT_VANISHED = (
@@ -118,10 +118,11 @@ class Ending:
 
     outcome: Outcome
     detail: str = ""  # the figures, a part of a sentence
+    remedy: str = ""  # where it is another than the outcome's
 
     def message(self, dtype: torch.dtype) -> str:
         """The sentence, the figures and the remedy of a walk in this type."""
         figures = f" ({self.detail})" if self.detail else ""
         exact = dtype == torch.float64
-        remedy = self.outcome.remedy_in_float64 if exact else self.outcome.remedy
-        return f"{self.outcome.sentence.rstrip('.')}{figures}. {remedy}"
+        usual = self.outcome.remedy_in_float64 if exact else self.outcome.remedy
+        return f"{self.outcome.sentence.rstrip('.')}{figures}. {self.remedy or usual}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -137,15 +137,15 @@ class Objective:
         One evaluation, and more where the regularizer is made of derivatives of the loss.
         """
         before = self.problem.evaluations
-        vectors, numbers = self._measure(theta)
+        vectors, numbers = self._measure(theta, self.problem.loss_and_grad)
         self.evaluations += self.problem.evaluations - before
         return _point(vectors, fetched(*numbers))
 
     def trial(self, origin: Origin, shares: NDArray[np.float64]) -> tuple[Point, Change]:
         """The point that lies so much of each row from an origin, compared with it.
 
-        All numbers come from the device in one copy; where launching kernels is what takes the
-        time, they are launched by one recording.
+        Its loss is rounded where the problem's gradients are. All numbers come from the device in
+        one copy; where launching kernels is what takes the time, one recording launches them.
         """
         problem, rows, used = self.problem, origin.rows, len(shares)
         small = rows.numel() <= RECORDED and records(problem.device)
@@ -176,10 +176,21 @@ class Objective:
         distance, square, *products = found[NUMBERS : NUMBERS + 2 + used]
         return point, Change(vectors[-1], float(square), np.array(products), float(distance))
 
-    def _measure(self, theta: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    @property
+    def rough(self) -> bool:
+        """Whether the loss of a trial is rounded, so that `strict` may give another."""
+        return self.problem.precision != "exact"
+
+    def strict(self, point: Point) -> Point:
+        """A trial with its loss in full precision."""
+        return replace(point, loss=self.problem.loss(point.theta).item())
+
+    def _measure(
+        self, theta: Tensor, evaluate: Callable[[Tensor], tuple[Tensor, Tensor]]
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The vectors and the numbers of a point, in the order in which `_point` takes them."""
         before = self.problem.evaluations
-        loss, g = self.problem.loss_and_grad(theta)
+        loss, g = evaluate(theta)
         value, r = self.regularizer.value_and_grad(theta)
         self._each = self.problem.evaluations - before
         gg, rr, rg = (inner(a, b).double() for a, b in ((g, g), (r, r), (r, g)))
@@ -192,7 +203,7 @@ class Objective:
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The same for a trial, `numbers` being the origin's loss, 0 for none, and the shares."""
         theta = torch.addmv(place, rows.t(), numbers[1:].to(rows.dtype))
-        vectors, found = self._measure(theta)
+        vectors, found = self._measure(theta, self.problem.rough)
         share = torch.where(numbers[0] == 0, 1.0, found[0] / numbers[0])
         change = less(vectors[1], grad, share)
         also = (torch.dist(theta, home), inner(change, change), products(rows, change))

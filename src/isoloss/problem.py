@@ -15,8 +15,12 @@ from torch import Tensor
 from isoloss.arguments import checked, whole
 from isoloss.data import Chunk, Chunks
 from isoloss.errors import InputError
-from isoloss.evaluation import Autograd, Evaluation, choose, measured_size
-from isoloss.evaluation.arithmetic import channels_last_is_safe, check_precision
+from isoloss.evaluation import Autograd, Evaluation, Reduced, choose, measured_size
+from isoloss.evaluation.arithmetic import (
+    channels_last_is_safe,
+    check_precision,
+    pays_channels_last,
+)
 from isoloss.evaluation.autograd import Term, per_example, weighted_sum
 from isoloss.flat import FlatNetwork, Model, fixed, flatten, trainable
 from isoloss.flat import vector as flat_vector
@@ -124,7 +128,8 @@ class Problem:
             device=network.device,
             size=chunk_size,
             check_targets=per_example_loss.check_targets if named else None,
-            channels_last=channels_last_is_safe(network.model),
+            channels_last=channels_last_is_safe(network.model)
+            and pays_channels_last(network.device, precision),
         )
         self.size = network.size
         self.examples = chunks.examples
@@ -200,10 +205,22 @@ class Problem:
             problem's type. Both are new tensors. Chunks of data are summed in their order.
         """
         with self._lock:
-            self.evaluations += 1
-            if self._gradient is None:
-                self._gradient = self._choose(theta)
-            return self._gradient.loss_and_grad(theta)
+            return self._counted(theta).loss_and_grad(theta)
+
+    def rough(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """As `loss_and_grad`, the loss too in the problem's `precision`: a third less time.
+
+        Args:
+            theta: Shape (size,).
+
+        Returns:
+            Mean loss over the examples, shape (), float64, and its gradient, shape (size,).
+        """
+        with self._lock:
+            evaluation = self._counted(theta)
+            if isinstance(evaluation, Reduced):
+                evaluation = evaluation.rounded
+            return evaluation.loss_and_grad(theta)
 
     def hvp(self, theta: Tensor, vector: Tensor) -> Tensor:
         """The Hessian of the training loss at a point, times a vector; exact, chunk by chunk.
@@ -335,6 +352,13 @@ class Problem:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the parameters that make up theta, by name, in order."""
         return dict(self._inside.network.layout.shapes)
+
+    def _counted(self, theta: Tensor) -> Evaluation:
+        """What computes the gradient, chosen at the first one."""
+        self.evaluations += 1
+        if self._gradient is None:
+            self._gradient = self._choose(theta)
+        return self._gradient
 
     def _choose(self, theta: Tensor) -> Evaluation:
         own = self._inside

@@ -182,8 +182,8 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         self._recorded = False  # whether the state is among the rows
         self._ending: Ending | None = None
         self._chunk_size = problem.chunk_size if checkpoint is not None else None
-        self._between = self._now()
-        self._saved: Snapshot | None = None
+        # not yet kept; without a checkpoint none, since it would hold the basis of its state
+        self._unkept = self._now() if checkpoint is not None else None
 
     def __next__(self) -> Row:
         """Take a step and record it; the start is the first row."""
@@ -191,11 +191,12 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
             self._state = self._method.step(self._objective, self._state)
             self._recorded = False
         if self._ending is None and self._state.ending is not None:
-            self._ending, self._between = self._state.ending, self._now()
+            self._ending = self._state.ending
+            self._unkept = self._now() if self._checkpoint is not None else None
         if self._ending is not None:
             raise StopIteration
         if self._checkpoint is not None:
-            self._between = self._now()
+            self._unkept = self._now()
             if self._checkpoint.due:
                 self._keep(self._checkpoint)
         row = self._recorder.add(self._state, self._objective.evaluations)
@@ -220,7 +221,7 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
     @property
     def path(self) -> Path:
         """The walk so far; `Outcome.INTERRUPTED` where it has not ended by itself."""
-        if self._checkpoint is not None and self._saved is not self._between:
+        if self._checkpoint is not None:
             self._keep(self._checkpoint)
         ending = self._ending or Ending(Outcome.INTERRUPTED, "the iteration was left")
         steps, points, point_steps = self._recorder.finish()
@@ -243,8 +244,9 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         )
 
     def _keep(self, keeper: Keeper) -> None:
-        keeper.save(self._between)
-        self._saved = self._between
+        if self._unkept is not None:
+            keeper.save(self._unkept)
+            self._unkept = None
 
     def _now(self) -> Snapshot:
         return Snapshot(

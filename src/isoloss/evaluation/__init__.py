@@ -25,7 +25,15 @@ from isoloss.evaluation.reduced import Reduced
 from isoloss.flat import FlatNetwork, flatten
 from isoloss.losses import Loss, NamedLoss
 
-__all__ = ["Autograd", "Evaluation", "Replayed", "choose", "measured_size", "saved_bytes"]
+__all__ = [
+    "Autograd",
+    "Evaluation",
+    "Reduced",
+    "Replayed",
+    "choose",
+    "measured_size",
+    "saved_bytes",
+]
 
 IMAGES = (16, 128)
 VECTORS = (64, 1024)
@@ -59,12 +67,12 @@ def choose(
 ) -> Evaluation:
     """The fastest way to evaluate: `ByHand` for plain networks on a CPU, else `Autograd`, with
     rounded gradients where these are asked for, recorded where a device can."""
-    evaluation = _in_full(network, chunks, loss)
-    if precision != "exact":
-        rounded = Autograd(network, chunks, loss, precision)
-        evaluation = Reduced(evaluation, rounded)
-    recorded = records(network.device) and chunks.kept
-    return Recorded(evaluation, network.device) if recorded else evaluation
+    strict = _in_full(network, chunks, loss)
+    exact = precision == "exact"
+    evaluation = strict if exact else Autograd(network, chunks, loss, precision)
+    if records(network.device) and chunks.kept:
+        evaluation = Recorded(evaluation, network.device)
+    return evaluation if exact else Reduced(strict, evaluation)
 
 
 def _in_full(network: FlatNetwork, chunks: Chunks, loss: Loss) -> Evaluation:

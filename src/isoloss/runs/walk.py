@@ -150,7 +150,7 @@ class WalkRun(Run):
         save_walk(self.folder, path, {**start.extra, "chunk_size": _size(start)})
         return self._done(path)
 
-    def _finished_before(self) -> News:
+    def finished_before(self) -> News:
         return self._done(Path.load(self.folder))
 
     def _start(self, contact: Contact) -> Start:

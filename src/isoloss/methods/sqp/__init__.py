@@ -11,6 +11,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from isoloss.methods.sqp.advance import SQPState, advance
+from isoloss.methods.sqp.approach import step_towards
 from isoloss.methods.sqp.basis import Basis
 from isoloss.methods.sqp.model import Model, Slopes
 from isoloss.outcome import Ending, Outcome
@@ -19,8 +20,6 @@ from isoloss.settings import Count, Settings
 
 MOST_MEMORY = 10_000
 """Directions at most: the algebra within them is dense."""
-MOST_NEWTON = 1.0
-"""Largest change of phi that one step towards another level asks for."""
 SPAN = 1000.0
 """Least scale of a loss that is held by an absolute tolerance, in such tolerances."""
 
@@ -51,7 +50,7 @@ class SQP(Settings):
     memory: Annotated[int, Field(ge=16, le=MOST_MEMORY)] = 40
     first_step: PositiveFloat = 0.05
     max_trials: Count = 40
-    max_approach: Count = 500
+    max_approach: Count = 1000
 
     def kept_tolerance(self, tolerance: Tolerance) -> Tolerance:
         """The tolerance asked for."""
@@ -115,39 +114,19 @@ class SQP(Settings):
         )
         slopes = Slopes(r, a).padded(basis.size)
         radius = self.first_step * size
-        return replace(state, on_level=True, slopes=slopes, model=model, radius=radius)
+        return replace(state, on_level=True, pairs=(), slopes=slopes, model=model, radius=radius)
 
     def _approach(self, objective: Objective, state: SQPState) -> SQPState:
-        """A Newton step of phi along its gradient, shortened until it brings the level nearer."""
-        point = state.point
-        phi = state.phi(point.loss)
-        if point.grad_norm == 0:
-            return replace(state, ending=Ending(Outcome.GRADIENT_VANISHED))
-        if state.reached >= self.max_approach:
-            return replace(state, ending=self._unreachable(state))
-        wanted = max(-MOST_NEWTON, min(MOST_NEWTON, phi))
-        share = wanted * state.unit(point.loss) / point.grad_norm**2
-        for _ in range(self.max_trials):
-            trial = objective.evaluate(point.theta.sub(point.grad, alpha=share))
-            if state.admits(trial):
-                left = state.phi(trial.loss)
-                if abs(left) < abs(phi):
-                    moved = replace(
-                        state,
-                        point=trial,
-                        kind="correct",
-                        step_length=abs(share) * point.grad_norm,
-                        reached=state.reached + 1,
-                    )
-                    return self._settled(objective, moved)
-            share *= 0.3
-        return replace(state, ending=self._unreachable(state))
-
-    def _unreachable(self, state: SQPState) -> Ending:
-        detail = (
-            f"loss {state.point.loss:.6g} after {state.reached} steps towards {state.level:.6g}"
+        """A step towards the level set, or onto it."""
+        moved = step_towards(
+            objective,
+            state,
+            memory=self.memory,
+            trials=self.max_trials,
+            steps=self.max_approach,
+            first=self.first_step,
         )
-        return Ending(Outcome.LEVEL_UNREACHABLE, detail)
+        return moved if moved.ending else self._settled(objective, moved)
 
 
 def _scaled(state: SQPState, atol: float) -> SQPState:

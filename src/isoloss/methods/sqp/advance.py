@@ -38,8 +38,10 @@ class SQPState:
     multiplier: float = 0.0  # of the last trial
     kind: str = "start"  # or correct (towards another level), sqp
     step_length: float = 0.0
+    rough: float | None = None  # the point's loss as trials compute it, where that is known
     scale: float | None = None  # phi is (L - c) / scale; None: log(L / c)
     reached: int = 0  # steps taken towards another level
+    pairs: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()  # those steps, changes of gradient
     renewed_below: float = math.inf  # R below which a stall leads to a fresh model
     renewed_nearer: float = math.inf  # KKT residual below which it does so too
     idle: int = 0  # steps in a row that gained next to nothing
@@ -73,7 +75,7 @@ def advance(
     """One step from a point on the level set to the next."""
     if state.idle >= MOST_IDLE:
         return _stalled(state, True, f"{MOST_IDLE} steps without gain")
-    search = _Search(state, model, slopes)
+    search = _Search(objective, state, model, slopes)
     for _ in range(max_trials):
         search.make_room(keep)
         if not np.any(search.here.slopes.a):
@@ -94,6 +96,7 @@ class _Center:
     point: Point
     phi: float
     slopes: Slopes
+    rough: float  # the loss as trials compute it
 
     def padded(self, size: int) -> _Center:
         return replace(self, slopes=self.slopes.padded(size))
@@ -102,10 +105,12 @@ class _Center:
 class _Search:
     """What changes during one step: the center, the model, the radius."""
 
-    def __init__(self, state: SQPState, model: Model, slopes: Slopes) -> None:
-        self.state, self.model = state, model
-        phi = state.phi(state.point.loss)
-        self.home = self.here = _Center(state.point, phi, slopes)
+    def __init__(self, objective: Objective, state: SQPState, model: Model, slopes: Slopes) -> None:
+        self.objective, self.state, self.model = objective, state, model
+        loss = state.point.loss
+        rough = loss if state.rough is None else state.rough
+        self.home = self.here = _Center(state.point, state.phi(loss), slopes, rough)
+        self.offset = state.phi(loss) - state.phi(rough)  # of phi from what trials compute
         self.radius, self.multiplier = state.radius, state.multiplier
         self.landing = math.inf  # longest step that is expected to end in the band
         self.loose = max(LOOSE, 2 * state.rtol)
@@ -142,7 +147,7 @@ class _Search:
     def origin(self) -> Origin:
         """From where the next trial starts."""
         here, rows = self.here.point, self.model.basis.rows.values
-        unit = here.loss if self.state.scale is None else None
+        unit = self.here.rough if self.state.scale is None else None
         return Origin(here, self.home.point.theta, rows, unit)
 
     def shares(self, trial: Trial) -> Array:
@@ -157,9 +162,13 @@ class _Search:
             self.rejected += 1
             return
         here, self.moved = self.here, change.distance
-        phi = self.state.phi(there.loss)
+        rough, phi = there.loss, self.state.phi(there.loss) + self.offset
+        if self.objective.rough and abs(phi) <= self.state.rtol:
+            there = self.objective.strict(there)
+            phi = self.state.phi(there.loss)
+            self.offset = phi - self.state.phi(rough)
         modeled = self.model.fall(here.slopes, trial.step) + self.multiplier * here.phi
-        reached = _Center(there, phi, self._learn(there, trial.step, change))
+        reached = _Center(there, phi, self._learn(there, trial.step, change), rough)
         noise = self._noise(there)
         fallen = here.point.regularizer - there.regularizer + self.multiplier * (here.phi - phi)
         if abs(fallen) <= noise:
@@ -189,6 +198,7 @@ class _Search:
             point=there,
             slopes=self.here.slopes,
             model=self.model,
+            rough=self.here.rough,
             radius=self.radius,
             multiplier=self.multiplier,
             kind="sqp",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from isoloss.errors import InputError
+from isoloss.evaluation.arithmetic import one_thread
 from isoloss.flat import fetched, inner, products
 
 Array = NDArray[np.float64]
@@ -150,6 +151,7 @@ def padded(array: Array, size: int, diagonal: float = 0.0) -> Array:
 
 
 def eigh(matrix: Array) -> tuple[Array, Array]:
-    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix, in torch's threads."""
-    values, vectors = torch.linalg.eigh(torch.from_numpy(matrix))
+    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix too small for threads."""
+    with one_thread():
+        values, vectors = torch.linalg.eigh(torch.from_numpy(matrix))
     return values.numpy(), vectors.numpy()
