@@ -73,8 +73,9 @@ def shown(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """Text in which nothing moves a terminal's cursor or cannot be encoded, for it to be printed:
-    sentences may hold what a file received from somebody else says.
+    """Text in which nothing moves a terminal's cursor and all can be encoded, for it to be printed.
+
+    Sentences may hold what a file received from somebody else says.
     """
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
