@@ -97,11 +97,11 @@ def check_columns(name: str, table: Any, *columns: str) -> None:
             )
 
 
-def real(name: str, value: Any) -> float:
+def real(name: str, value: Any, wanted: str = "a number") -> float:
     """A number, or a tensor of one, as Python's; infinity where it is too large for that."""
     single = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
     if not _is(value, float) and not (single and not value.is_meta):
-        raise InputError(f"{name} must be a number, got {shown(value)} of type {kind(value)}")
+        raise InputError(f"{name} must be {wanted}, got {_given(value)}")
     try:
         return float(value.detach() if isinstance(value, Tensor) else value)
     except OverflowError:
@@ -112,7 +112,8 @@ def whole(name: str, value: Any, least: int = 0, most: int = MOST) -> int:
     """A whole number within bounds."""
     if not _is(value, int) or not least <= value <= most:
         large = most < MOST or (_is(value, int) and value > most)
-        bounds = f"from {least} to {most}" if large else f"of at least {least}"
+        bounds = f"from {least} to {'2^63 - 1' if most == MOST else most}"
+        bounds = bounds if large else f"of at least {least}"
         raise InputError(f"{name} must be a whole number {bounds}, got {shown(value)}")
     return int(value)
 
@@ -123,7 +124,8 @@ def _hints(annotations: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str
     for name, text in annotations.items():
         later = {"pd": importlib.import_module("pandas")} if "pd." in text else {}
         try:
-            found[name] = eval(text, {**names, **later})  # noqa: S307  # annotations of our own
+            holder = types.SimpleNamespace(__annotations__={name: text})
+            found |= typing.get_type_hints(holder, {**names}, later)
         except NameError:
             found[name] = Any
     return found
@@ -135,6 +137,8 @@ def _check(name: str, value: Any, hint: Any) -> None:
 
 
 def _given(value: Any) -> str:
+    if isinstance(value, str | bytes | Real):
+        return f"{kind(value)}, {shown(value)}"
     if not isinstance(value, Tensor):
         return kind(value)
     layout = "" if value.layout == torch.strided else f" that is {value.layout}"

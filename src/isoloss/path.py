@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -41,9 +42,6 @@ COLUMNS = (
     "step", "kind", "evaluations", "seconds", "loss", "level_error", "regularizer", "angle_degrees",
     "kkt_residual", "equivalent_penalty", "step_length", "arc_length",
 )  # fmt: skip
-
-NEEDED = ("step", "kind", "regularizer")
-"""Columns without which the rows are no walk."""
 
 
 class Stop(Settings):
@@ -123,8 +121,8 @@ class Path:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_columns("steps", self.steps, *NEEDED, *(set(COLUMNS) & set(self.steps)))
-        if self.points.ndim != 2 or not len(self.steps):
+        check_columns("steps", self.steps, *(name for name in COLUMNS if name in self.steps))
+        if not len(self.steps) or (self.points.ndim != 2 and self.points.numel()):
             raise InputError(
                 f"a path must have a step and points of shape (points, parameters), got "
                 f"{len(self.steps)} steps and points of shape {tuple(self.points.shape)}"
@@ -229,9 +227,12 @@ class Path:
 
     def __repr__(self) -> str:
         """One line: method, steps, loss, regularizer from start to end, outcome."""
-        first, last = self.steps.iloc[0], self.steps.iloc[-1]
+        first, last = (
+            {"step": None, "evaluations": None, "regularizer": math.nan, **self.steps.iloc[k]}
+            for k in (0, -1)
+        )
         return (
-            f"Path({self.method}, {last['step']} steps, {last.get('evaluations')} evaluations, "
+            f"Path({self.method}, {last['step']} steps, {last['evaluations']} evaluations, "
             f"level {real('level', self.level):.6g}, {self.regularizer} "
             f"{first['regularizer']:.6g} -> {last['regularizer']:.6g}, {self.outcome.value})"
         )

@@ -39,7 +39,7 @@ class Settings(pydantic.BaseModel):
                 raise InputError(_sentence(type(self).__name__, error)) from None
 
 
-Count = Annotated[int, pydantic.Field(ge=1, le=MOST)]
+Count = Annotated[int, pydantic.Field(gt=0, le=MOST)]
 """How many of something: a whole number that files and displays hold."""
 
 AnySettings = TypeVar("AnySettings", bound=Settings)

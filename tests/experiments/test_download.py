@@ -10,7 +10,7 @@ import pytest
 from tests.experiments.conftest import Server
 from tests.experiments.made import placed
 
-from isoloss.experiments import datasets
+from isoloss.experiments import download
 from isoloss.experiments.datasets import DataError, at_hand, fetch, load, verify
 
 CONTENT = np.random.default_rng(1).bytes(50_000)
@@ -21,8 +21,8 @@ PATH = "toy/file.gz"
 def toy(server, table, monkeypatch):
     """Puts the data set `toy` of one file into the table, at home where the arguments say."""
     server.content = CONTENT
-    monkeypatch.setattr(datasets, "SILENCE", 0.5)
-    monkeypatch.setattr(datasets, "CHUNK", 1000)
+    monkeypatch.setattr(download, "SILENCE", 0.5)
+    monkeypatch.setattr(download, "CHUNK", 1000)
     return lambda *ways: table("toy", {PATH: CONTENT}, urls=tuple(map(server.url, ways)))
 
 
@@ -98,8 +98,8 @@ def test_a_failure_is_named_and_what_came_is_kept(toy, server, cache, how, why, 
     ],
 )
 def test_what_never_ends_is_left_for_the_mirror(toy, server, monkeypatch, how, why, refuses):
-    monkeypatch.setattr(datasets, "LONGEST_HEADERS", 0.6)
-    monkeypatch.setattr(datasets, "LONGEST_WAIT", 0.7)
+    monkeypatch.setattr(download, "LONGEST_HEADERS", 0.6)
+    monkeypatch.setattr(download, "LONGEST_WAIT", 0.7)
     toy(how)
     began = time.monotonic()
     with refuses(server.url(how), why, error=DataError):
@@ -126,7 +126,7 @@ def test_an_interrupted_download_leaves_the_cache_as_it_was(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as during:
-        during.setattr(datasets, "track", interrupted)
+        during.setattr(download, "track", interrupted)
         with pytest.raises(KeyboardInterrupt):
             fetch("toy")
     assert unchanged()
@@ -185,7 +185,7 @@ def test_runs_side_by_side_download_once(toy, server):
 
 def test_a_wait_without_end_has_one(toy, cache, monkeypatch, refuses):
     toy("good")
-    monkeypatch.setattr(datasets, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(download, "LONGEST_WAIT", 0.1)
     placed(cache, {"toy/other": b""})
     busy = filelock.FileLock(f"{cache / PATH}.lock")
     with busy, refuses("downloaded by another process", "file.gz.lock", error=DataError):

@@ -83,7 +83,7 @@ def combine(*parts: tuple[float, Any]) -> Combination:
     """The weighted sum of regularizers, sums among them taken apart."""
     flat: list[tuple[float, Bindable]] = []
     for weight, part in parts:
-        weight = real("the weight of a regularizer", weight)
+        weight = real("the weight of a regularizer", weight, "a finite number")
         if not math.isfinite(weight):
             raise InputError(f"the weight of a regularizer must be finite, got {weight}")
         inner = part.parts if isinstance(part, Combination) else ((1.0, part),)

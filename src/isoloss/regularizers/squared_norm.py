@@ -12,7 +12,7 @@ from torch import Tensor
 
 from isoloss.arguments import checked
 from isoloss.errors import InputError, unknown
-from isoloss.flat import flatten, inner, vector
+from isoloss.flat import flatten, inner
 from isoloss.problem import Problem
 from isoloss.regularizers.regularizer import Combinable, Regularizer
 from isoloss.settings import Settings
@@ -50,9 +50,14 @@ class SquaredNorm(Settings, Combinable):
         """
         center = self.center
         if center is not None:
-            vector("center of SquaredNorm", center, problem.size)
-            if not torch.isfinite(center).all():
-                raise InputError("center of SquaredNorm must have finite weights alone")
+            real = center.is_floating_point() and center.layout == torch.strided
+            whole = center.shape == (problem.size,) and real and not center.is_meta
+            if not whole or not torch.isfinite(center).all():
+                raise InputError(
+                    f"center of SquaredNorm must be one flat vector of {problem.size} finite "
+                    f"weights, as problem.current() gives, got {center.dtype} of shape "
+                    f"{tuple(center.shape)}"
+                )
             center = center.detach().to(problem.device, problem.dtype, copy=True)
         return _Quadratic(self.name, self._vector(problem), center)
 

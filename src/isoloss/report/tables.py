@@ -47,6 +47,7 @@ class Runs:
 
 def on_level(path: Path) -> pd.DataFrame:
     """The rows of a walk that no corrector step follows; column `progress` counts the others."""
+    check_columns("steps", path.steps, "step", "kind", "evaluations", "loss", "regularizer")
     kind = path.steps["kind"].to_numpy(dtype=str)
     kept = np.append(kind[1:] != "correct", [True])[: len(kind)]
     progress = np.cumsum((kind != "start") & (kind != "correct"))

@@ -40,7 +40,7 @@ class _Timed:
     """Generations that are written from time to time, of states of a class."""
 
     def __init__(self, folder: Path, rescue: Path, every: float) -> None:
-        every = real("every", every)
+        every = real("every", every, "a number of seconds, at least 0")
         if not every >= 0:
             raise InputError(f"every must be a number of seconds, at least 0, got {every}")
         self.folder = folder
