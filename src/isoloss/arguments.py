@@ -137,6 +137,8 @@ def _check(name: str, value: Any, hint: Any) -> None:
 
 
 def _given(value: Any) -> str:
+    if value is None:
+        return "None"
     if isinstance(value, str | bytes | Real):
         return f"{kind(value)}, {shown(value)}"
     if not isinstance(value, Tensor):

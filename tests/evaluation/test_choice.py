@@ -203,6 +203,7 @@ def test_an_evaluation_by_autograd_never_asks_for_a_number(loss: str) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("make", [network, convolutional])
 def test_on_cuda_an_evaluation_does_not_synchronize_and_agrees(make: Any) -> None:
     shape = (1, 6, 6) if make is convolutional else (5,)
