@@ -83,12 +83,12 @@ def calls(world: World) -> list[Call]:
         Call("walk", lambda **k: list(isoloss.walk(**k)), walk),
         Call("walk.interrupt", isoloss.walk(problem).interrupt, {"detail": "why"}),
         Call("check", isoloss.check, {"problem": problem, "regularizer": "l1", "seed": 0}),
-        Call("Problem", isoloss.Problem, {
+        Call("Problem", _evaluated, {
             "model": model, "loss": "cross_entropy", "data": (w.inputs, w.targets),
             "weights": None, "metric": "accuracy", "parameters": None, "dtype": None,
             "device": None, "chunk_size": None,
         }),
-        Call("Problem of a function", isoloss.Problem, {
+        Call("Problem of a function", _evaluated, {
             "model": function_of, "loss": "mse", "data": (w.inputs, w.inputs[:, :1]),
             "parameters": {"w": torch.ones(2, 1, dtype=torch.float64)},
         }),
@@ -238,6 +238,13 @@ def _of_rooms(w: World) -> list[Call]:
         Call("to_keras", reference.to_keras, {"points": flat, "network": network}),
         Call("from_keras", reference.from_keras, {"points": flat, "network": network}),
     ]  # fmt: skip
+
+
+def _evaluated(**given: Any) -> None:
+    """A problem, at the model's present weights."""
+    problem = isoloss.Problem(**given)
+    problem.loss_and_grad(problem.current())
+    problem.evaluate(problem.current())
 
 
 def _outcome(value: Any) -> None:

@@ -102,6 +102,9 @@ def get_metric(metric: str | Loss | None, loss: str | Loss) -> Loss | None:
     if metric is None:
         named = get_loss(loss)
         return METRIC_OF_LOSS.get(type(named)) if isinstance(named, NamedLoss) else None
+    if isinstance(metric, type):
+        name = metric.__name__
+        raise InputError(f"metric={name} is a class; give an object of it, {name}()")
     if callable(metric):
         check_takes("the metric", metric, "outputs", "targets")
         return metric
