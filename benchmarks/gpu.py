@@ -1,13 +1,15 @@
 """What a GPU gives: evaluations, walks, reduced precision and memory, beside plain torch on it.
 
-    python benchmarks/gpu.py [--device cuda] [--only evaluations resnet memory]
+    python benchmarks/gpu.py [--device cuda] [--only evaluations stacks resnet memory]
 
-prints three tables, as ratios of times measured in one run on one card. The inputs are random, of
+prints four tables, as ratios of times measured in one run on one card. The inputs are random, of
 the sizes of the five experiments; the networks are trained on them for a moment, since a walk from
 random weights has nowhere to go.
 
 - evaluations: a loss and gradient of all examples by plain torch, called and replayed from a CUDA
   graph; by isoloss; and on average along a walk by `sqp`.
+- stacks: an epoch of weight decay, networks in a stack and one after another in plain torch, with
+  the penalty as `weight_decay` of a fused `torch.optim.Adam`.
 - resnet: torchvision's ResNet-18 (3x3 stem) on 5,000 images of 32 x 32 in full precision, TF32 and
   bfloat16; evaluations to the same squared norm; and how far the strict loss is from the level.
 - memory: vectors of the size of theta that a walk holds beside an evaluation.
@@ -29,6 +31,7 @@ from torch.nn import functional
 
 import isoloss
 from isoloss import Problem, Record, Stop, experiments
+from isoloss.training import Training
 
 SHAPES: dict[str, tuple[tuple[int, ...], int | None]] = {
     "IRIS_FF": ((120, 4), 3),
@@ -134,6 +137,60 @@ def evaluations(device: str) -> None:
         )
 
 
+def stacks(device: str, members: tuple[int, ...] = (14, 210)) -> None:
+    print("\n| an epoch, ms | networks | plain torch | stack | times faster | GiB |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name in ("MNIST_CONV", "CIFAR10_CONV"):
+        experiment, (shape, classes) = experiments.get(name), SHAPES[name]
+        generator = torch.Generator().manual_seed(0)
+        inputs = torch.rand(shape, generator=generator).to(device)
+        targets = torch.randint(classes or 1, shape[:1], generator=generator).to(device)
+        model = experiment.network(0).to(device)
+        one = milliseconds(plain_epoch(copy.deepcopy(model), inputs, targets))
+        for count in members:
+            groups = count // 14  # runs of 14 penalties, each with its draw of examples
+            torch.cuda.reset_peak_memory_stats()
+            training = Training(
+                model,
+                experiment.loss,
+                inputs.expand(groups, *shape),
+                targets.expand(groups, -1),
+                penalties=[1e-3] * count,
+                own_examples=True,
+            )
+            theta = torch.cat([p.detach().flatten() for p in model.parameters()])
+            state = training.init(theta.expand(count, -1))
+            own = milliseconds(functools.partial(training.epoch, state))
+            peak = torch.cuda.max_memory_allocated() / 2**30
+            print(
+                f"| {name} | {count} | {count * one:,.0f} | {own:,.0f} | {count * one / own:.1f} | "
+                f"{peak:.1f} |",
+                flush=True,
+            )
+            for note in training.notes:
+                print(f"note: {note}")
+            del training, state
+            gc.collect()
+            torch.cuda.empty_cache()
+
+
+def plain_epoch(model: nn.Module, inputs: Tensor, targets: Tensor) -> Call:
+    """Training one network as fast as plain torch does."""
+    kernels = [p for p in model.parameters() if p.ndim > 1]
+    biases = [p for p in model.parameters() if p.ndim == 1]
+    groups = [{"params": kernels, "weight_decay": 2e-3}, {"params": biases}]
+    adam = torch.optim.Adam(groups, lr=1e-3, eps=1e-7, fused=True)
+
+    def epoch() -> None:
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            for x, y in zip(inputs.split(32), targets.split(32), strict=True):
+                adam.zero_grad()
+                functional.cross_entropy(model(x), y).backward()
+                adam.step()
+
+    return epoch
+
+
 def resnet18() -> nn.Module:
     import torchvision
 
@@ -228,7 +285,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--only", nargs="*", default=["evaluations", "memory", "resnet"])
+    parser.add_argument("--only", nargs="*", default=["evaluations", "stacks", "memory", "resnet"])
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--evaluations", type=int, default=60, help="of the walks of ResNet-18")
     given = parser.parse_args()
@@ -236,6 +293,8 @@ def main() -> None:
     began = time.perf_counter()
     if "evaluations" in given.only:
         evaluations(given.device)
+    if "stacks" in given.only:
+        stacks(given.device)
     if "memory" in given.only:
         memory(given.device)
     if "resnet" in given.only:

@@ -145,7 +145,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "method": "sqp", "stop": Stop(steps=40, kkt_residual=1e-12), "regularizer": Quartic()
     },
     "sqp, other level": {
-        "method": "sqp", "stop": Stop(steps=20, kkt_residual=1e-12), "level": 9.0
+        "method": "sqp", "stop": Stop(steps=20, kkt_residual=1e-12), "level": 0.06
     },
 }  # fmt: skip
 

@@ -504,9 +504,13 @@ def test_a_tolerance_below_the_noise_of_the_loss_is_refused(refuses) -> None:
 def test_a_start_without_a_positive_finite_loss_has_no_level_set(
     refuses, level: float | None
 ) -> None:
-    for loss, start, found in ((cliff, [0.5, 2.0], "nan"), (lambda t: t.dot(t), [0.0, 0], "0.0")):
+    for loss, start, found in (
+        (cliff, [0.5, 2.0], "got nan"),
+        (lambda t: t.dot(t), [0.0, 0], "got 0.0"),
+        (lambda t: t[0], [-3.0, 0], "got -3"),
+    ):
         problem = vector_problem(loss, torch.tensor(start, dtype=torch.float64))
-        with refuses("loss at the start", f"got {found}"):
+        with refuses("loss at the start", found):
             walk(problem, level=level)
 
 

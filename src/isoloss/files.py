@@ -112,11 +112,13 @@ def write_table(file: Path, table: pd.DataFrame) -> Stamp:
     return atomically(file, write)
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> Stamp:
-    """Write tensors as safetensors."""
+def write_tensors(
+    file: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None
+) -> Stamp:
+    """Write tensors as safetensors, with strings by name in its metadata."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    about = {"format_version": str(FORMAT_VERSION)}
-    return atomically(file, lambda part: save_file(whole, part, about))
+    metadata = {"format_version": str(FORMAT_VERSION), **(about or {})}
+    return atomically(file, lambda part: save_file(whole, part, metadata))
 
 
 def write_folder(

@@ -92,7 +92,8 @@ class Outcome(enum.Enum):
     GRADIENT_VANISHED = (
         "gradient_vanished",
         "The gradient of the loss vanished, so that the level set has no tangent here.",
-        "Start from another point, or hold another level.",
+        "At the least loss the level set is a single point: hold a level above it, or start from "
+        "another point.",
     )
 
     @classmethod

@@ -28,7 +28,8 @@ from isoloss.files import (
     read_tensors,
     write_folder,
 )
-from isoloss.flat import Layout, digest, load_into
+from isoloss.flat import Layout
+from isoloss.names import load_into
 from isoloss.outcome import Outcome
 from isoloss.settings import Count, Settings
 
@@ -130,33 +131,21 @@ class Path:
 
     @checked
     def load_into(self, model: nn.Module, k: int = -1) -> None:
-        """Write a kept point into a model's parameters, and the walk's buffers, in place.
+        """Write a kept point into a model's parameters, and the walk's buffers, in place, by name.
+
+        It is in the mode that was walked that the model then has the loss that was held: batch norm
+        in training mode uses other statistics, and the loss may be far off.
 
         Args:
-            model: A model of the architecture that was walked.
+            model: A model of the architecture that was walked. It may be wrapped otherwise
+                (`DataParallel`, `torch.compile`) or be under another prefix.
             k: Which of the kept points; the last by default.
 
         Raises:
             InputError: There is no such point, or the model is another: its trainable parameters,
                 its buffers, or the values of its frozen parameters. It is left as it was then.
         """
-        theta = self._point(k)
-        buffers = dict(model.named_buffers())
-        if Layout.of(buffers).shapes != Layout.of(self.buffers).shapes:
-            raise InputError(
-                "the model's buffers are not those of the walk; give a model of the same "
-                "architecture"
-            )
-        for name, parameter in model.named_parameters():
-            if name in self.frozen and digest(parameter.to(theta)) != self.frozen[name]:
-                raise InputError(
-                    f"the frozen parameter {name!r} of the model is not the one of the walk, whose "
-                    f"points would have another loss with it; load that model's weights first"
-                )
-        load_into(model, theta, self.shapes)
-        with torch.no_grad():
-            for name, buffer in buffers.items():
-                buffer.copy_(self.buffers[name])
+        load_into(model, self._point(k), self.shapes, self.buffers, self.frozen)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the path to files, for `Path.load`; its `metadata` is left out.
@@ -240,6 +229,7 @@ class Path:
 
 STEPS, POINTS = "steps.parquet", "points.safetensors"
 _BUFFER = "buffers."  # before the name of each buffer among the tensors
+_COMPLEX = "complex_buffers."  # likewise, of complex ones as pairs of numbers
 
 
 def write_path(
@@ -250,7 +240,11 @@ def write_path(
 ) -> None:
     """Write a path into a folder, with further tensors and further content of `outcome.json`."""
     tensors = {"points": path.points, "point_steps": torch.tensor(path.point_steps)}
-    tensors.update({f"{_BUFFER}{name}": each.clone() for name, each in path.buffers.items()})
+    for name, each in path.buffers.items():
+        if each.is_complex():  # safetensors has no complex128
+            tensors[f"{_COMPLEX}{name}"] = torch.view_as_real(each.resolve_conj()).clone()
+        else:
+            tensors[f"{_BUFFER}{name}"] = each.clone()
     tensors.update(extra or {})
     ending = {
         "outcome": path.outcome.value,
@@ -284,6 +278,9 @@ def read_path(folder: FilePath) -> Path:
     try:
         points, point_steps = tensors.pop("points"), tensors.pop("point_steps").tolist()
         buffers = [name for name in tensors if name.startswith(_BUFFER)]
+        for name in [name for name in tensors if name.startswith(_COMPLEX)]:
+            buffers.append(name.replace(_COMPLEX, _BUFFER, 1))
+            tensors[buffers[-1]] = torch.view_as_complex(tensors.pop(name))
         return Path(
             steps=steps,
             points=points,

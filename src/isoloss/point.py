@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from isoloss._kernels.capture import records
 from isoloss.evaluation import Replayed
 from isoloss.flat import fetched, inner, less, products
-from isoloss.problem import Problem
+from isoloss.problem import Problem, inside
 from isoloss.regularizers import AnyRegularizer, get_regularizer
 
 NUMBERS = 7
@@ -112,11 +113,17 @@ class Change:
     distance: float  # from home
 
 
+class OutOfTime(Exception):  # noqa: N818  # no error: an evaluation would begin too late
+    """The deadline is over."""
+
+
 class Objective:
     """Evaluates points: the problem's loss and a regularizer, with a count of evaluations.
 
     Attributes:
         evaluations: Evaluations made through this object, the regularizer's included.
+        deadline: When the last evaluation may begin, as `time.perf_counter` has it.
+        stray: Where the last evaluation was, if something was not finite there.
     """
 
     def __init__(self, problem: Problem, regularizer: AnyRegularizer) -> None:
@@ -125,6 +132,8 @@ class Objective:
         self.evaluations = 0
         self._each = 0  # evaluations that a point costs
         self._replayed: Replayed | None = None
+        self.deadline = math.inf
+        self.stray: Tensor | None = None
 
     @property
     def curvature(self) -> float | None:
@@ -136,10 +145,11 @@ class Objective:
 
         One evaluation, and more where the regularizer is made of derivatives of the loss.
         """
+        self._begin()
         before = self.problem.evaluations
         vectors, numbers = self._measure(theta, self.problem.loss_and_grad)
         self.evaluations += self.problem.evaluations - before
-        return _point(vectors, fetched(*numbers))
+        return self._seen(_point(vectors, fetched(*numbers)))
 
     def trial(self, origin: Origin, shares: NDArray[np.float64]) -> tuple[Point, Change]:
         """The point that lies so much of each row from an origin, compared with it.
@@ -147,6 +157,7 @@ class Objective:
         Its loss is rounded where the problem's gradients are. All numbers come from the device in
         one copy; where launching kernels is what takes the time, one recording launches them.
         """
+        self._begin()
         problem, rows, used = self.problem, origin.rows, len(shares)
         small = rows.numel() <= RECORDED and records(problem.device)
         if not small:
@@ -172,7 +183,7 @@ class Objective:
         # to record takes further ones
         problem.evaluations = before + self._each
         self.evaluations += self._each
-        point = _point(vectors, found)
+        point = self._seen(_point(vectors, found))
         distance, square, *products = found[NUMBERS : NUMBERS + 2 + used]
         return point, Change(vectors[-1], float(square), np.array(products), float(distance))
 
@@ -185,6 +196,14 @@ class Objective:
         """A trial with its loss in full precision."""
         return replace(point, loss=self.problem.loss(point.theta).item())
 
+    def _begin(self) -> None:
+        if time.perf_counter() >= self.deadline:
+            raise OutOfTime
+
+    def _seen(self, point: Point) -> Point:
+        self.stray = None if point.finite else point.theta
+        return point
+
     def _measure(
         self, theta: Tensor, evaluate: Callable[[Tensor], tuple[Tensor, Tensor]]
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -192,6 +211,7 @@ class Objective:
         before = self.problem.evaluations
         loss, g = evaluate(theta)
         value, r = self.regularizer.value_and_grad(theta)
+        r = inside(self.problem).walked(r)
         self._each = self.problem.evaluations - before
         gg, rr, rg = (inner(a, b).double() for a, b in ((g, g), (r, r), (r, g)))
         tangent = less(r, g, rg / gg)

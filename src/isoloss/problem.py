@@ -24,10 +24,13 @@ from isoloss.evaluation.arithmetic import (
 from isoloss.evaluation.autograd import Term, per_example, weighted_sum
 from isoloss.flat import FlatNetwork, Model, fixed, flatten, trainable
 from isoloss.flat import vector as flat_vector
+from isoloss.held import held_entries
 from isoloss.losses import Loss, NamedLoss, get_loss, get_metric
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 """Types in which a level can be held, by their names in settings and files."""
+MADE_ANEW = {"_lock", "_evaluation", "_gradient"}
+"""What a copy of a problem does not take over."""
 PRODUCT = 2
 """Evaluations that a product with the Hessian counts as."""
 
@@ -42,6 +45,11 @@ class Inside:
     loss: Loss
     metric: Loss | None
     given: Mapping[str, Tensor]  # parameters of the user's own model
+    held: Tensor | None  # the entries of theta that are not walked over, shape (size,), or none
+
+    def walked(self, vector: Tensor) -> Tensor:
+        """A gradient or a direction with zeros in the entries that are held."""
+        return vector if self.held is None else vector.masked_fill(self.held, 0.0)
 
 
 class Problem:
@@ -70,6 +78,10 @@ class Problem:
         metric: `"accuracy"`, `"binary_accuracy"`, `"mse"`, `"mae"`, a function of (outputs,
             targets) giving one value per example, or None for the one that goes with the loss.
         parameters: For a model that is a function: its tensors by name, the start of a walk.
+        mask: For a walk over a part of a parameter (the weights that pruning left): by the
+            parameter's name, a boolean tensor of its shape, True for the entries to walk over. The
+            others stay as they are at the start; theta and R have them, gradients are 0 there. So
+            does the padding of an `nn.Embedding(padding_idx=...)`, as in training.
         dtype: `torch.float32` or `torch.float64`; None takes the type of the parameters.
         device: None takes where the parameters are.
         chunk_size: Examples evaluated at once, summed in order, which bounds the memory. None takes
@@ -102,6 +114,7 @@ class Problem:
         weights: Tensor | None = None,
         metric: str | Loss | None = None,
         parameters: Mapping[str, Tensor] | None = None,
+        mask: Mapping[str, Tensor] | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         chunk_size: int | None = None,
@@ -136,27 +149,44 @@ class Problem:
         self.device = network.device
         self.evaluations = 0
         self.precision = precision
-        self._chunk_size = chunk_size
+        self._chunk_size = self._given_size = chunk_size
         self._lock = threading.RLock()
-        self._settle(network, chunks, per_example_loss, per_example_metric)
+        held = held_entries(network, mask)
+        self._settle(network, chunks, per_example_loss, per_example_metric, held)
 
     def _settle(
-        self, network: FlatNetwork, chunks: Chunks, loss: Loss, metric: Loss | None
+        self,
+        network: FlatNetwork,
+        chunks: Chunks,
+        loss: Loss,
+        metric: Loss | None,
+        held: Tensor | None,
     ) -> None:
         self.dtype = network.dtype
         given = trainable(self._model, self._parameters)
         autograd = Autograd(network, chunks, loss)
-        self._inside = Inside(network, chunks, autograd, loss, metric, given)
+        self._inside = Inside(network, chunks, autograd, loss, metric, given, held)
         self._evaluation = choose(network, chunks, loss, self.precision)
         self._gradient: Evaluation | None = None
 
+    def __copy__(self) -> Problem:
+        """Another of the same parts, which it takes turns with."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        return other
+
     def __getstate__(self) -> dict[str, Any]:
-        """All but the lock, which a copy gets anew."""
-        return {name: value for name, value in vars(self).items() if name != "_lock"}
+        """All but the lock and the ways to evaluate, which a copy makes anew."""
+        with self._lock:
+            own = self._inside
+            settled = own.network, own.chunks, own.loss, own.metric, own.held
+            state = {**vars(self), "_inside": settled}
+            return {k: v for k, v in state.items() if k not in MADE_ANEW}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over what `__getstate__` gave."""
         vars(self).update(state, _lock=threading.RLock())
+        self._settle(*state["_inside"])
 
     def current(self) -> Tensor:
         """The model's parameters as they are now, as one flat vector.
@@ -205,7 +235,8 @@ class Problem:
             problem's type. Both are new tensors. Chunks of data are summed in their order.
         """
         with self._lock:
-            return self._counted(theta).loss_and_grad(theta)
+            value, grad = self._counted(theta).loss_and_grad(theta)
+            return value, self._inside.walked(grad)
 
     def rough(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """As `loss_and_grad`, the loss too in the problem's `precision`: a third less time.
@@ -220,7 +251,8 @@ class Problem:
             evaluation = self._counted(theta)
             if isinstance(evaluation, Reduced):
                 evaluation = evaluation.rounded
-            return evaluation.loss_and_grad(theta)
+            value, grad = evaluation.loss_and_grad(theta)
+            return value, self._inside.walked(grad)
 
     def hvp(self, theta: Tensor, vector: Tensor) -> Tensor:
         """The Hessian of the training loss at a point, times a vector; exact, chunk by chunk.
@@ -244,7 +276,8 @@ class Problem:
         direction = flat_vector("vector", vector, self.size).to(self.device, self.dtype)
         with self._lock:
             self.evaluations += PRODUCT
-            return self._evaluation.hvp(theta, direction)
+            direction = self._inside.walked(direction)
+            return self._inside.walked(self._evaluation.hvp(theta, direction))
 
     def sum_of(
         self, theta: Tensor, name: str, term: Term, evaluations: int
@@ -306,15 +339,20 @@ class Problem:
             dtype: `torch.float32` or `torch.float64`.
 
         Returns:
-            A new problem of the same model and data, which it converts chunk by chunk.
+            A new problem of the same model and data; more than 256 MiB of these it converts chunk
+            by chunk at every evaluation. In the type that it has, it gives the same bits.
 
         Raises:
             InputError: It is another type.
         """
         _check_dtype(dtype)
-        other, own = copy.copy(self), self._inside
-        other.evaluations = 0
-        other._settle(own.network.in_dtype(dtype), own.chunks.recast(dtype), own.loss, own.metric)
+        with self._lock:
+            other, own = copy.copy(self), self._inside
+            other.evaluations, chunks = 0, own.chunks
+            if dtype != self.dtype:
+                other._chunk_size, chunks = self._given_size, chunks.recast(dtype)
+            network = own.network.in_dtype(dtype)
+            other._settle(network, chunks, own.loss, own.metric, own.held)
         return other
 
     @checked
@@ -330,10 +368,9 @@ class Problem:
         if size is None:
             return self
         size = whole("size", size, 1)
-        other, own = copy.copy(self), self._inside
+        other = copy.copy(self)
         other._chunk_size = size
-        recut = own.chunks.recut(size) if own.chunks.kept else own.chunks
-        other._gradient = choose(own.network, recut, own.loss, self.precision)
+        other._gradient = other._recut()
         return other
 
     @property
@@ -365,10 +402,14 @@ class Problem:
         if self._chunk_size is None:
             own.network.load(theta)
             self._chunk_size = measured_size(own.network, own.chunks, own.loss)
-            if self._chunk_size is not None:
-                recut = own.chunks.recut(self._chunk_size)
-                return choose(own.network, recut, own.loss, self.precision)
-        return self._evaluation
+        return self._recut()
+
+    def _recut(self) -> Evaluation:
+        """The gradient's evaluation, in chunks of the size given or measured."""
+        own, size = self._inside, self._chunk_size
+        if size in (None, self._given_size) or not own.chunks.kept:
+            return self._evaluation
+        return choose(own.network, own.chunks.recut(size), own.loss, self.precision)
 
     def _each(self, theta: Tensor) -> Iterator[tuple[Chunk, Any, Tensor]]:
         """Each chunk with its outputs and the losses of its examples."""

@@ -54,6 +54,7 @@ class Recorder:
         level: float,
         tolerance: Tolerance,
         before: Recorded | None = None,
+        began: float | None = None,
     ) -> None:
         first = Recorded([], 0, 0.0, 0.0, 0, 0, record.points_every, (), None)
         self._now = before or first  # but for rows and seconds
@@ -63,7 +64,9 @@ class Recorder:
         self._unmeasured = {
             f"{name}_{what}": math.nan for name in probes for what in ("loss", "metric")
         }
-        self._started = time.perf_counter() - self._now.seconds
+        began = time.perf_counter() if began is None else began
+        self.before = self._now.seconds
+        self._started = began - self.before
         self.rows = self._now.rows[: self._now.length]
 
     @property
@@ -71,10 +74,20 @@ class Recorder:
         """Steps so far, corrections not counted."""
         return self._now.progress
 
+    @property
+    def points(self) -> int:
+        """Points on the level set so far."""
+        return self._now.on_level
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time since the walk began, that before a checkpoint included."""
+        return time.perf_counter() - self._started
+
     def recorded(self) -> Recorded:
         """What there is so far; what is added later does not change it."""
-        seconds = time.perf_counter() - self._started
-        return replace(self._now, rows=self.rows, length=len(self.rows), seconds=seconds)
+        length = len(self.rows)
+        return replace(self._now, rows=self.rows, length=length, seconds=self.seconds)
 
     def add(self, state: State, evaluations: int) -> Row:
         """Record the state after a step."""
@@ -88,7 +101,7 @@ class Recorder:
             "step": step,
             "kind": state.kind,
             "evaluations": evaluations,
-            "seconds": time.perf_counter() - self._started,
+            "seconds": self.seconds,
             "loss": point.loss,
             "level_error": self._tolerance.error(point.loss, self._level),
             "regularizer": point.regularizer,

@@ -135,11 +135,15 @@ def identity(value: Any) -> Any:
         case list() | tuple():
             return [identity(one) for one in cast("list[object]", value)]
         case Problem():
-            return {
-                "loss": identity(inside(value).loss),
-                "metric": identity(inside(value).metric),
+            own = inside(value)
+            parts: dict[str, Any] = {
+                "loss": own.loss,
+                "metric": own.metric,
                 "examples": value.examples,
             }
+            if own.held is not None:
+                parts["held"] = own.held
+            return {name: identity(part) for name, part in parts.items()}
         case functools.partial():
             given = identity([value.args, value.keywords])
             return {"function": identity(value.func), "given": given}

@@ -15,8 +15,9 @@ from isoloss._kernels.stacked import Stacked, fastest
 from isoloss.arguments import check_fields, checked, whole
 from isoloss.errors import InputError, check_takes, one_line
 from isoloss.evaluation.arithmetic import reproducible
-from isoloss.flat import flatten, load_into, trainable
+from isoloss.flat import flatten, trainable
 from isoloss.losses import Loss, get_loss
+from isoloss.names import load_into
 
 LEARNING_RATE, BETA1, BETA2, EPSILON = 1e-3, 0.9, 0.999, 1e-7
 

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from isoloss.arguments import checked, real
-from isoloss.checking import check_function, check_gradient, check_tolerance
+from isoloss.checking import (
+    check_function,
+    check_gradient,
+    check_start,
+    check_tolerance,
+    with_cause,
+)
+from isoloss.endings import asked_for, out_of_time, told
 from isoloss.errors import InputError, check_takes
-from isoloss.flat import digest, fixed, state_keys, vector
+from isoloss.flat import digest, fixed, vector
 from isoloss.methods import Method, State, get_method
+from isoloss.names import state_keys
 from isoloss.outcome import Ending, Outcome
 from isoloss.path import Path, Record, Row, Stop
-from isoloss.point import Objective, Tolerance
+from isoloss.point import Objective, OutOfTime, Tolerance
 from isoloss.problem import Problem, inside
 from isoloss.recorder import Recorder
 from isoloss.regularizers import AnyRegularizer
@@ -29,6 +39,9 @@ from isoloss.snapshot import (
 )
 
 Callback = Callable[[Row], bool | None]
+
+FIRST_STEPS = 3
+"""Steps up to which a stall may come of a gradient that is wrong."""
 
 TAKEN = {"level", "step", "arc", "kkt", "angle"}
 """No names of probes: their columns would be the walk's own."""
@@ -146,6 +159,7 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
     ) -> None:
         if stop is not None and stop.when is not None:
             check_takes("Stop(when=...)", stop.when, "row")
+        began = time.perf_counter()
         tolerance = _tolerance_of(rtol, atol)
         theta, level = _start_of(problem, start), _level_of(level, tolerance)
         method, record = get_method(method), record or Record()
@@ -164,20 +178,22 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
             kept = method.kept_tolerance(tolerance)
             state = method.init(objective, theta, level, tolerance)
             held = state.point.loss if level is None else level
-            _check_begin(problem, state, tolerance)
+            check_start(objective, state.point, tolerance)
             check_function(problem, theta, kept)
             check_tolerance(problem, theta, kept, held)
             if check:
                 check_gradient(problem, theta)
-            recorder = Recorder(record, probes, held, tolerance)
+            recorder = Recorder(record, probes, held, tolerance, began=began)
         else:
             problem = problem.with_chunk_size(saved.chunk_size)
             objective = Objective(problem, regularizer)
             check_continues(saved.state, objective)
             state, held, objective.evaluations = saved.state, saved.level, saved.evaluations
-            recorder = Recorder(record, probes, held, tolerance, saved.recorded)
+            recorder = Recorder(record, probes, held, tolerance, saved.recorded, began=began)
         self._problem, self._objective, self._level = problem, objective, held
         self._recorder = recorder
+        if self.stop.seconds is not None:
+            objective.deadline = began + self.stop.seconds - recorder.before
         self._state: State = state
         self._recorded = False  # whether the state is among the rows
         self._ending: Ending | None = None
@@ -188,11 +204,12 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
     def __next__(self) -> Row:
         """Take a step and record it; the start is the first row."""
         if self._ending is None and self._recorded:
-            self._state = self._method.step(self._objective, self._state)
-            self._recorded = False
+            self._step()
         if self._ending is None and self._state.ending is not None:
             self._ending = self._state.ending
             self._unkept = self._now() if self._checkpoint is not None else None
+            if self._ending.outcome is Outcome.STALLED and self.progress <= FIRST_STEPS:
+                self._ending = with_cause(self._ending, self._problem, self._state.point.theta)
         if self._ending is not None:
             raise StopIteration
         if self._checkpoint is not None:
@@ -201,7 +218,9 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
                 self._keep(self._checkpoint)
         row = self._recorder.add(self._state, self._objective.evaluations)
         self._recorded = True
-        self._ending = _stops(self.stop, self._state, row, self.progress)
+        seconds = self._recorder.seconds  # later than the row's, by its probes
+        ending = asked_for(self.stop, self._state, row, self.progress, seconds)
+        self._ending = None if ending is None else self._told(ending)
         return row
 
     @property
@@ -243,6 +262,27 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
             state_keys=state_keys(model, self._problem.shapes),
         )
 
+    def _step(self) -> None:
+        try:
+            state = self._method.step(self._objective, self._state)
+        except OutOfTime:
+            self._ending = self._told(out_of_time(self._recorder.seconds, self._state))
+            return
+        if state.ending is not None and is_dataclass(state):  # told once, and kept so
+            state = replace(state, ending=self._told(state.ending))
+        self._state, self._recorded = state, False
+
+    def _told(self, ending: Ending) -> Ending:
+        recorder = self._recorder
+        return told(
+            ending,
+            self._objective,
+            self._state,
+            level=self._level,
+            first=recorder.rows[0]["regularizer"],
+            points=recorder.points,
+        )
+
     def _keep(self, keeper: Keeper) -> None:
         if self._unkept is not None:
             keeper.save(self._unkept)
@@ -257,52 +297,6 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
             self._objective.evaluations,
             self._recorder.recorded(),
         )
-
-
-def _check_begin(problem: Problem, state: State, tolerance: Tolerance) -> None:
-    infinite = "" if math.isfinite(state.point.loss) else inside(problem).chunks.infinite
-    if infinite:
-        raise InputError(
-            f"the loss at the start is {state.point.loss}, and {infinite}; take such examples out "
-            f"or fill them in, or, if that is meant (a mask), start from weights whose loss is "
-            f"finite"
-        )
-    if not math.isfinite(state.point.loss):
-        raise InputError(
-            f"the loss at the start must be finite to have a level set, got {state.point.loss}; "
-            f"start from other weights"
-        )
-    if tolerance.atol is None and state.point.loss <= 0:
-        raise InputError(
-            f"the loss at the start must be positive to be held by a relative tolerance, got "
-            f"{state.point.loss}; hold it by an absolute one, traverse(method='sqp', atol=...)"
-        )
-    if not state.point.finite:
-        raise InputError(
-            f"the regularizer at the start is {state.point.regularizer:g}, and it or a gradient is "
-            f"not finite; start elsewhere or use another regularizer"
-        )
-
-
-def _stops(stop: Stop, state: State, row: Row, progress: int) -> Ending | None:
-    point, below = state.point, stop.regularizer_below
-    if state.on_level and point.kkt_residual <= stop.kkt_residual:
-        return Ending(Outcome.CONVERGED, f"KKT residual {point.kkt_residual:.3g}")
-    if state.on_level and below is not None and point.regularizer <= below:
-        return Ending(Outcome.REGULARIZER_REACHED, f"{point.regularizer:.6g}")
-    if stop.when is not None and stop.when(row):
-        return Ending(Outcome.INTERRUPTED, "Stop(when=...) returned True")
-    if progress >= stop.steps and state.on_level:
-        return Ending(Outcome.STEP_LIMIT, _so_far(f"{progress} steps", state))
-    if stop.evaluations is not None and row["evaluations"] >= stop.evaluations:
-        return Ending(Outcome.EVALUATION_LIMIT, _so_far(f"{row['evaluations']} evaluations", state))
-    if stop.seconds is not None and row["seconds"] >= stop.seconds:
-        return Ending(Outcome.TIME_LIMIT, _so_far(f"{row['seconds']:.3g} s", state))
-    return None
-
-
-def _so_far(used: str, state: State) -> str:
-    return f"{used}, KKT residual {state.point.kkt_residual:.3g}"
 
 
 def _level_of(level: float | Tensor | None, tolerance: Tolerance) -> float | None:

@@ -15,7 +15,7 @@ from isoloss import __version__
 from isoloss.arguments import check_fields, checked, whole
 from isoloss.checking.function import check_function, relative_noise
 from isoloss.data import leaves
-from isoloss.errors import InputError, IsolossError, one_line
+from isoloss.errors import IsolossError, one_line
 from isoloss.evaluation import saved_bytes
 from isoloss.evaluation.differences import RIGHT, mismatch, random_direction, wrong_gradient
 from isoloss.flat import Layout
@@ -157,7 +157,7 @@ def _in_float64(problem: Problem, theta: Tensor) -> Problem:
     exact = problem.with_dtype(torch.float64)
     try:
         exact.loss_and_grad(theta.double())
-    except (RuntimeError, InputError):  # the model holds float32 tensors of its own
+    except Exception:  # the model holds float32 tensors of its own
         return problem
     return exact
 
@@ -165,7 +165,12 @@ def _in_float64(problem: Problem, theta: Tensor) -> Problem:
 def _loss_gradient(problem: Problem, judge: Problem, theta: Tensor, seed: int) -> list[Finding]:
     x = theta.to(judge.dtype)
     grad = judge.loss_and_grad(x)[1]
-    row = _gradient("gradient of L", judge.loss, x, grad, judge, relative_noise(judge, x), seed)
+    held = inside(judge).held
+
+    def loss(at: Tensor) -> Tensor:
+        return judge.loss(at if held is None else torch.where(held, x, at))
+
+    row = _gradient("gradient of L", loss, x, grad, judge, relative_noise(judge, x), seed)
     rows = [row]
     if judge is not problem:
         own = problem.loss_and_grad(theta)[1].double()
@@ -200,7 +205,7 @@ def _gradient(
 
 
 def _hessian(problem: Problem, x: Tensor, seed: int) -> Finding:
-    v = random_direction(x, seed)
+    v = inside(problem).walked(random_direction(x, seed))
     try:
         product = problem.hvp(x, v)
     except (IsolossError, RuntimeError) as error:

@@ -37,6 +37,12 @@ def _folder(text: str) -> FilePath:
     raise typer.BadParameter(f"must name a folder, got {text or 'nothing'}")
 
 
+def _pack_file(text: str) -> FilePath:
+    if not text.endswith(".safetensors"):
+        raise typer.BadParameter(f"must end in .safetensors, got {text or 'nothing'}")
+    return _folder(text)
+
+
 def _number(kind: type[int | float], least: int, most: float = math.inf) -> Callable[[str], float]:
     """Reads a number; what is none or out of range is named, which typer itself does not do."""
     what = "a whole number" if kind is int else "a finite number"
@@ -63,6 +69,8 @@ Reported = Annotated[list[str], typer.Argument(
     metavar="NAME", help="Experiments, 'all', or your functions, FILE.py:build.")]
 DataNames = Annotated[list[str] | None, typer.Argument(
     metavar="NAME", help="Data sets; all by default.")]
+PackFile = Annotated[FilePath, typer.Argument(
+    metavar="FILE", parser=_pack_file, help="Where to write it, such as data.safetensors.")]
 Folder = Annotated[FilePath, typer.Argument(
     metavar="FOLDER", parser=_folder, help="A folder of results, or any folder in it.")]
 Out = Annotated[FilePath, typer.Option(

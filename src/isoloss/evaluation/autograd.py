@@ -21,8 +21,12 @@ TYPES = re.compile(r"\bd?types?\b|not implemented for")
 """In torch's errors on tensors of types that an operation does not take."""
 ALLOCATORS = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "MPS backend out of memory")
 """What torch says where it has no error of its own for memory that ran out."""
-UNDIFFERENTIABLE = ("derivative", "double backward", "differentiate twice")
+REENTRANT = "use_reentrant=True"
+"""In torch's error on a checkpoint of activations that takes `backward` alone."""
+UNDIFFERENTIABLE = ("derivative", "double backward", "differentiate twice", REENTRANT)
 """In torch's errors on operations that cannot be differentiated again."""
+FAILURES = (RuntimeError, TypeError, LookupError, ValueError, AttributeError, AssertionError)
+"""What a model raises on inputs that it does not take."""
 FEW = 4
 """Examples on which derivatives are checked: few, so that no kink lies within the least step."""
 
@@ -100,9 +104,9 @@ class Autograd:
             network, chunks = self.network.in_dtype(dtype), self.chunks.few(count, dtype)
             few, at = Autograd(network, chunks, self._loss), theta.to(dtype)
             try:
-                few.loss(at)
+                few.loss_and_grad(at)
                 return few, at
-            except (RuntimeError, InputError):  # the model holds float32 tensors of its own
+            except Exception:  # the model holds float32 tensors of its own
                 if dtype == self.network.dtype:
                     raise
         raise AssertionError
@@ -111,7 +115,7 @@ class Autograd:
         """What the model gives for a chunk at the point loaded."""
         try:
             return self.network(chunk.inputs)
-        except (RuntimeError, TypeError, LookupError, ValueError) as error:
+        except FAILURES as error:
             if _out_of_memory(error):
                 raise
             raise _explained(chunk.inputs, self.network.dtype, error) from error
@@ -135,8 +139,14 @@ class Autograd:
 
     def _differentiate(self, chunk: Chunk) -> tuple[Tensor, tuple[Tensor, ...]]:
         with torch.enable_grad():
-            total = self.total(chunk)
-        return total.detach(), self.network.gradients(differentiable(total), self._scale)
+            total = differentiable(self.total(chunk))
+        try:
+            return total.detach(), self.network.gradients(total, self._scale)
+        except RuntimeError as error:
+            if REENTRANT not in str(error):
+                raise
+        self.network.accumulates = True
+        return self._differentiate(chunk)
 
     def _second(self, chunk: Chunk, directions: Sequence[Tensor]) -> tuple[Tensor, ...]:
         total = differentiable(self.total(chunk))
@@ -151,8 +161,7 @@ class Autograd:
             if not _undifferentiable(error):
                 raise
             raise DerivativeError(
-                f"the model cannot be differentiated twice ({one_line(error)}); write that "
-                f"operation out in plain ones"
+                f"the model cannot be differentiated twice {_why(error)}"
             ) from error
 
     def _sum_of(self, theta: Tensor, name: str, term: Term) -> tuple[Tensor, Tensor]:
@@ -171,7 +180,7 @@ class Autograd:
                 raise
             raise DerivativeError(
                 f"{name} needs higher derivatives, which an operation of the model does not have "
-                f"({one_line(error)}); write that operation out in plain ones"
+                f"{_why(error)}"
             ) from error
         return value, grad
 
@@ -236,6 +245,13 @@ def weighted_sum(values: Tensor, chunk: Chunk) -> Tensor:
 
 def _undifferentiable(error: RuntimeError) -> bool:
     return any(word in str(error) for word in UNDIFFERENTIABLE)
+
+
+def _why(error: RuntimeError) -> str:
+    """Why there is no second derivative, and what to do."""
+    if REENTRANT in str(error):
+        return f"(its activations are checkpointed with {REENTRANT}); give use_reentrant=False"
+    return f"({one_line(error)}); write that operation out in plain ones"
 
 
 def _out_of_memory(error: Exception) -> bool:

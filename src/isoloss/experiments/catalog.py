@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 
 from isoloss.arguments import checked, whole
 from isoloss.errors import unknown
-from isoloss.experiments import datasets
-from isoloss.flat import load_into, usable_device, vector
+from isoloss.experiments import datasets, packs
+from isoloss.flat import usable_device, vector
 from isoloss.methods import Method, Paper, get_method
+from isoloss.names import load_into
 from isoloss.path import Record, Stop
 from isoloss.problem import Problem
 from isoloss.subject import Start
@@ -96,11 +98,9 @@ class Experiment:
             DataError: The data set is not here and cannot be fetched.
         """
         seed = whole("seed", seed)
-        examples, targets, test_examples, test_targets = datasets.load(self.dataset)
-        rows = np.arange(len(targets))
-        if self.draw is not None:
-            rows = datasets.drawn(len(targets), self.draw, seed)
-            examples, targets = examples[rows], targets[rows]
+        rows, (examples, targets, test_examples, test_targets) = datasets.draw(
+            self.dataset, self.draw, seed
+        )
         inputs, test_inputs = map(datasets.floats, (examples, test_examples))
         if isinstance(self._uninitialized()[0], nn.Linear):
             inputs, test_inputs = (part.reshape(len(part), -1) for part in (inputs, test_inputs))
@@ -303,3 +303,35 @@ def get(name: str) -> Experiment:
     if name not in EXPERIMENTS:
         raise unknown("experiment", name, EXPERIMENTS)
     return EXPERIMENTS[name]
+
+
+def pack(chosen: Sequence[Experiment], seeds: Sequence[int], file: Path) -> dict[str, int]:
+    """Write what runs of experiments need of their data sets into one file.
+
+    `$ISOLOSS_DATA` may name that file where the data sets themselves are not at hand.
+
+    Args:
+        chosen: The experiments.
+        seeds: The seeds of their runs.
+        file: Where to write it, such as `data.safetensors`.
+
+    Returns:
+        For each data set the bytes it takes.
+
+    Raises:
+        DataError: A data set is not here and cannot be fetched.
+    """
+    sets: dict[str, packs.Packed] = {}
+    for name in dict.fromkeys(one.dataset for one in chosen):
+        dataset, draws = datasets.load(name), {one.draw for one in chosen if one.dataset == name}
+        total = len(dataset.train_targets)
+        every = [
+            np.arange(total) if count is None else datasets.drawn(total, count, seed)
+            for count in draws
+            for seed in seeds
+        ]
+        rows = np.unique(np.concatenate(every))
+        examples, targets = dataset.train_examples[rows], dataset.train_targets[rows]
+        fewer = dataset._replace(train_examples=examples, train_targets=targets)
+        sets[name] = packs.Packed(fewer, rows, total)
+    return packs.write(file, sets)

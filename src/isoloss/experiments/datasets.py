@@ -1,23 +1,26 @@
 """The data sets of the experiments: finding, checking and loading their official files.
 
 Files are looked for in `$ISOLOSS_DATA`, then in a cache of this user, and are downloaded to the
-cache otherwise. Each is compared with its published hash before it is read.
+cache otherwise. Each is compared with its published hash before it is read. Packs, which hold what
+some runs need, come before them where `$ISOLOSS_DATA` is one or is a folder of some.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isoloss.errors import DataError, require_extra, unknown
+from isoloss.experiments import packs
 from isoloss.experiments.download import download
-from isoloss.experiments.readers import READERS, Dataset, Examples
+from isoloss.experiments.readers import READERS, Dataset, Examples, Rows
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,18 @@ class FileReport:
 
 
 def at_hand(name: str) -> bool:
-    """Whether `load` needs no download; no file is read, so that this takes no time."""
-    return _complete_form(name) is not None
+    """Whether `draw` needs no download; no file is read, so that this takes no time."""
+    return pack_of(name) is not None or _complete_form(name) is not None
+
+
+def pack_of(name: str) -> Path | None:
+    """The pack that holds a data set, if `$ISOLOSS_DATA` is one or has one."""
+    _check_name(name)
+    place = _own()
+    if place is None:
+        return None
+    files = [place] if place.is_file() else sorted(place.glob("*.safetensors"))
+    return next((file for file in files if packs.holds(file, name)), None)
 
 
 def verify(name: str) -> list[FileReport]:
@@ -131,6 +144,36 @@ def load(name: str) -> Dataset:
     return READERS[name]((Path(file.path).name, _content(file)) for file in form)
 
 
+def draw(name: str, count: int | None, seed: int) -> tuple[Rows, Dataset]:
+    """Which training examples a seed draws, None for all, and the data set with those alone.
+
+    What is missing is downloaded first.
+    """
+    file = pack_of(name)
+    if file is None:
+        dataset = load(name)
+        total = len(dataset.train_targets)
+        held = np.arange(total)
+    else:
+        status = file.stat()
+        whole, held, total = _unpacked(file, name, status.st_mtime_ns, status.st_size)
+        dataset = Dataset(*cast(Any, [array.copy() for array in whole]))  # the kept stay
+    rows = np.arange(total) if count is None else drawn(total, count, seed)
+    places = np.searchsorted(held, rows).clip(max=len(held) - 1)
+    if not np.array_equal(held[places], rows):
+        raise DataError(
+            f"{file} does not hold all that seed {seed} draws from {name}; pack it with more runs "
+            f"('isoloss data pack'), or set ISOLOSS_DATA to the official files"
+        )
+    examples, targets = dataset.train_examples[places], dataset.train_targets[places]
+    return rows, Dataset(examples, targets, dataset.test_examples, dataset.test_targets)
+
+
+@functools.lru_cache(maxsize=1)  # the runs of an experiment draw from one after another
+def _unpacked(file: Path, name: str, _time: int, _size: int) -> packs.Packed:
+    return packs.read(file, name)
+
+
 def drawn(total: int, count: int, seed: int) -> NDArray[np.int64]:
     """Rows of `total`, drawn without replacement by numpy's PCG64 from that seed."""
     generator = np.random.Generator(np.random.PCG64(seed))
@@ -148,12 +191,18 @@ def _cache() -> Path:
     return require_extra("platformdirs", "experiments").user_cache_path("isoloss") / "data"
 
 
-def _folders() -> list[Path]:
+def _own() -> Path | None:
+    """What `$ISOLOSS_DATA` names."""
     own = os.environ.get("ISOLOSS_DATA", "")
     try:
-        return [*([Path(own).expanduser()] if own else []), _cache()]
+        return Path(own).expanduser() if own else None
     except RuntimeError as error:
         raise DataError(f"ISOLOSS_DATA={own!r} names no user's home; set it to a folder") from error
+
+
+def _folders() -> list[Path]:
+    own = _own()
+    return [*([own] if own else []), _cache()]
 
 
 def _find(file: DataFile) -> Path | None:
@@ -169,9 +218,13 @@ def _find(file: DataFile) -> Path | None:
 
 def _complete_form(name: str) -> Form | None:
     """The first of a data set's forms whose files all lie somewhere."""
+    _check_name(name)
+    return next((form for form in FORMS[name] if all(map(_find, form))), None)
+
+
+def _check_name(name: str) -> None:
     if name not in FORMS:
         raise unknown("data set", name, FORMS)
-    return next((form for form in FORMS[name] if all(map(_find, form))), None)
 
 
 def _look(file: DataFile) -> tuple[FileReport, bytes]:

@@ -118,13 +118,9 @@ class SQP(Settings):
 
     def _approach(self, objective: Objective, state: SQPState) -> SQPState:
         """A step towards the level set, or onto it."""
+        first, trials, steps = self.first_step, self.max_trials, self.max_approach
         moved = step_towards(
-            objective,
-            state,
-            memory=self.memory,
-            trials=self.max_trials,
-            steps=self.max_approach,
-            first=self.first_step,
+            objective, state, memory=self.memory, first=first, trials=trials, steps=steps
         )
         return moved if moved.ending else self._settled(objective, moved)
 

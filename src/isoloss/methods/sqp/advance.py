@@ -63,6 +63,7 @@ class SQPState:
         return point.finite and (self.scale is not None or point.loss > 0)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # where R falls without bound, until it overflows
 def advance(
     objective: Objective,
     state: SQPState,

@@ -23,8 +23,7 @@ ENOUGH = 1e-4
 FLATTER = 0.9
 """Largest slope at the end, as a share of that at the beginning (Wolfe)."""
 MOST_ASKED = 1.0
-"""Largest change of the loss that a trial along the gradient asks for, as a share of it, or of its
-scale where the tolerance is absolute."""
+"""Largest change of phi that a trial along the gradient asks for."""
 CAREFUL = 0.1
 """Share of the fall that the first such trial asks for: in a narrow valley, where the gradient
 points across, the loss falls by far less than its slope promises."""
@@ -121,23 +120,21 @@ class _Line:
         self.beyond = math.nan  # the loss where the level was last crossed
         self.start = self._mark(0.0, state.point)
         self.slope = self.start.slope
-        self.rounding = torch.finfo(self.ahead.dtype).eps * abs(state.point.loss)
+        self.rounding = torch.finfo(self.ahead.dtype).eps * state.unit(state.point.loss)
 
     def _first(self, share: float) -> float:
         """The first trial: to the level as modeled, or as far as the model is trusted."""
         left, fall = self.start.left, -self.slope
         if self.learned:  # the loss falls by fall * (t - t^2 / 2)
             return 1 - math.sqrt(1 - 2 * left / fall) if 2 * left < fall else 1.0
-        theta = self.start.point.theta
-        size, length = (math.sqrt(inner(v, v).item()) for v in (theta, self.ahead))
-        asked = min(left, MOST_ASKED * self.state.unit(self.start.point.loss))
-        asked *= CAREFUL if self.sign > 0 else 1.0
-        return min(asked / fall, share * (size or 1.0) / length)
+        point = self.start.point
+        asked = min(left, MOST_ASKED * self.state.unit(point.loss)) * (
+            CAREFUL if self.sign > 0 else 1.0
+        )
+        return min(asked / fall, share * (point.norm or 1.0) / point.grad_norm)
 
     def search(self, share: float, trials: int) -> Point:
-        """A point on the level, or one nearer to it by Wolfe's conditions; else the nearest seen
-        on this side of the level, which may be the start.
-        """
+        """A point on the level, or nearer by Wolfe's conditions, or the nearest on this side."""
         low, high, top = self.start, None, math.inf
         if not self.slope < 0:
             return low.point
@@ -172,11 +169,10 @@ class _Line:
     def ending(self) -> Ending:
         """Why a search along the gradient found nothing."""
         if not math.isnan(self.beyond):
-            why = f"from here the loss jumps over it, to {self.beyond:.6g}"
-            remedy = (
-                "The noise of the loss may be reached: use dtype=torch.float64, or a larger rtol"
-            )
-            return _short_of(self.state, remedy, why)
+            exact = self.ahead.dtype == torch.float64
+            why = f"from where it jumps over it, to {self.beyond:.6g}"
+            remedy = "Hold a level that it takes, or give a larger rtol"
+            return _short_of(self.state, remedy + ("" if exact else " or dtype=torch.float64"), why)
         if self.sign > 0:
             why = "which is the least that was found"
             remedy = "Hold a level above that, or train further or start elsewhere"
