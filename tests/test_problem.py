@@ -349,7 +349,7 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a name": ({"model": "resnet18"}, ["'resnet18'", "str", "torch.nn.Module"]),
     "listed parameters": (
         {"model": lambda p, x: x, "parameters": {"w": [1.0]}},
-        ["'w'", "list", "tensors"],
+        ["'w'", "list", "tensor"],
     ),
     "NaN": (
         {"data": (X.clone().index_fill_(0, torch.tensor([4]), math.nan), Y)},

@@ -24,7 +24,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from isoloss import __version__
-from isoloss.errors import InputError, IsolossError
+from isoloss.errors import InputError, IsolossError, one_line, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,7 +104,12 @@ def write_table(file: Path, table: pd.DataFrame) -> Stamp:
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     version = {b"isoloss_format_version": str(FORMAT_VERSION).encode()}
     arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **version})
-    return atomically(file, lambda part: pq.write_table(arrow, part))
+
+    def write(part: Path) -> None:
+        with part.open("wb") as opened:  # of a path, pyarrow takes "a:b/c" for a URI
+            pq.write_table(arrow, opened)
+
+    return atomically(file, write)
 
 
 def write_tensors(
@@ -344,8 +349,16 @@ def quarantine(damaged: Path, folder: Path, *, copy: bool = False) -> None:
 def as_folder(folder: object) -> Path:
     """A user's path of a folder, with `~` expanded; InputError where it is none."""
     if not isinstance(folder, str | os.PathLike) or not str(folder):
-        raise InputError(f"folder must be a path such as 'results/walk', got {folder!r}")
-    path = Path(cast("str | os.PathLike[str]", folder)).expanduser()
-    if path.exists() and not path.is_dir():
+        raise InputError(f"folder must be a path such as 'results/walk', got {shown(folder)}")
+    try:
+        path = Path(cast("str | os.PathLike[str]", folder)).expanduser()
+        os.fsencode(path.absolute())
+        if not str(path).isprintable():
+            raise ValueError("it holds characters that cannot be printed")
+        file = path.exists() and not path.is_dir()
+    except (OSError, RuntimeError, TypeError, ValueError) as error:  # a home that is nobody's, ...
+        why = error.strerror if isinstance(error, OSError) else one_line(error)
+        raise InputError(f"folder cannot be {shown(folder)} ({why}); give another path") from error
+    if file:
         raise InputError(f"folder must be the path of a folder, got the file {path}")
     return path

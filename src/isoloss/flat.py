@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from isoloss.copying import copied
-from isoloss.errors import InputError, kind, one_line
+from isoloss.errors import InputError, kind, one_line, shown
 
 Model = nn.Module | Callable[[Mapping[str, Tensor], Any], Any]
 """A module, or a function of (dict of parameters, inputs)."""
@@ -76,7 +76,7 @@ class FlatNetwork:
         self.size = self.layout.size
         first = next(iter(named.values()))
         self.dtype = dtype or first.dtype
-        self.device = first.device if device is None else _device(device)
+        self.device = first.device if device is None else usable_device(device)
         self.accumulates = False  # gradients: for models that torch.autograd.grad refuses
         self._given = named
         if isinstance(model, nn.Module):
@@ -130,12 +130,7 @@ class FlatNetwork:
 
     def load(self, theta: Tensor) -> None:
         """Make theta, shape (size,), the point at which the network is evaluated."""
-        if theta.shape != self._theta.shape:
-            raise InputError(
-                f"theta must be a flat vector of the model's {self.size} trainable parameters in "
-                f"the order of model.named_parameters(), got shape {tuple(theta.shape)}"
-            )
-        self._theta.copy_(theta)
+        self._theta.copy_(vector("theta", theta, self.size))
 
     def gradients(
         self, total: Tensor, scale: Tensor | None = None, *, twice: bool = False
@@ -247,13 +242,14 @@ def reached(name: str) -> InputError:
     )
 
 
-def _device(given: torch.device | str) -> torch.device:
+def usable_device(given: torch.device | str) -> torch.device:
+    """The device that a user means, if torch can use it."""
     try:
         found = torch.device(given)
     except (RuntimeError, TypeError):
         found = None
     if found is None or found.type == "meta":
-        raise InputError(f"device must be 'cpu', 'cuda', 'cuda:1' or the like, got {given!r}")
+        raise InputError(f"device must be 'cpu', 'cuda', 'cuda:1' or the like, got {shown(given)}")
     try:
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
@@ -280,6 +276,23 @@ def _check_parameter(name: str, parameter: Any) -> None:
             f"parameter {name!r} must be real and floating, got {parameter.dtype}; use float32 or "
             f"float64 (torch.view_as_real for complex ones)"
         )
+
+
+def vector(name: str, value: Any, size: int) -> Tensor:
+    """Insist on a flat vector of real numbers, one for each parameter."""
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name} must be a tensor, as torch.from_numpy gives, got {kind(value)}")
+    if value.shape != (size,):
+        raise InputError(
+            f"{name} must be a flat vector of the problem's {size} parameters in the order of "
+            f"model.named_parameters(), got shape {tuple(value.shape)}"
+        )
+    if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
+        raise InputError(
+            f"{name} must hold real floating numbers, got a tensor of {value.dtype}, "
+            f"{value.layout}, on the device {value.device}; convert it with .to_dense().float()"
+        )
+    return value
 
 
 def flatten(tensors: Sequence[Tensor]) -> Tensor:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from isoloss.errors import unknown
+
 
 class Outcome(enum.Enum):
     """Why a walk ended. The value is its name in files.
@@ -93,6 +95,10 @@ class Outcome(enum.Enum):
         "At the least loss the level set is a single point: hold a level above it, or start from "
         "another point.",
     )
+
+    @classmethod
+    def _missing_(cls, value: object) -> Outcome:
+        raise unknown("outcome", value, [member.value for member in cls])
 
     @property
     def success(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,10 +11,11 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from isoloss.errors import InputError
+from isoloss.arguments import check_columns, check_fields, checked, real
+from isoloss.errors import MOST, InputError, shown
 from isoloss.files import (
     FAILED,
     OUTCOME,
@@ -29,7 +31,7 @@ from isoloss.files import (
 from isoloss.flat import Layout
 from isoloss.names import load_into
 from isoloss.outcome import Outcome
-from isoloss.settings import Settings
+from isoloss.settings import Count, Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,8 +61,8 @@ class Stop(Settings):
 
     kkt_residual: NonNegativeFloat = 1e-3
     regularizer_below: float | None = None
-    steps: PositiveInt = 20_000
-    evaluations: PositiveInt | None = None
+    steps: Count = 20_000
+    evaluations: Count | None = None
     seconds: PositiveFloat | None = None
     when: Callable[[Row], bool] | None = None
 
@@ -75,9 +77,9 @@ class Record(Settings):
             more, every other one is let go and the spacing doubles. None keeps them all.
     """
 
-    probes_every: PositiveInt = 1
-    points_every: PositiveInt = 1
-    points_at_most: int | None = Field(default=200, ge=2)
+    probes_every: Count = 1
+    points_every: Count = 1
+    points_at_most: int | None = Field(default=200, ge=2, le=MOST)
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,16 @@ class Path:
     state_keys: dict[str, str] = field(default_factory=dict[str, str])
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_columns("steps", self.steps, *(name for name in COLUMNS if name in self.steps))
+        if not len(self.steps) or (self.points.ndim != 2 and self.points.numel()):
+            raise InputError(
+                f"a path must have a step and points of shape (points, parameters), got "
+                f"{len(self.steps)} steps and points of shape {tuple(self.points.shape)}"
+            )
+
+    @checked
     def load_into(self, model: nn.Module, k: int = -1) -> None:
         """Write a kept point into a model's parameters, and the walk's buffers, in place, by name.
 
@@ -175,6 +187,7 @@ class Path:
         """
         return read_path(as_folder(folder))
 
+    @checked
     def state_dict(self, k: int = -1) -> dict[str, Tensor]:
         """A kept point as `model.state_dict()` would give it, buffers included.
 
@@ -197,17 +210,20 @@ class Path:
     def _point(self, k: int) -> Tensor:
         if not isinstance(k, Integral) or not -len(self.points) <= k < len(self.points):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(
-                f"k must be the number of one of the {len(self.points)} points kept, got {k!r}"
+                f"k must be the number of one of the {len(self.points)} points kept, got {shown(k)}"
             )
         return self.points[int(k)]
 
     def __repr__(self) -> str:
         """One line: method, steps, loss, regularizer from start to end, outcome."""
-        first, last = self.steps.iloc[0], self.steps.iloc[-1]
+        first, last = (
+            {"step": None, "evaluations": None, "regularizer": math.nan, **self.steps.iloc[k]}
+            for k in (0, -1)
+        )
         return (
             f"Path({self.method}, {last['step']} steps, {last['evaluations']} evaluations, "
-            f"level {self.level:.6g}, {self.regularizer} {first['regularizer']:.6g} -> "
-            f"{last['regularizer']:.6g}, {self.outcome.value})"
+            f"level {real('level', self.level):.6g}, {self.regularizer} "
+            f"{first['regularizer']:.6g} -> {last['regularizer']:.6g}, {self.outcome.value})"
         )
 
 

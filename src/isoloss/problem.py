@@ -8,12 +8,12 @@ import threading
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from isoloss.arguments import checked, whole
 from isoloss.data import Chunk, Chunks
 from isoloss.errors import InputError
 from isoloss.evaluation import (
@@ -32,6 +32,7 @@ from isoloss.evaluation.arithmetic import (
 from isoloss.evaluation.autograd import Term, per_example, weighted_sum
 from isoloss.evaluation.failures import told
 from isoloss.flat import FlatNetwork, Model, fixed, flatten, trainable
+from isoloss.flat import vector as flat_vector
 from isoloss.held import held_entries
 from isoloss.losses import Loss, NamedLoss, get_loss, get_metric
 
@@ -112,6 +113,7 @@ class Problem:
         InputError: A value cannot be used; the text says why and what to do.
     """
 
+    @checked
     def __init__(
         self,
         model: Model,
@@ -127,8 +129,8 @@ class Problem:
         chunk_size: int | None = None,
         precision: str = "exact",
     ) -> None:
-        if chunk_size is not None and (not isinstance(chunk_size, Integral) or chunk_size < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError(f"chunk_size must be a whole number of at least 1, got {chunk_size!r}")
+        if chunk_size is not None:
+            chunk_size = whole("chunk_size", chunk_size, 1)
         _check_dtype(dtype)
         self._model = model
         self._parameters = parameters
@@ -280,14 +282,10 @@ class Problem:
                 twice; where that is a function of the model's own and the product would be wrong,
                 `DerivativeError`.
         """
-        if vector.shape != (self.size,):
-            raise InputError(
-                f"vector must be flat, of the problem's {self.size} parameters in the order of "
-                f"model.named_parameters(), got shape {tuple(vector.shape)}"
-            )
+        direction = flat_vector("vector", vector, self.size).to(self.device, self.dtype)
         with self._evaluating():
             self.evaluations += PRODUCT
-            direction = self._inside.walked(vector.to(self.device, self.dtype))
+            direction = self._inside.walked(direction)
             return self._inside.walked(self._evaluation.hvp(theta, direction))
 
     def sum_of(
@@ -342,6 +340,7 @@ class Problem:
         """
         return torch.cat([losses.double() for _, _, losses in self._each(theta)])
 
+    @checked
     def with_dtype(self, dtype: torch.dtype) -> Problem:
         """The same problem computed in another type, for example to check a walk in float64.
 
@@ -365,6 +364,7 @@ class Problem:
             other._settle(network, chunks, own.loss, own.metric, own.held)
         return other
 
+    @checked
     def with_chunk_size(self, size: int | None) -> Problem:
         """The same problem with its gradient computed so many examples at once.
 
@@ -376,6 +376,7 @@ class Problem:
         """
         if size is None:
             return self
+        size = whole("size", size, 1)
         other = copy.copy(self)
         other._chunk_size = size
         other._gradient = other._recut()

@@ -12,7 +12,8 @@ from torch.optim.adam import adam
 
 from isoloss._kernels.capture import Captured, UncapturableError, graph_for
 from isoloss._kernels.stacked import Stacked, fastest
-from isoloss.errors import InputError
+from isoloss.arguments import check_fields, checked, whole
+from isoloss.errors import InputError, check_takes, one_line
 from isoloss.evaluation.arithmetic import reproducible
 from isoloss.flat import flatten, trainable
 from isoloss.losses import Loss, get_loss
@@ -82,6 +83,9 @@ class TrainingState:
     adam: Adam  # of all members
     epoch: int = 0  # epochs so far
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True)
 class Norms:
@@ -103,6 +107,7 @@ class Training:
     On a GPU a step on a mini-batch is captured in a CUDA graph; `notes` says where that failed.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -116,7 +121,7 @@ class Training:
         batch_size: int = 32,
     ) -> None:
         check_penalties(penalties)
-        _check_count("batch_size", batch_size)
+        batch_size = whole("batch_size", batch_size, 1)
         named = trainable(model, None)
         first = next(iter(named.values()))
         self.members = len(penalties)
@@ -150,12 +155,19 @@ class Training:
         penalized = list(self.shapes) if include_biases else matrices
         self._penalized = penalized if any(penalties) else []
 
+    @checked
     def init(self, thetas: Tensor) -> TrainingState:
         """The state before the first epoch from starts of shape (members, parameters), copied.
 
         Raises:
             InputError: The model's outputs do not fit the loss or the targets.
         """
+        size, dtype = self._grad.buffer.numel() // self.members, self._grad.buffer.dtype
+        if thetas.shape != (self.members, size) or thetas.dtype != dtype:
+            raise InputError(
+                f"thetas must have shape ({self.members}, {size}), one vector for each penalty, of "
+                f"{dtype}, got {thetas.dtype} of shape {tuple(thetas.shape)}"
+            )
         state = TrainingState(Adam.at(Stacked.of(self.shapes, thetas).buffer))
         few = self._of_each(self._inputs[:, :1])
         losses = self._loss(self._outputs(state, few)[0], self._targets[0, :1])
@@ -166,6 +178,7 @@ class Training:
             )
         return state
 
+    @checked
     def epoch(self, state: TrainingState) -> None:
         """Train for one epoch; the state is changed in place."""
         with torch.no_grad(), reproducible(self._device):
@@ -177,6 +190,7 @@ class Training:
                     state.adam.step(self._grad.buffer)
         state.epoch += 1
 
+    @checked
     def join(self, states: Sequence[TrainingState]) -> TrainingState:
         """One state of all members from those of parts of them, which stand at the same epoch."""
         count, moments = self.members // len(states), list[Tensor]()
@@ -189,6 +203,7 @@ class Training:
         adam = Adam(theta, mean, square, states[0].adam.steps)
         return TrainingState(adam, states[0].epoch)
 
+    @checked
     def split(self, state: TrainingState, parts: int) -> list[TrainingState]:
         """The states of equally many members each, copies."""
         moments: list[list[Tensor]] = []
@@ -202,10 +217,12 @@ class Training:
             for theta, mean, square in zip(*moments, strict=True)
         ]
 
+    @checked
     def thetas(self, state: TrainingState) -> Tensor:
         """The members' parameters, shape (members, parameters), a copy."""
         return torch.cat([view.flatten(1) for view in self._views(state).all], dim=1)
 
+    @checked
     def norms(self, state: TrainingState) -> Norms:
         """The members' squared norms."""
         named = self._views(state).named
@@ -214,6 +231,7 @@ class Training:
         weights = [norm for name, norm in each.items() if named[name].ndim > 2]
         return Norms(sum(each.values(), zero), sum(weights, zero))
 
+    @checked
     def evaluate(
         self,
         state: TrainingState,
@@ -227,6 +245,7 @@ class Training:
 
         They are shared or `own_examples`, of shapes as for training.
         """
+        check_takes("metric", metric, "outputs", "targets")
         inputs, targets = _grouped(own_examples, inputs, targets)
         sums = torch.zeros(2, self.members, dtype=torch.float64, device=inputs.device)
         values = VALUES_ON_A_GPU if self._capturing else VALUES_AT_ONCE
@@ -235,13 +254,22 @@ class Training:
             outputs = self._outputs(state, self._of_each(x)).flatten(0, 1)
             repeated = self._of_each(y).flatten(0, 1)
             for total, measure in zip(sums, (self._loss, metric), strict=True):
-                total += measure(outputs, repeated).double().view(self.members, -1).sum(1)
+                each = measure(outputs, repeated)
+                if not isinstance(each, Tensor) or len(each) != len(repeated):  # pyright: ignore[reportUnnecessaryIsInstance]
+                    raise InputError(f"{measure!r} must give one value per example, shape (n,)")
+                total += each.double().view(self.members, -1).sum(1)
         loss, value = sums / targets.shape[1]
         return loss, value
 
     def _outputs(self, state: TrainingState, inputs: Tensor) -> Tensor:
-        with torch.no_grad(), reproducible(self._device):
-            return self._gradients.outputs(self._views(state), inputs)
+        try:
+            with torch.no_grad(), reproducible(self._device):
+                return self._gradients.outputs(self._views(state), inputs)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise InputError(
+                f"the model cannot take inputs of {inputs.dtype} and shape "
+                f"{tuple(inputs.shape[1:])} ({one_line(error)}); give others, or another model"
+            ) from error
 
     def _differentiate(self, state: TrainingState, inputs: Tensor, targets: Tensor) -> None:
         """The gradient of a mini-batch with that of the penalty."""
@@ -292,6 +320,7 @@ def check_penalties(penalties: Sequence[float]) -> None:
             raise InputError(f"penalties must be finite numbers from 0, got penalty {penalty:g}")
 
 
+@checked
 def train(
     model: nn.Module,
     loss: str | Loss,
@@ -308,7 +337,9 @@ def train(
     `state` is where the same training stood, to resume from; it is changed in place, and
     `after_epoch` is called with it.
     """
-    _check_count("epochs", epochs)
+    epochs = whole("epochs", epochs, 1)
+    if after_epoch is not None:
+        check_takes("after_epoch", after_epoch, "state")
     training = Training(model, loss, inputs, targets, batch_size=batch_size)
     if state is None:
         state = training.init(flatten(list(trainable(model, None).values())).unsqueeze(0))
@@ -321,9 +352,12 @@ def train(
 
 def _grouped(own: bool, *data: Tensor) -> list[Tensor]:
     """Examples with a leading axis of the groups of members that they are of."""
-    return [one if own else one.unsqueeze(0) for one in data]
-
-
-def _check_count(name: str, value: int) -> None:
-    if value < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, got {value}")
+    grouped = [one if own else one.unsqueeze(0) for one in data]
+    counts = {tuple(one.shape[:2]) for one in grouped}
+    if len(counts) > 1 or not all(one.ndim > 1 and len(one) and one.shape[1] for one in grouped):
+        shape = "(groups, examples, ...)" if own else "(examples, ...)"
+        raise InputError(
+            f"inputs and targets must be of the same examples, shape {shape} with one at least, "
+            f"got shapes {' and '.join(str(tuple(one.shape)) for one in data)}"
+        )
+    return grouped

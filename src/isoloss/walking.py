@@ -6,12 +6,11 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import is_dataclass, replace
-from numbers import Real
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from isoloss.arguments import checked, real
 from isoloss.checking import (
     check_function,
     check_gradient,
@@ -20,8 +19,8 @@ from isoloss.checking import (
     with_cause,
 )
 from isoloss.endings import asked_for, out_of_time, told
-from isoloss.errors import InputError, kind
-from isoloss.flat import digest, fixed
+from isoloss.errors import InputError, check_takes
+from isoloss.flat import digest, fixed, vector
 from isoloss.methods import Method, State, get_method
 from isoloss.names import state_keys
 from isoloss.outcome import Ending, Outcome
@@ -41,16 +40,6 @@ from isoloss.snapshot import (
 
 Callback = Callable[[Row], bool | None]
 
-KINDS: dict[str, tuple[Any, str]] = {
-    "problem": (Problem, "an isoloss.Problem, made of a model, a loss and data"),
-    "stop": (Stop, "an object such as isoloss.Stop(steps=500)"),
-    "record": (Record, "an object such as isoloss.Record(points_every=10)"),
-    "probes": (Mapping, "a dict of problems by name, as probes={'test': test_problem}"),
-    "callback": (Callable, "a function of the row just recorded"),
-    "checkpoint": (Keeper, "an isoloss.Checkpoint(folder)"),
-}
-"""What an argument has to be, and how that is said."""
-
 FIRST_STEPS = 3
 """Steps up to which a stall may come of a gradient that is wrong."""
 
@@ -58,15 +47,16 @@ TAKEN = {"level", "step", "arc", "kkt", "angle"}
 """No names of probes: their columns would be the walk's own."""
 
 
+@checked
 def traverse(
     problem: Problem,
     *,
     start: Tensor | None = None,
-    level: float | None = None,
+    level: float | Tensor | None = None,
     regularizer: AnyRegularizer = "squared_norm",
     method: str | Method = "sqp",
-    rtol: float = 1e-3,
-    atol: float | None = None,
+    rtol: float | Tensor = 1e-3,
+    atol: float | Tensor | None = None,
     stop: Stop | None = None,
     record: Record | None = None,
     probes: Mapping[str, Problem] | None = None,
@@ -112,7 +102,8 @@ def traverse(
     """
     from isoloss.progress import walk_progress  # loads rich
 
-    _check_kinds(callback=callback)
+    if callback is not None:
+        check_takes("callback", callback, "row")
     steps = walk(
         problem, start=start, level=level, regularizer=regularizer, method=method, rtol=rtol,
         atol=atol, stop=stop, record=record, probes=probes, checkpoint=checkpoint, check=check,
@@ -149,25 +140,25 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         InputError: A value cannot be used; the text says why and what to do.
     """
 
+    @checked
     def __init__(
         self,
         problem: Problem,
         *,
         start: Tensor | None = None,
-        level: float | None = None,
+        level: float | Tensor | None = None,
         regularizer: AnyRegularizer = "squared_norm",
         method: str | Method = "sqp",
-        rtol: float = 1e-3,
-        atol: float | None = None,
+        rtol: float | Tensor = 1e-3,
+        atol: float | Tensor | None = None,
         stop: Stop | None = None,
         record: Record | None = None,
         probes: Mapping[str, Problem] | None = None,
         checkpoint: Keeper | None = None,
         check: bool = True,
     ) -> None:
-        _check_kinds(
-            problem=problem, stop=stop, record=record, probes=probes, checkpoint=checkpoint
-        )
+        if stop is not None and stop.when is not None:
+            check_takes("Stop(when=...)", stop.when, "row")
         began = time.perf_counter()
         tolerance = _tolerance_of(rtol, atol)
         theta, level = _start_of(problem, start), _level_of(level, tolerance)
@@ -237,6 +228,7 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         """Steps so far, corrections not counted."""
         return self._recorder.progress
 
+    @checked
     def interrupt(self, detail: str) -> None:
         """End the walk here with `Outcome.INTERRUPTED`.
 
@@ -307,29 +299,10 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         )
 
 
-def _check_kinds(**given: Any) -> None:
-    """Insist that arguments are of the kind that their names stand for; None is a default."""
-    for name, value in given.items():
-        right, wanted = KINDS[name]
-        left_out = value is None and name != "problem"
-        if not left_out and not isinstance(value, right):
-            raise InputError(f"{name} must be {wanted}, got {kind(value)}")
-
-
-def _number(name: str, value: Any) -> float:
-    single = isinstance(value, Tensor) and value.numel() == 1
-    if not single and not isinstance(value, Real):
-        raise InputError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def _level_of(level: Any, tolerance: Tolerance) -> float | None:
+def _level_of(level: float | Tensor | None, tolerance: Tolerance) -> float | None:
     if level is None:
         return None
-    number = _number("level", level)
+    number = real("level", level)
     if not math.isfinite(number):
         raise InputError(f"level must be a finite loss to hold, got {number}")
     if tolerance.atol is None and number <= 0:
@@ -340,33 +313,25 @@ def _level_of(level: Any, tolerance: Tolerance) -> float | None:
     return number
 
 
-def _tolerance_of(rtol: Any, atol: Any) -> Tolerance:
-    relative = _number("rtol", rtol)
+def _tolerance_of(rtol: float | Tensor, atol: float | Tensor | None) -> Tolerance:
+    relative = real("rtol", rtol)
     if not 0 < relative < 1:
         raise InputError(f"rtol must be a relative tolerance in (0, 1), got {relative}")
     if atol is None:
         return Tolerance(relative)
-    absolute = _number("atol", atol)
+    absolute = real("atol", atol)
     if not 0 < absolute < math.inf:
         raise InputError(f"atol must be a positive, finite tolerance, got {absolute}")
     return Tolerance(relative, absolute)
 
 
-def _start_of(problem: Problem, start: Any) -> Tensor:
+def _start_of(problem: Problem, start: Tensor | None) -> Tensor:
     """A copy of where the walk starts, of the problem's type on its device."""
     if start is None:
         theta, what = problem.current(), "the model"
-    elif not isinstance(start, Tensor):
-        raise InputError(f"start must be a tensor, as torch.from_numpy gives, got {kind(start)}")
-    elif start.shape != (problem.size,):
-        raise InputError(
-            f"start must be a flat vector of the problem's {problem.size} parameters in the order "
-            f"of model.named_parameters(), got shape {tuple(start.shape)}"
-        )
-    elif not start.is_floating_point():
-        raise InputError(f"start must hold real floating numbers, got {start.dtype}")
     else:
-        theta, what = start.detach().to(problem.device, problem.dtype, copy=True), "start"
+        given = vector("start", start, problem.size).detach()
+        theta, what = given.to(problem.device, problem.dtype, copy=True), "start"
     if not torch.isfinite(theta).all():
         bad = int((~torch.isfinite(theta)).sum())
         raise InputError(
@@ -375,14 +340,9 @@ def _start_of(problem: Problem, start: Any) -> Tensor:
     return theta
 
 
-def _checked_probes(probes: Mapping[str, Any], problem: Problem) -> Mapping[str, Problem]:
+def _checked_probes(probes: Mapping[str, Problem], problem: Problem) -> Mapping[str, Problem]:
     """Problems of the same parameters, under names that can be columns."""
     for name, probe in probes.items():
-        if not isinstance(probe, Problem):
-            raise InputError(
-                f"probe {name!r} must be an isoloss.Problem made from the same model, got a "
-                f"{type(probe).__name__}"
-            )
         if probe.size != problem.size:
             raise InputError(
                 f"probe {name!r} must have the problem's {problem.size} parameters, got "

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from isoloss import __version__
+from isoloss.arguments import check_fields, checked, whole
 from isoloss.checking.function import check_function, relative_noise
 from isoloss.data import leaves
 from isoloss.errors import IsolossError, one_line
@@ -37,6 +38,9 @@ class Finding:
     found: str
     status: str = NOTE  # or OK or FAILED; NOTE is for a figure without a verdict
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True)
 class Check:
@@ -47,6 +51,9 @@ class Check:
     """
 
     findings: tuple[Finding, ...]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def passed(self) -> bool:
@@ -63,6 +70,7 @@ class Check:
     __repr__ = __str__
 
 
+@checked
 def check(
     problem: Problem, regularizer: AnyRegularizer = "squared_norm", *, seed: int = 0
 ) -> Check:
@@ -83,6 +91,7 @@ def check(
     Raises:
         InputError: The regularizer is none.
     """
+    whole("seed", seed)
     theta = problem.current()
     rows = [*_made_with(problem), *_start(problem, theta)]
     function = _function(problem, theta)

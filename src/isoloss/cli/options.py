@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from isoloss.errors import InputError
+from isoloss.errors import InputError, printable
 
 if TYPE_CHECKING:
     from isoloss.experiments import Experiment
@@ -177,5 +177,5 @@ def table(*headings: str) -> Table:
 
 def say(sentence: str, label: str = "", color: str = "", to: Console = console) -> None:
     """Print a sentence: in one line, unless a terminal breaks it between words."""
-    text = Text.assemble((label, color), " " if label else "", sentence)
+    text = Text.assemble((label, color), " " if label else "", printable(sentence))
     to.print(text, soft_wrap=not to.is_terminal)

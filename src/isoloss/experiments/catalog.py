@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isoloss.errors import InputError, unknown
+from isoloss.arguments import checked, whole
+from isoloss.errors import unknown
 from isoloss.experiments import datasets, packs
+from isoloss.flat import usable_device, vector
 from isoloss.methods import Method, Paper, get_method
 from isoloss.names import load_into
 from isoloss.path import Record, Stop
@@ -88,13 +90,14 @@ class Experiment:
         """Number of parameters of the network."""
         return sum(p.numel() for p in self._uninitialized().parameters())
 
+    @checked
     def data(self, seed: int) -> Data:
         """The training and test examples of a run, on the CPU; the seed determines the draw.
 
         Raises:
             DataError: The data set is not here and cannot be fetched.
         """
-        _check_seed(seed)
+        seed = whole("seed", seed)
         rows, (examples, targets, test_examples, test_targets) = datasets.draw(
             self.dataset, self.draw, seed
         )
@@ -104,11 +107,13 @@ class Experiment:
         arrays = inputs, targets, test_inputs, test_targets, rows
         return Data(*map(torch.from_numpy, arrays))
 
+    @checked
     def network(self, seed: int) -> nn.Module:
         """The network at its random initialization by the seed, on the CPU in float32."""
-        _check_seed(seed)
+        seed = whole("seed", seed)
         return glorot_normal(self._uninitialized(), seed)
 
+    @checked
     def start(
         self,
         seed: int = 0,
@@ -137,6 +142,9 @@ class Experiment:
         Raises:
             DataError: The data set is not here and cannot be fetched.
         """
+        device = usable_device(device)
+        if weights is not None:
+            weights = vector("weights", weights, self.parameters)
         data = self.data(seed)
         model = self.network(seed).to(device)
         inputs, targets = data.inputs.to(device), data.targets.to(device)
@@ -167,10 +175,12 @@ class Experiment:
         """The walk's end in the paper: its number of predictor steps."""
         return Stop(steps=self.steps)
 
+    @checked
     def method(self, name: str) -> Method:
         """The method of that name; the paper's has step lengths of its own in each experiment."""
         return self.paper if name == self.paper.name else get_method(name)
 
+    @checked
     def record(self, method: Method) -> Record:
         """What is kept of a walk.
 
@@ -283,6 +293,7 @@ def names() -> list[str]:
     return list(EXPERIMENTS)
 
 
+@checked
 def get(name: str) -> Experiment:
     """The experiment of that name, for example `"IRIS_FF"`.
 
@@ -324,8 +335,3 @@ def pack(chosen: Sequence[Experiment], seeds: Sequence[int], file: Path) -> dict
         fewer = dataset._replace(train_examples=examples, train_targets=targets)
         sets[name] = packs.Packed(fewer, rows, total)
     return packs.write(file, sets)
-
-
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**63:
-        raise InputError(f"seed must be a whole number from 0 to 2^63 - 1, got {seed}")

@@ -11,23 +11,16 @@ import functools
 import hashlib
 import os
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
-from isoloss.errors import DataError, one_line, require_extra, unknown
+from isoloss.errors import DataError, require_extra, unknown
 from isoloss.experiments import packs
+from isoloss.experiments.download import download
 from isoloss.experiments.readers import READERS, Dataset, Examples, Rows
-
-SILENCE = 30.0  # seconds for which a server may be silent
-LONGEST_WAIT = 3600.0  # seconds for which another process may take to download a file
-CHUNK = 2**16
 
 
 @dataclass(frozen=True)
@@ -266,86 +259,9 @@ def _fetched(file: DataFile) -> FileReport:
     target = _cache() / file.path
     if before.where is not None and not (file.urls and before.where == target):
         raise before.error()
-    _download(file.urls, target, file.size, file.sha256, before.missing())
+    download(file.urls, target, file.size, file.sha256, before.missing())
     return FileReport(file, "present", target)
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
     return DataError(f"{path} cannot be read: {error.strerror}; check its permissions")
-
-
-class _Failed(Exception):  # noqa: N818
-    """Why an address did not give the file, as part of a sentence."""
-
-
-def _download(urls: tuple[str, ...], target: Path, size: int, sha256: str, missing: str) -> None:
-    """Place a file, whole and compared with its hash, from the first address that gives it."""
-    pooch = require_extra("pooch", "experiments")
-    name, part = target.name, target.with_name(f"{target.name}.part")
-    registry, failures = {name: f"sha256:{sha256}"}, dict[str, str]()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Runs started side by side all want the same file: one downloads and the others wait.
-        with FileLock(f"{target}.lock", timeout=LONGEST_WAIT):
-            # A part may be of something else: where the hash then is wrong, it starts over once.
-            for url in urls * (2 if part.exists() else 1):
-                cache = pooch.create(target.parent, "", registry=registry, urls={name: url})
-                try:
-                    cache.fetch(name, downloader=partial(_receive, part, size))
-                except _Failed as error:
-                    failures[url] = str(error)
-                except ValueError:  # pooch's word for a wrong hash; it has removed the file
-                    failures[url] = "its SHA-256 differs from the published one"
-                else:
-                    return
-            kept = f" ({part.stat().st_size} of {size} bytes are kept)" if part.exists() else ""
-    except Timeout as error:
-        raise DataError(
-            f"{target} is being downloaded by another process that has not finished in an hour; "
-            f"end that process, or delete {target}.lock"
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"{target} cannot be written: {error.strerror or error}; make room there, or place "
-            "the file in a folder of your own and set ISOLOSS_DATA to it"
-        ) from error
-    tried = " or ".join(f"{url} ({why})" for url, why in failures.items())
-    raise DataError(
-        f"{missing} and could not be downloaded from {tried}; connect to the "
-        f"internet and try again{kept}, or place the file there yourself"
-    )
-
-
-def _receive(part: Path, size: int, url: str, output: str, _pooch: object) -> None:
-    """Download for pooch; what has arrived stays in `part` if that fails, to be continued."""
-    import requests  # comes with pooch; slow to import
-
-    have = part.stat().st_size if part.exists() else 0
-    have = have if have < size else 0
-    # identity: a server that compressed the answer would count other bytes than the file's.
-    headers = {"User-Agent": "isoloss", "Accept-Encoding": "identity"}
-    headers |= {"Range": f"bytes={have}-"} if have else {}
-    try:
-        with requests.get(url, headers=headers, stream=True, timeout=SILENCE) as answer:
-            if answer.status_code == 200:  # also from servers that know no ranges
-                have = 0
-            elif answer.headers.get("Content-Range") != f"bytes {have}-{size - 1}/{size}":
-                raise _Failed(f"HTTP status {answer.status_code} {answer.reason}")
-            offered = int(answer.headers.get("Content-Length", size - have))
-            if offered != size - have:
-                raise _Failed(f"the server offers {offered} bytes instead of {size - have}")
-            chunks, console = (size - have) / CHUNK, Console(stderr=True)
-            for piece in track(answer.iter_content(CHUNK), part.stem, chunks, console=console):
-                with part.open("ab") as out:
-                    out.truncate(have)
-                    have += out.write(piece[: size - have])
-                if have == size:
-                    break
-    except requests.RequestException as error:
-        root: BaseException = error
-        while root.__context__ is not None:
-            root = root.__context__
-        silent = f"the server was silent for {SILENCE:g} s"
-        why = silent if isinstance(root, TimeoutError) else getattr(root, "strerror", None)
-        raise _Failed(f"{why or one_line(root)} after {have} of {size} bytes") from error
-    part.replace(output)

@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from isoloss.errors import InputError, kind, unknown
+from isoloss.arguments import checked
+from isoloss.errors import InputError, unknown
 from isoloss.methods.paper import Paper
 from isoloss.methods.sqp import SQP
 from isoloss.outcome import Ending
@@ -102,16 +103,12 @@ class Method(Protocol):
         ...
 
 
+@checked
 def get_method(method: str | Method) -> Method:
     """The method of that name with its default settings, or the object itself."""
     if isinstance(method, type):
         name = method.__name__
         raise InputError(f"method must be an object, got the class {name}; give {name}()")
-    if not isinstance(method, (str, Method)):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InputError(
-            f"method must be 'sqp', 'paper', or an object such as isoloss.SQP(memory=20), got "
-            f"{kind(method)}"
-        )
     if not isinstance(method, str):
         return method
     if method not in METHODS:

@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveFloat, model_validator
 from torch import Tensor
 
 from isoloss.errors import InputError
 from isoloss.outcome import Ending, Outcome
 from isoloss.point import Objective, Point, Tolerance
-from isoloss.settings import Settings
+from isoloss.settings import Count, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Paper(Settings):
     largest_step: PositiveFloat = 0.1
     corrector_step: PositiveFloat = 1e-6
     tolerance: PositiveFloat = 1e-5
-    max_corrections: PositiveInt = 10_000
+    max_corrections: Count = 10_000
 
     @model_validator(mode="after")
     def _ordered(self) -> Paper:
@@ -151,7 +151,7 @@ class Paper(Settings):
         )
 
     def _inside(self, point: Point, level: float) -> bool:
-        return (point.loss - level) ** 2 <= self.tolerance**2
+        return (point.loss - level) ** 2 <= self.tolerance * self.tolerance
 
 
 def _stranded(state: PaperState, point: Point, length: float) -> PaperState:

@@ -77,7 +77,7 @@ def check_reports(top: FilePath) -> Iterator[Check]:
         if (folder / CHAPTER).exists():
             try:
                 for picture in load_chapter(folder).pictures:
-                    load_image(folder, picture.file)
+                    load_image(folder, picture)
                 yield Check(name, CHAPTER, "whole", "whole")
             except Exception as error:
                 yield Check(name, CHAPTER, "damaged", "whole", _said(error))

@@ -17,7 +17,7 @@ import torch
 from rich.table import Table
 
 from isoloss import __version__
-from isoloss.errors import IsolossError
+from isoloss.errors import IsolossError, printable
 from isoloss.files import ResultsError, StorageError, move_aside, sentence_of
 from isoloss.outcome import Outcome
 from isoloss.path import Row
@@ -290,7 +290,7 @@ class Display:
                     line += f": {news.ending}"
                 elif news.row:
                     line += f": {news.done:,} {one.unit}, {one.figures.format_map(news.row)}"
-                self.live.console.print(line, soft_wrap=True)
+                self.live.console.print(printable(line), soft_wrap=True)
 
     def summary(self) -> Table:
         """A table with a line per run: where it started, where it ended, and why."""

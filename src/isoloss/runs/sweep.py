@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor
 
 from isoloss.experiments.catalog import Experiment
 from isoloss.losses import METRICS
-from isoloss.settings import Settings
+from isoloss.settings import Count, Settings
 from isoloss.store.folder import Stack
 from isoloss.training import Norms, Training, TrainingState
 
@@ -23,13 +23,13 @@ Pair = tuple[Tensor, Tensor]  # inputs and targets
 class DecayOptions(Settings):
     """How to train with weight decay."""
 
-    epochs: PositiveInt
+    epochs: Count
     # the penalty on biases too, as the walk's R is; the reference's is on matrices and kernels
     include_biases: bool = False
     # part of the training examples on which the best penalty is chosen: with every penalty a second
     # network is trained on the others
     held_out: float = Field(default=0.2, ge=0, le=0.5)
-    record_every: PositiveInt = 10  # epochs
+    record_every: Count = 10  # epochs
 
 
 @dataclass

@@ -19,7 +19,7 @@ from isoloss.progress import FIGURES
 from isoloss.projects import Project
 from isoloss.regularizers import REGULARIZERS
 from isoloss.runs.run import Contact, News, Run
-from isoloss.settings import ONLY_IN_PYTHON, Settings, override, parse_pairs
+from isoloss.settings import ONLY_IN_PYTHON, Count, Settings, override, parse_pairs
 from isoloss.store import Results, run_folder
 from isoloss.store.checkpoint import (
     Checkpoint,
@@ -45,7 +45,7 @@ class Level(Settings):
     regularizer: str = "squared_norm"
     rtol: float = Field(default=1e-3, gt=0, lt=1)
     dtype: Literal["float32", "float64"] | None = "float32"  # None is the problem's own
-    chunk_size: int | None = Field(default=None, ge=1)  # None takes what is fastest here
+    chunk_size: Count | None = None  # None takes what is fastest here
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Annotated, ClassVar
 
 import numpy as np
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from isoloss.methods.sqp.advance import SQPState, advance
@@ -16,8 +16,10 @@ from isoloss.methods.sqp.basis import Basis
 from isoloss.methods.sqp.model import Model, Slopes
 from isoloss.outcome import Ending, Outcome
 from isoloss.point import Objective, Tolerance
-from isoloss.settings import Settings
+from isoloss.settings import Count, Settings
 
+MOST_MEMORY = 10_000
+"""Directions at most: the algebra within them is dense."""
 SPAN = 1000.0
 """Least scale of a loss that is held by an absolute tolerance, in such tolerances."""
 
@@ -45,10 +47,10 @@ class SQP(Settings):
     stride: ClassVar[int] = 1
     takes_all_steps: ClassVar[bool] = False
 
-    memory: Annotated[int, Field(ge=16)] = 40
+    memory: Annotated[int, Field(ge=16, le=MOST_MEMORY)] = 40
     first_step: PositiveFloat = 0.05
-    max_trials: PositiveInt = 40
-    max_approach: PositiveInt = 1000
+    max_trials: Count = 40
+    max_approach: Count = 1000
 
     def kept_tolerance(self, tolerance: Tolerance) -> Tolerance:
         """The tolerance asked for."""

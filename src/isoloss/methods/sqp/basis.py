@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from isoloss.errors import InputError
 from isoloss.evaluation.arithmetic import one_thread
 from isoloss.flat import fetched, inner, products
 
@@ -47,7 +48,15 @@ class Basis:
     @staticmethod
     def empty(capacity: int, like: Tensor) -> Basis:
         """A basis without rows, for vectors of a tensor's length, type and device."""
-        return Basis(Rows(like.new_zeros(capacity, len(like))), np.zeros((0, 0)))
+        try:
+            rows = like.new_zeros(capacity, len(like))
+        except (RuntimeError, MemoryError) as error:
+            size = capacity * like.nbytes / 1e9
+            raise InputError(
+                f"memory={capacity} of SQP asks for {size:,.0f} GB for vectors of {len(like):,} "
+                f"parameters, which there is not; lower it"
+            ) from error
+        return Basis(Rows(rows), np.zeros((0, 0)))
 
     @property
     def size(self) -> int:
