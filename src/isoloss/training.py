@@ -16,7 +16,7 @@ from isoloss.arguments import check_fields, checked, whole
 from isoloss.errors import InputError, check_takes, one_line
 from isoloss.evaluation.arithmetic import reproducible
 from isoloss.flat import flatten, trainable
-from isoloss.losses import Loss, get_loss
+from isoloss.losses import Loss, ModelLoss, TorchLoss, get_loss
 from isoloss.names import load_into
 
 LEARNING_RATE, BETA1, BETA2, EPSILON = 1e-3, 0.9, 0.999, 1e-7
@@ -128,6 +128,12 @@ class Training:
         self.shapes = {name: tuple(p.shape) for name, p in named.items()}
         self.notes: list[str] = []
         self._loss = get_loss(loss)
+        reduced = isinstance(self._loss, TorchLoss) and self._loss.reduction != "none"
+        if reduced or isinstance(self._loss, ModelLoss):
+            raise InputError(
+                "training takes a named loss, or a function of (outputs, targets) or a loss object "
+                "with reduction='none' that gives one loss per example"
+            )
         self._device = first.device
         self._inputs, self._targets = _grouped(own_examples, inputs, targets)
         if self.members % len(self._inputs):
