@@ -385,7 +385,7 @@ def test_load_into_takes_any_kept_point_and_no_other(refuses) -> None:
     assert loss == pytest.approx(path.steps["loss"].iloc[-1], rel=1e-12)
     for k in (n, -n - 1, "a", None, 1.5):
         for give in (path.state_dict, lambda k: path.load_into(net.model, k)):
-            with refuses("k must be", f"got {k!r}"):
+            with refuses("k must be", "got", f"{k!r}"):
                 give(k)
     with refuses("architecture"):
         path.load_into(nn.Linear(2, 2))
@@ -451,7 +451,7 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "callback": ({"callback": 3}, ["callback must be", "int", "function"]),
     "checkpoint": ({"checkpoint": "folder"}, ["checkpoint must be", "str", "Checkpoint(folder)"]),
     "probes": ({"probes": classifier().problem()}, ["probes must be", "Problem", "dict"]),
-    "probe": ({"probes": {"test": classifier().data}}, ["probe 'test'", "tuple", "Problem"]),
+    "probe": ({"probes": {"test": classifier().data}}, ["probes['test']", "tuple", "Problem"]),
     "regularizer": (
         {"regularizer": "squared norm"},
         ["regularizer 'squared norm'", "did you mean squared_norm or"],
