@@ -26,6 +26,10 @@ class DerivativeError(InputError):
     """A derivative that is needed does not exist, or is not the derivative it claims to be."""
 
 
+class DeviceError(IsolossError):
+    """A device has too little memory for what was asked, or has failed."""
+
+
 class DataError(IsolossError):
     """A data set cannot be had or read."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +16,21 @@ from torch import Tensor
 from isoloss.arguments import checked, whole
 from isoloss.data import Chunk, Chunks
 from isoloss.errors import InputError
-from isoloss.evaluation import Autograd, Evaluation, Reduced, choose, measured_size
+from isoloss.evaluation import (
+    Autograd,
+    Evaluation,
+    Reduced,
+    choose,
+    fitting_now,
+    measured_size,
+)
 from isoloss.evaluation.arithmetic import (
     channels_last_is_safe,
     check_precision,
     pays_channels_last,
 )
 from isoloss.evaluation.autograd import Term, per_example, weighted_sum
+from isoloss.evaluation.failures import told
 from isoloss.flat import FlatNetwork, Model, fixed, flatten, trainable
 from isoloss.flat import vector as flat_vector
 from isoloss.held import held_entries
@@ -221,7 +230,7 @@ class Problem:
         Returns:
             Mean loss over the examples, shape (), float64.
         """
-        with self._lock:
+        with self._evaluating():
             return self._evaluation.loss(theta)
 
     def loss_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -234,7 +243,7 @@ class Problem:
             Mean loss over the examples, shape (), float64, and its gradient, shape (size,), of the
             problem's type. Both are new tensors. Chunks of data are summed in their order.
         """
-        with self._lock:
+        with self._evaluating():
             value, grad = self._counted(theta).loss_and_grad(theta)
             return value, self._inside.walked(grad)
 
@@ -247,7 +256,7 @@ class Problem:
         Returns:
             Mean loss over the examples, shape (), float64, and its gradient, shape (size,).
         """
-        with self._lock:
+        with self._evaluating():
             evaluation = self._counted(theta)
             if isinstance(evaluation, Reduced):
                 evaluation = evaluation.rounded
@@ -274,7 +283,7 @@ class Problem:
                 `DerivativeError`.
         """
         direction = flat_vector("vector", vector, self.size).to(self.device, self.dtype)
-        with self._lock:
+        with self._evaluating():
             self.evaluations += PRODUCT
             direction = self._inside.walked(direction)
             return self._inside.walked(self._evaluation.hvp(theta, direction))
@@ -297,7 +306,7 @@ class Problem:
         Raises:
             DerivativeError: A derivative that is needed does not exist or would be wrong.
         """
-        with self._lock:
+        with self._evaluating():
             self.evaluations += evaluations
             return self._inside.autograd.sum_of(theta, name, term)
 
@@ -346,7 +355,7 @@ class Problem:
             InputError: It is another type.
         """
         _check_dtype(dtype)
-        with self._lock:
+        with self._evaluating():
             other, own = copy.copy(self), self._inside
             other.evaluations, chunks = 0, own.chunks
             if dtype != self.dtype:
@@ -380,7 +389,7 @@ class Problem:
         As given; else as measured on this machine at the first gradient, which this may be. None
         where nothing was given and there is nothing to choose: each chunk has the usual size.
         """
-        with self._lock:
+        with self._evaluating():
             if self._gradient is None:
                 self._gradient = self._choose(self.current())
             return self._chunk_size
@@ -390,9 +399,24 @@ class Problem:
         """Shapes of the parameters that make up theta, by name, in order."""
         return dict(self._inside.network.layout.shapes)
 
+    @contextmanager
+    def _evaluating(self) -> Generator[None]:
+        """One thread at a time; what goes wrong with the device is said in a sentence."""
+        own = self._inside
+
+        def fitting() -> int:
+            return fitting_now(own.network, own.chunks, own.loss)
+
+        examples = self._chunk_size or max(chunk.examples for chunk in own.chunks)
+        with self._lock, told(self.device, examples, fitting):
+            yield
+
     def _counted(self, theta: Tensor) -> Evaluation:
-        """What computes the gradient, chosen at the first one."""
+        """What computes the gradient."""
         self.evaluations += 1
+        return self._chosen(theta)
+
+    def _chosen(self, theta: Tensor) -> Evaluation:
         if self._gradient is None:
             self._gradient = self._choose(theta)
         return self._gradient
@@ -413,8 +437,10 @@ class Problem:
 
     def _each(self, theta: Tensor) -> Iterator[tuple[Chunk, Any, Tensor]]:
         """Each chunk with its outputs and the losses of its examples."""
-        with self._lock:
-            for chunk, outputs in self._evaluation.outputs(theta):
+        with self._evaluating():
+            # a GPU takes as many examples at once for outputs as for the gradient
+            evaluation = self._evaluation if self.device.type == "cpu" else self._chosen(theta)
+            for chunk, outputs in evaluation.outputs(theta):
                 losses = self._inside.autograd.losses(outputs, chunk).detach()
                 yield chunk, outputs, losses
 

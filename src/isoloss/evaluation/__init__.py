@@ -31,6 +31,7 @@ __all__ = [
     "Reduced",
     "Replayed",
     "choose",
+    "fitting_now",
     "measured_size",
     "saved_bytes",
 ]
@@ -46,6 +47,8 @@ unless it would hold more than that for its backward."""
 SHARE = 0.4
 """Of a GPU's memory that is free beside a walk's vectors, what an evaluation may take: a recording
 keeps its own, beside what others need for a while."""
+SAMPLE = 32
+"""Examples on which the memory that one takes is measured."""
 VECTORS_BESIDE = 100
 """Vectors of the size of theta that a walk with the default settings may hold."""
 
@@ -128,20 +131,30 @@ def measured_size(network: FlatNetwork, chunks: Chunks, loss: Loss) -> int | Non
     return _measured.setdefault(kind, fastest if clear else usual)
 
 
-def _fitting(network: FlatNetwork, chunks: Chunks, loss: Loss) -> int | None:
+def _fitting(network: FlatNetwork, chunks: Chunks, loss: Loss) -> int:
     """Examples in a chunk on a GPU: as many as its memory allows, since each chunk costs the time
     to launch its kernels. By the card's whole memory, so that the bits depend on nothing else."""
-    evaluation = Autograd(network, chunks, loss)
-    each = 2 * _bytes_each(network, evaluation, max(chunks, key=lambda chunk: chunk.examples))
     vectors = VECTORS_BESIDE * network.size * network.dtype.itemsize
-    most = int(SHARE * max(0, _memory(network.device) - vectors)) // each
-    if most >= chunks.longest:
-        return chunks.longest
-    return math.ceil(chunks.longest / math.ceil(chunks.longest / max(1, most)))
+    whole = torch.cuda.get_device_properties(network.device).total_memory
+    return _equal_parts(network, chunks, loss, SHARE * max(0, whole - vectors))
 
 
-def _memory(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).total_memory
+def fitting_now(network: FlatNetwork, chunks: Chunks, loss: Loss) -> int:
+    """Examples in a chunk for which there is memory now, as far as a device tells."""
+    largest = max(chunk.examples for chunk in chunks)
+    if network.device.type != "cuda":
+        return max(1, largest // 2)
+    torch.cuda.empty_cache()
+    free = torch.cuda.mem_get_info(network.device)[0]
+    return _equal_parts(network, chunks, loss, 0.8 * free)
+
+
+def _equal_parts(network: FlatNetwork, chunks: Chunks, loss: Loss, most_bytes: float) -> int:
+    """The size of as few equal chunks as need no more memory than that each."""
+    first = max(chunks, key=lambda chunk: chunk.examples).first(SAMPLE)
+    each = 2 * _bytes_each(network, Autograd(network, chunks, loss), first)
+    most, longest = max(1, int(most_bytes) // each), chunks.longest
+    return math.ceil(longest / math.ceil(longest / most))
 
 
 def _number(function: Any) -> int:

@@ -14,13 +14,12 @@ from isoloss.data import Chunk, Chunks, leaves, map_tensors
 from isoloss.errors import DerivativeError, InputError, kind, one_line
 from isoloss.evaluation.arithmetic import plain_norms, reproducible, twice_differentiable
 from isoloss.evaluation.differences import TOLERANCE, mismatch, own_functions, random_direction
+from isoloss.evaluation.failures import out_of_memory
 from isoloss.flat import FlatNetwork, flatten
 from isoloss.losses import Loss
 
 TYPES = re.compile(r"\bd?types?\b|not implemented for")
 """In torch's errors on tensors of types that an operation does not take."""
-ALLOCATORS = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "MPS backend out of memory")
-"""What torch says where it has no error of its own for memory that ran out."""
 REENTRANT = "use_reentrant=True"
 """In torch's error on a checkpoint of activations that takes `backward` alone."""
 UNDIFFERENTIABLE = ("derivative", "double backward", "differentiate twice", REENTRANT)
@@ -116,7 +115,7 @@ class Autograd:
         try:
             return self.network(chunk.inputs)
         except FAILURES as error:
-            if _out_of_memory(error):
+            if out_of_memory(error):
                 raise
             raise _explained(chunk.inputs, self.network.dtype, error) from error
 
@@ -252,11 +251,6 @@ def _why(error: RuntimeError) -> str:
     if REENTRANT in str(error):
         return f"(its activations are checkpointed with {REENTRANT}); give use_reentrant=False"
     return f"({one_line(error)}); write that operation out in plain ones"
-
-
-def _out_of_memory(error: Exception) -> bool:
-    own = isinstance(error, torch.OutOfMemoryError)
-    return own or (isinstance(error, RuntimeError) and any(a in str(error) for a in ALLOCATORS))
 
 
 def _explained(inputs: Any, dtype: torch.dtype, error: Exception) -> InputError:
