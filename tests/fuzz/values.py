@@ -48,7 +48,8 @@ def deep() -> list[Any]:
 
 
 NUMBERS: list[Any] = [
-    0, 1, -1, 2, 3, 7, 10**6, 2**31, 2**63 - 1, 2**63, 2**64, 10**20, -(10**20), 10**400, -(10**400), 10**5000,
+    0, 1, -1, 2, 3, 7, 10**6, 2**31, 2**63 - 1, 2**63, 2**64, 10**20, -(10**20),
+    10**400, -(10**400), 10**5000,
     0.0, -0.0, 0.5, 1e-300, 5e-324, 1e300, -1e300, math.nan, math.inf, -math.inf, 1j, 1 + 0j,
     complex(math.nan, 1), True, False, None, ..., NotImplemented,
     decimal.Decimal("0.5"), decimal.Decimal("NaN"), decimal.Decimal("1e999"),
