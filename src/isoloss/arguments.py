@@ -177,7 +177,7 @@ def _is(value: Any, wanted: Any) -> bool:
     if wanted is int or wanted is float:
         return isinstance(value, Integral if wanted is int else Real) and not _is(value, bool)
     if wanted is bool:
-        return isinstance(value, bool) or type(value).__name__ == "bool"  # NumPy's
+        return isinstance(value, bool | np.bool_)
     if wanted is Tensor and isinstance(value, Tensor):
         return value.layout == torch.strided and not value.is_complex() and not value.is_meta
     if wanted is np.ndarray and isinstance(value, np.ndarray):

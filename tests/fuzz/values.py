@@ -67,7 +67,7 @@ MAKERS: list[Callable[[], Any]] = [
     lambda: (1.0, "l1"), lambda: {"a": 1}, lambda: {1: 2}, lambda: {None: None}, lambda: {"a": []},
     lambda: iter([1, 2]), lambda: (k for k in ()), lambda: frozenset({1}),
     lambda: Anything, lambda: isoloss.L1, lambda: isoloss.Paper, lambda: Exception(),
-    lambda: len, lambda: print, lambda: (lambda: 3), lambda: (lambda a, b: 3),
+    lambda: id, lambda: (lambda: 3), lambda: (lambda a, b: 3),
     lambda: (lambda *_: None), lambda: (lambda **_: "x"), lambda: (lambda x: x), lambda: torch,
     lambda: torch.tensor(3.0), lambda: torch.tensor(math.nan), lambda: torch.tensor(2 + 1j),
     lambda: torch.empty(0), lambda: torch.zeros(3), lambda: torch.zeros(17), lambda: torch.ones(6),
