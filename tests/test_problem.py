@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 import pickle
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from isoloss import InputError, Problem
 from isoloss.checking import check_function
+from isoloss.errors import DeviceError
 
 DTYPES = (torch.float32, torch.float64)
 ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -470,8 +472,8 @@ def raised(error: Exception) -> None:
 @pytest.mark.parametrize(
     ("fail", "error"),
     [
-        (lambda: torch.empty(2**50), RuntimeError),  # more than there is: the allocator itself
-        (lambda: raised(torch.OutOfMemoryError("CUDA out of memory")), torch.OutOfMemoryError),
+        (lambda: torch.empty(2**50), DeviceError),  # more than there is: the allocator itself
+        (lambda: raised(torch.OutOfMemoryError("CUDA out of memory")), DeviceError),
         (lambda: raised(MemoryError()), MemoryError),
     ],
     ids=["CPU", "CUDA", "Python"],
@@ -483,6 +485,19 @@ def test_memory_that_runs_out_is_not_blamed_on_the_inputs(
     with pytest.raises(error) as caught:
         problem.loss(problem.current())
     assert not isinstance(caught.value, InputError)
+    if error is DeviceError:
+        assert re.fullmatch(
+            r"cpu has too little memory to evaluate 6 examples at once \((can't allocate|CUDA out of)"
+            r" memory[^)]*\); give chunk_size=3 to Problem",
+            str(caught.value),
+        )
+
+
+def test_a_device_that_is_gone_is_one_sentence() -> None:
+    gone = RuntimeError("CUDA error: device-side assert triggered\nCompile with ...")
+    problem = Problem(Raising(lambda: raised(gone)), loss="cross_entropy", data=(X, Y))
+    with pytest.raises(DeviceError, match=r"cpu failed .* assert triggered\).* last checkpoint$"):
+        problem.loss(problem.current())
 
 
 # ---------------------------------------------------------------- chunks

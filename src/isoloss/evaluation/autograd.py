@@ -14,7 +14,7 @@ from isoloss.data import Chunk, Chunks, leaves, map_tensors
 from isoloss.errors import DerivativeError, InputError, kind, one_line
 from isoloss.evaluation.arithmetic import plain_norms, reproducible, twice_differentiable
 from isoloss.evaluation.differences import TOLERANCE, mismatch, own_functions, random_direction
-from isoloss.evaluation.failures import out_of_memory
+from isoloss.evaluation.failures import of_the_device
 from isoloss.flat import FlatNetwork, flatten
 from isoloss.losses import Loss
 
@@ -115,7 +115,7 @@ class Autograd:
         try:
             return self.network(chunk.inputs)
         except FAILURES as error:
-            if out_of_memory(error):
+            if of_the_device(error):
                 raise
             raise _explained(chunk.inputs, self.network.dtype, error) from error
 

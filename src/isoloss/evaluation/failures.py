@@ -21,7 +21,7 @@ def told(device: torch.device, examples: int, fitting: Callable[[], int]) -> Gen
         yield
     except RuntimeError as error:
         if out_of_memory(error):
-            said = one_line(error)
+            said = one_line(error).partition(ALLOCATORS[0])[2] or one_line(error)
         elif "CUDA error" in str(error):
             raise DeviceError(
                 f"{device} failed in an evaluation ({one_line(error)}); start Python anew to use "
@@ -39,6 +39,11 @@ def told(device: torch.device, examples: int, fitting: Callable[[], int]) -> Gen
     raise DeviceError(
         f"{device} has too little memory to evaluate {examples} examples at once ({said}); {remedy}"
     )
+
+
+def of_the_device(error: Exception) -> bool:
+    """Whether an error is the device's, not the model's."""
+    return out_of_memory(error) or "CUDA error" in str(error)
 
 
 def out_of_memory(error: Exception) -> bool:

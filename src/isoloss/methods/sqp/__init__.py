@@ -18,8 +18,8 @@ from isoloss.outcome import Ending, Outcome
 from isoloss.point import Objective, Tolerance
 from isoloss.settings import Count, Settings
 
-MOST_MEMORY = 10_000
-"""Directions at most: the algebra within them is dense."""
+LEAST_MEMORY, MOST_MEMORY = 16, 10_000
+"""Directions at least and at most: the algebra within them is dense."""
 SPAN = 1000.0
 """Least scale of a loss that is held by an absolute tolerance, in such tolerances."""
 
@@ -47,10 +47,15 @@ class SQP(Settings):
     stride: ClassVar[int] = 1
     takes_all_steps: ClassVar[bool] = False
 
-    memory: Annotated[int, Field(ge=16, le=MOST_MEMORY)] = 40
+    memory: Annotated[int, Field(ge=LEAST_MEMORY, le=MOST_MEMORY)] = 40
     first_step: PositiveFloat = 0.05
     max_trials: Count = 40
     max_approach: Count = 1000
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of the size of theta that a walk holds at most, beside the points kept."""
+        return 2 * self.memory + 13
 
     def kept_tolerance(self, tolerance: Tolerance) -> Tolerance:
         """The tolerance asked for."""
