@@ -12,7 +12,7 @@ from torch.optim.adam import adam
 
 from isoloss._kernels.capture import Captured, UncapturableError, graph_for
 from isoloss._kernels.stacked import Stacked, fastest
-from isoloss.arguments import check_fields, checked, whole
+from isoloss.arguments import check_fields, checked, real, whole
 from isoloss.errors import InputError, check_takes, one_line
 from isoloss.evaluation.arithmetic import reproducible
 from isoloss.flat import flatten, trainable
@@ -322,6 +322,7 @@ def check_penalties(penalties: Sequence[float]) -> None:
     if not penalties:
         raise InputError("penalties must be at least one, got no penalty; give them as in 0,1e-3,1")
     for penalty in penalties:
+        penalty = real("penalty", penalty)
         if not 0 <= penalty < math.inf:
             raise InputError(f"penalties must be finite numbers from 0, got penalty {penalty:g}")
 
