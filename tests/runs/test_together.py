@@ -5,9 +5,13 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from isoloss import experiments, open_results
+from isoloss.cli import app
+from isoloss.runs import pool
 from isoloss.runs.decay import DecayRun, decay_settings
+from isoloss.runs.run import Run
 from isoloss.store import run_folder
 from isoloss.store.folder import CHECKPOINT, only_writer
 from isoloss.training import Training
@@ -127,3 +131,16 @@ def test_runs_on_a_gpu_share_a_process():
         return DecayRun(0, 0, None, decay_settings(IRIS, device=device)).shared
 
     assert [shared(device) for device in ("cpu", "cuda", "cuda:1")] == [None, "cuda", "cuda:1"]
+
+
+@pytest.mark.slow
+def test_the_command_has_one_process_for_all(joint, tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "shared", property(lambda _: "a device"))
+    started = []
+    worker = pool._Worker
+    monkeypatch.setattr(pool, "_Worker", lambda runs: started.append(len(runs)) or worker(runs))
+    line = f"decay IRIS_FF --runs 3 --seed 3 --penalties 0,1e-3,1 --epochs 5 --out {tmp_path}"
+    done = CliRunner().invoke(app, [*line.split(), "--set", "record_every=2", "--device", "cpu"])
+    assert done.exit_code == 0
+    assert started == [3]
+    same(joint, open_results(tmp_path))
