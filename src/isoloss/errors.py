@@ -56,6 +56,11 @@ def one_line(error: BaseException) -> str:
     return lines[0].strip().rstrip(".")[:160]
 
 
+def said(error: BaseException) -> str:
+    """The type of another library's error and what it says, for use within a sentence."""
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
 def kind(value: object) -> str:
     """The type of a value with its article, for use within a sentence: `an int`."""
     name = type(value).__name__

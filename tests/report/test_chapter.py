@@ -280,7 +280,7 @@ def test_a_received_chapter_shows_no_file_of_this_machine(tmp_path, name, refuse
     assert not (tmp_path / "report" / "index.html").exists()
 
 
-@pytest.mark.parametrize(("content", "words"), [(None, "No such file"), (b"GIF89a", "not a PNG")])
+@pytest.mark.parametrize(("content", "words"), [(None, "is missing"), (b"GIF89a", "not a PNG")])
 def test_a_figure_that_is_missing_or_no_picture_is_named(tmp_path, content, words, refuses):
     chapter_with(tmp_path / "X", "walk.png")
     if content:

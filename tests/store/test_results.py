@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 
 import pandas as pd
@@ -10,21 +11,23 @@ import torch
 from tests.store.made import made_path
 
 from isoloss import open_results
-from isoloss.store import run_folder
+from isoloss.store import MEASURED, run_folder
 from isoloss.store.folder import Stack, begin, save_decay, save_failure, save_walk
 
 
 def walk(out, index=0, method="paper", experiment="IRIS_FF", kind="traverse", **changes):
     folder = run_folder(out, experiment, method, index, kind)
     begin(folder, {"seed": 5 + index}, {})
-    save_walk(folder, made_path(**changes))
+    path = made_path(**changes)
+    save_walk(folder, dataclasses.replace(path, points=path.points + index, method=method))
     return folder
 
 
 def decay(out, index=0, method=None, kind="decay", experiment="IRIS_FF"):
     folder = run_folder(out, experiment, method, index, kind)
     begin(folder, {"seed": 5 + index}, {})
-    table = pd.DataFrame({"epoch": [1, 1, 2, 2], "penalty": [0.0, 0.1] * 2, "test_loss": index})
+    table = pd.DataFrame(0.0, columns=[*MEASURED], index=range(4))
+    table = table.assign(epoch=[1, 1, 2, 2], penalty=[0.0, 0.1] * 2, test_loss=index)
     stack = Stack(table, torch.full((2, 3), float(index)), torch.tensor([-1, 2]))
     chosen = Stack(table.assign(validation_loss=7.0, validation_metric=8.0), stack.ends, stack.lost)
     start, indices = torch.zeros(3), torch.arange(2)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from isoloss import __version__, experiments
+from isoloss.disk import ResultsError
 from isoloss.errors import InputError
 from isoloss.experiments.catalog import PENALTIES, Experiment
-from isoloss.files import ResultsError
 from isoloss.outcome import Outcome
 from isoloss.path import COLUMNS, Path
 from isoloss.reference import logs

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from isoloss.disk import ResultsError, atomically
 from isoloss.errors import InputError, one_line
-from isoloss.files import ResultsError, atomically
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -12,6 +12,7 @@ import pandas as pd
 from torch import Tensor
 
 from isoloss import experiments
+from isoloss.disk import refuse_links, refuse_links_in
 from isoloss.errors import unknown
 from isoloss.files import write_json, write_text
 from isoloss.path import Path
@@ -22,7 +23,7 @@ from isoloss.report.tables import Methods, Runs, ends_table, on_level, run_name
 from isoloss.report.views import pca_section
 from isoloss.report.walks import walks_section
 from isoloss.store import Results, report_folder
-from isoloss.store.folder import NOT_FINISHED
+from isoloss.store.folder import LEFT_OUT, NOT_FINISHED
 
 FILES = (  # all tables that a report may have
     *("walk.csv", "walk.md", "comparison.csv", "comparison.md", "comparison.tex"),
@@ -87,6 +88,8 @@ def report(results: Results, experiment: str) -> Report:
     methods = results.methods(experiment)
     unfinished = {name: results.unfinished(experiment, name) for name in methods}
     folder = report_folder(results.folder, experiment)
+    refuse_links(results.folder, folder)
+    refuse_links_in(folder)
     shown, files = report_tables(runs)
     for name, text in files.items():
         write_text(folder / name, text)
@@ -181,7 +184,9 @@ def outcome_table(
         for k, path in enumerate(methods.get(method, ())):
             rows.append({"run": run_name(path, k), "method": method, **_walked(path)})
         for run, reason in unfinished.get(method, {}).items():
-            outcome, message = (reason, "") if reason == NOT_FINISHED else ("failed", reason)
+            outcome, _, message = reason.partition(": ")
+            if outcome not in (NOT_FINISHED, LEFT_OUT):
+                outcome, message = "failed", reason
             rows.append({"run": run, "method": method, "outcome": outcome, "message": message})
     columns = ["run", "method", "seed", *VALUES, "outcome", "message"]
     return pd.DataFrame(rows, columns=columns).sort_values(["method", "run"], ignore_index=True)

@@ -13,9 +13,9 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isoloss import __version__
-from isoloss.errors import require_extra
+from isoloss.disk import ResultsError, read_bytes, refuse_links
+from isoloss.errors import IsolossError, require_extra
 from isoloss.files import read_json, write_text
-from isoloss.store import ResultsError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -258,9 +258,9 @@ def load_image(folder: FilePath, name: str) -> dict[str, Any]:
             f"it; {again}"
         )
     try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise ResultsError(f"{file} cannot be read ({error.strerror}); {again}") from error
+        content = read_bytes(file)
+    except IsolossError as error:
+        raise ResultsError(f"{error}; {again}") from error
     if not content.startswith(b"\x89PNG\r\n\x1a\n") or len(content) < 24:
         raise ResultsError(f"{file} is not a PNG; {again}")
     # width and height are in the PNG's first chunk (RFC 2083, 4.1.1)
@@ -277,6 +277,7 @@ def write_page(report: FilePath) -> FilePath:
     jinja2: Any = require_extra("jinja2", "report")
     chapters: list[dict[str, Any]] = []
     for folder in sorted(file.parent for file in report.glob(f"*/{CHAPTER}")):
+        refuse_links(report, folder)
         chapter = load_chapter(folder)
         images = {one.file: load_image(folder, one.file) for one in chapter.pictures}
         chapters.append({"chapter": chapter, "images": images})
