@@ -37,6 +37,7 @@ STYLE = {
     "savefig.dpi": SAVED_DPI,
 }
 CHAPTER = "chapter.json"  # of each experiment, so that each can be reported by itself
+PAGE = "index.html"
 NONE = "-"  # in a table, where there is no number
 LATEX = {
     **{character: f"\\{character}" for character in "#$%&_{}"},
@@ -274,6 +275,17 @@ def load_image(folder: FilePath, name: str) -> dict[str, Any]:
 
 def write_page(report: FilePath) -> FilePath:
     """Put the chapters below `OUT/report` together as `index.html`, which is returned."""
+    write_text(report / PAGE, page_text(report))
+    return report / PAGE
+
+
+def plotly_js() -> str:
+    """What draws scenes in a page."""
+    return require_extra("plotly.offline", "report").get_plotlyjs()
+
+
+def page_text(report: FilePath, plotly: str = "") -> str:
+    """The page of the chapters below `OUT/report`; with scenes, it holds plotly.js or this."""
     jinja2: Any = require_extra("jinja2", "report")
     chapters: list[dict[str, Any]] = []
     for folder in sorted(file.parent for file in report.glob(f"*/{CHAPTER}")):
@@ -284,12 +296,10 @@ def write_page(report: FilePath) -> FilePath:
     loader, strict = jinja2.PackageLoader("isoloss.report"), jinja2.StrictUndefined
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=strict)
     scenes = any(section.scenes for one in chapters for section in one["chapter"].sections)
-    page = environment.get_template("page.html.jinja").render(
+    return environment.get_template("page.html.jinja").render(
         version=__version__,
         chapters=chapters,
         style=loader.get_source(environment, "page.css")[0],
         script=loader.get_source(environment, "page.js")[0],
-        plotly=require_extra("plotly.offline", "report").get_plotlyjs() if scenes else "",
+        plotly=(plotly or plotly_js()) if scenes else "",
     )
-    write_text(report / "index.html", page)
-    return report / "index.html"

@@ -55,7 +55,11 @@ class Decay:
 
     def ends(self) -> Tensor:
         """The networks at the end, shape (penalties, parameters)."""
-        return read_tensors(self.file, self.stamp)["ends"]
+        return self.tensors()["ends"]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors of the run: `ends`, `start`, `indices`."""
+        return read_tensors(self.file, self.stamp)
 
 
 Runs = dict[str, Path | Decay | str]
