@@ -51,7 +51,7 @@ from isoloss.store.checkpoint import CHECKPOINT
 
 FINISHED, NON_FINITE = "finished", "non_finite"
 NOT_FINISHED = "not finished"
-REPLACED = "replaced"
+REPLACED, REPORT = "replaced", "report"
 LEFT_OUT = "left out"
 STRAY = "its name is not that of a run, such as run-000"
 MEMBERS, EPOCHS = "members.parquet", "epochs.parquet"
@@ -115,7 +115,7 @@ def copies(signs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 def report_folder(out: FilePath, experiment: str) -> FilePath:
     """Where an experiment's figures and tables are."""
-    return out / "report" / experiment
+    return out / REPORT / experiment
 
 
 def check_out_folder(folder: FilePath, *below: FilePath) -> None:

@@ -21,13 +21,15 @@ from isoloss.report.verify.checks import NOT_DONE as NOT_DONE
 from isoloss.report.verify.checks import Check, facts
 from isoloss.report.verify.decay import decay_checks
 from isoloss.report.verify.walks import walk_checks
-from isoloss.store import Decay, Results, load_decay, open_results
+from isoloss.report.walks import walks_table
+from isoloss.store import Decay, load_decay, open_results
 from isoloss.store.folder import (
     EPOCHS,
     LEFT_OUT,
     MEMBERS,
     NOT_FINISHED,
     REPLACED,
+    REPORT,
     STRAY,
     copies,
     misplaced,
@@ -60,36 +62,37 @@ def verify(folder: str | FilePath) -> list[Check]:
 
 
 def _runs_below(top: FilePath) -> Iterator[FilePath]:
-    """Folders and links with names such as those of runs, not in one another."""
+    """Folders with names such as those of runs, not in one another, and whatever is a link."""
     for place, folders, files in os.walk(top):
-        folders[:] = sorted({*folders} - {"quarantine", REPLACED})
+        links = [one for one in (*folders, *files) if FilePath(place, one).is_symlink()]
+        folders[:] = sorted({*folders} - {"quarantine", REPLACED, *links})
         named = [one for one in folders if one.startswith("run-")]
         folders[:] = [one for one in folders if one not in named]
-        links = [
-            one for one in files if one.startswith("run-") and FilePath(place, one).is_symlink()
-        ]
+        if FilePath(place) == top:
+            folders[:] = [one for one in folders if one != REPORT]
         yield from (FilePath(place, one) for one in sorted([*named, *links]))
 
 
 def check_reports(top: FilePath) -> Iterator[Check]:
     """Make what reports hold again from the runs: their tables, and the page of their chapters."""
-    folders = sorted(file for file in top.glob("report/*") if file.is_dir())
-    for folder in folders:
-        name = str(folder.relative_to(top))
+    page, legible = top / REPORT / PAGE, True
+    folders = [folder for folder in sorted(page.parent.glob("*")) if folder.is_dir()]
+    for file in [*folders, *([page] if page.exists() else [])]:
+        name = str(file.relative_to(top))
         try:
-            refuse_links(top, folder)
-            refuse_links_in(folder)
-            yield from _check_report(folder, name, open_results(top))
+            refuse_links(top, file)
+            refuse_links_in(file)
+            if file != page:
+                yield from _check_report(file, name)
+            elif legible:  # a chapter that is not makes no page
+                yield from _check_page(file, name)
         except Exception as error:
+            legible = False
             yield Check(name, "tables", "", "", f"cannot be made again: {_told(error)}")
-    if (top / "report" / PAGE).exists():
-        try:
-            yield _check_page(top / "report")
-        except Exception as error:
-            yield Check("report", PAGE, "", "", f"cannot be made again: {_told(error)}")
 
 
-def _check_report(folder: FilePath, name: str, results: Results) -> Iterator[Check]:
+def _check_report(folder: FilePath, name: str) -> Iterator[Check]:
+    results = open_results(folder.parent.parent)
     again = f"run 'isoloss report {folder.name}' again"
     there = [file for file in FILES if (folder / file).exists()]
     if not there and not (folder / CHAPTER).exists():
@@ -105,29 +108,27 @@ def _check_report(folder: FilePath, name: str, results: Results) -> Iterator[Che
         chapter = load_chapter(folder)
         for picture in chapter.pictures:
             load_image(folder, picture.file)
-        right = [*(runs_section(results, runs).tables if runs.methods else []), *shown]
+        right = [*runs_section(results, runs).tables, walks_table(runs)] if runs.methods else []
         tables = [table for section in chapter.sections for table in section.tables]
-        wrong = [
-            f"{CHAPTER} holds other numbers of '{one.title}' than these runs; {again}"
-            for one in right
-            if one not in tables
-        ]
+        pairs = zip_longest(tables, [*right, *shown])
+        other = next((one or made for one, made in pairs if one != made), None)
+        wrong = [] if other is None else [f"holds other numbers of '{other.title}' than these runs"]
+        wrong = [f"{folder / CHAPTER} {one}; {again}" for one in wrong]
         yield from facts(name, CHAPTER, wrong, "the same")
 
 
-def _check_page(report: FilePath) -> Check:
+def _check_page(page: FilePath, name: str) -> Iterator[Check]:
     """Compare the page with that of its chapters, and what draws in it with what is installed."""
-    file, mark = report / PAGE, "\0"
-    before, drawn, after = page_text(report, mark).partition(mark)
-    text = read_bytes(file).decode(errors="replace")
-    plotly = text.removeprefix(before).removesuffix(after)
-    if text != before + (plotly if drawn else "") + after:
-        return Check(
-            "report", PAGE, "another", "the same", f"{file} is not the page of its chapters"
-        )
-    if drawn and plotly != plotly_js():  # of another version, or changed
-        return Check("report", PAGE, "the same, but for another plotly.js", "")
-    return Check("report", PAGE, "the same", "the same")
+    mark = "\0"
+    before, drawn, after = page_text(page.parent, mark).partition(mark)
+    text = read_bytes(page).decode(errors="replace")
+    drawing = text.removeprefix(before).removesuffix(after)
+    if text != before + (drawing if drawn else "") + after:
+        yield from facts(name, "page", [f"{page} is not the page of its chapters"], "the same")
+    elif drawn and drawing != plotly_js():  # of another version, or changed
+        yield Check(name, "page", "the same, but for another plotly.js", "")
+    else:
+        yield from facts(name, "page", [], "the same")
 
 
 def _told(error: Exception) -> str:
@@ -156,11 +157,11 @@ def _checks(
     """All checks of a run; whatever goes wrong in one is wrong with this run alone."""
     what = "files"
     try:
+        if folder != top:
+            refuse_links(top, folder)
         if run_index(folder.name) is None:
             yield Check(name, what, f"{LEFT_OUT}: {STRAY}", "")
             return
-        if folder != top:
-            refuse_links(top, folder)
         refuse_links_in(folder)
         if not (folder / OUTCOME).exists():
             yield Check(name, what, NOT_FINISHED, "")
