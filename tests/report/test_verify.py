@@ -344,6 +344,38 @@ def test_the_command_names_the_damaged_file_and_exits_with_1(out: Path, capsys) 
     assert "1 of 3 are not right." in said
 
 
+@pytest.mark.parametrize(
+    "where",
+    [
+        *(f"IRIS_FF/traverse/sqp{one}" for one in ("", "/run-000", "/run-000/config.json")),
+        *("IRIS_FF/traverse/sqp/run-000/quarantine/x", "report/IRIS_FF", "report/IRIS_FF/walk.png"),
+    ],
+)
+def test_links_are_named_and_the_other_runs_are_right(
+    out: Path, tmp_path: Path, where: str
+) -> None:
+    link = out / where
+    link.parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "outside").mkdir()
+    if link.exists():
+        shutil.move(link, tmp_path / "outside" / "it")
+    link.symlink_to(tmp_path / "outside" / "it")
+    if where == "report/IRIS_FF":
+        (tmp_path / "outside" / "it").mkdir()
+    assert [f"{link} is a symbolic link" in one for one in wrong(out)] == [True]
+
+
+def test_the_command_says_what_was_not_checked(out: Path, capsys) -> None:
+    folder = out / "IRIS_FF" / "traverse" / "paper" / "run-000"
+    path = Walk.load(folder)
+    nothing = dict.fromkeys(("device", "stop", "record", "rtol", "dtype", "regularizer"))
+    configured(folder, **nothing, method={"name": "paper"}, imported=path.message)
+    shutil.copytree(folder, folder.with_name("run-000 (copy)"))
+    main_code(0, "verify", str(out))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "All 3 are right; 1 are not named as runs and were not checked; of 1 what needs" in said
+
+
 def main_code(code: int, *arguments: str) -> None:
     with pytest.raises(SystemExit) as end:
         main(list(arguments))

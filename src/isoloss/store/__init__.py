@@ -20,6 +20,7 @@ from isoloss.path import POINTS, Path, check_columns, read_path
 from isoloss.store.checkpoint import Checkpoint as Checkpoint
 from isoloss.store.folder import (
     EPOCHS,
+    FINISHED,
     LEFT_OUT,
     MEMBERS,
     NOT_FINISHED,
@@ -73,6 +74,8 @@ def load_decay(folder: FilePath) -> Decay:
     ending = read_ending(folder)
     if ending.content["outcome"] == FAILED:
         raise ResultsError(f"{folder} holds a run that failed: {ending.content['message']}")
+    if ending.content["outcome"] != FINISHED:
+        raise DamagedError(f"{folder} holds no run of weight decay that has ended")
     stamps = ending.stamps
     try:
         members, epochs = (read_table(folder / name, stamps[name]) for name in (MEMBERS, EPOCHS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,7 +23,9 @@ def decay_checks(run: Decay, name: str) -> Iterator[Check]:
     known = experiments.get(config["experiment"])
     data = known.data(run.seed)
     yield from facts(name, "settings", list(_decay_settings(run, known, data)))
-    yield from facts(name, f"epochs ({len(run.epochs)})", list(_epochs(run)))
+    yield from facts(
+        name, f"epochs ({len(run.epochs)})", list(_epochs(run, accuracy=known.metric == "accuracy"))
+    )
     finite = torch.isfinite(ends).all(dim=1).numpy()
     finished = (members["status"] == FINISHED).to_numpy()
     wrong = ["a network that is said to have finished is infinite or not a number"]
@@ -60,14 +63,16 @@ def _decay_settings(run: Decay, known: Experiment, data: Data) -> Iterator[str]:
         yield "the start is not the network that the seed makes"
     if run.members["penalty"].tolist() != config["penalties"]:
         yield "the penalties are not those that the settings ask for"
+    if not 0 <= config["held_out"] <= 0.5:
+        yield f"held_out must be from 0 to 0.5, got {config['held_out']}"
     if ("validation_loss" in run.members) != (config["held_out"] > 0):
         yield "examples were held out though the settings do not say so, or the other way round"
-    lost = (run.members["lost_epoch"] >= 0).to_numpy()
+    lost = (run.members["lost_epoch"] != -1).to_numpy()
     if (lost == (run.members["status"] == FINISHED).to_numpy()).any():
         yield "status and lost_epoch contradict one another"
 
 
-def _epochs(run: Decay) -> Iterator[str]:
+def _epochs(run: Decay, *, accuracy: bool) -> Iterator[str]:
     """What does not follow of the rows of the epochs, or of the last of them among the members."""
     config, epochs, members = run.config, run.epochs, run.members
     every, last = config["record_every"], config["epochs"]
@@ -88,6 +93,15 @@ def _epochs(run: Decay) -> Iterator[str]:
             yield f"{column} is not recorded of the networks at the end"
         elif not np.array_equal(members[column], ends[column], equal_nan=True):
             yield f"{column} at the end is not that of the last epoch"
+    finished = epochs["penalty"].isin(members.loc[members["status"] == FINISHED, "penalty"])
+    for column in epochs.columns:
+        values = epochs.loc[finished, column].to_numpy(float)
+        most = 1 if column.endswith("_metric") and accuracy else math.inf
+        if not ((values >= 0) & (values <= most) & np.isfinite(values)).all():
+            yield f"{column} of networks that have finished is negative, infinite or not a number"
+    whole, weights = (epochs[f"squared_norm{of}"].to_numpy(float) for of in ("", "_weights"))
+    if (whole < (1 - 1e-9) * weights).any():
+        yield "squared_norm is smaller than that without biases"
     lost = ~np.isfinite(ends["squared_norm"].to_numpy(float))
     if (lost & (members["status"] == FINISHED).to_numpy()).any():
         yield "a network whose norm is infinite is said to have finished"

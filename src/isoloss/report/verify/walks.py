@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from isoloss import experiments
 from isoloss.experiments.catalog import Experiment
 from isoloss.methods import METHODS
 from isoloss.outcome import Ending, Outcome
-from isoloss.path import COLUMNS, Path, Record
+from isoloss.path import COLUMNS, Path, Record, Stop
 from isoloss.point import Objective, Point
 from isoloss.problem import Problem
 from isoloss.recorder import Recorder
@@ -31,6 +32,7 @@ from isoloss.report.verify.checks import (
     facts,
     problems,
 )
+from isoloss.settings import ONLY_IN_PYTHON
 
 ROUNDING = {"float32": 1e-5, "float64": 1e-12}
 """By how much of the level the rounding of the loss may carry a point out of the tolerance."""
@@ -125,6 +127,14 @@ def _settings(path: Path, config: Mapping[str, Any], known: Experiment | None) -
         found.append(f"the level {level:.9g} is not the loss at the start")
     if not 0 < config["rtol"] < 1:
         found.append(f"rtol must be in (0, 1), got {config['rtol']}")
+    own = {"stop": Stop, "record": Record, "method": METHODS[path.method]}
+    for name, kind in own.items():
+        given = {key: value for key, value in config[name].items() if key != "name"}
+        read = kind(**given).model_dump(exclude=ONLY_IN_PYTHON)
+        if json.dumps(given) != json.dumps({key: read.get(key) for key in given}):
+            found.append(f"config.json has settings of {name} that it cannot have")
+    if known is not None and f"torch.{config['dtype']}" != str(path.points.dtype):
+        found.append(f"the points are not of the type {config['dtype']}")
     if known is not None:
         network = known.network(config["seed"])
         if path.shapes != {name: tuple(p.shape) for name, p in network.named_parameters()}:
