@@ -5,9 +5,10 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+ECOSYSTEM := $(VENV)/ecosystem
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo reproduce test check lint types docs format lock clean
+.PHONY: demo reproduce test ecosystem test-ecosystem check lint types docs format lock clean
 
 # IRIS_FF with fewer runs and steps: both methods, the baseline, the comparison and the page.
 demo: $(READY)
@@ -19,6 +20,18 @@ reproduce: $(READY)
 
 test: $(READY)
 	$(BIN)/pytest
+
+# Walks of models of torchvision, timm, transformers and others. Their packages lie in a folder beside
+# those of the environment, where nothing but these tests sees them.
+test-ecosystem: ecosystem
+	PYTHONPATH=$(ECOSYSTEM) $(BIN)/pytest -q tests/ecosystem
+
+ecosystem: $(ECOSYSTEM)/.ready
+
+$(ECOSYSTEM)/.ready: $(READY) requirements-ecosystem.lock
+	rm -rf $(ECOSYSTEM)
+	$(PIP) --require-hashes --no-deps --target $(ECOSYSTEM) --requirement requirements-ecosystem.lock
+	@touch $@
 
 # Lint, types and the quick tests, before a commit.
 check: lint types
@@ -50,16 +63,25 @@ $(READY): requirements.lock pyproject.toml
 	$(PIP) --no-build-isolation --no-deps --editable .
 	@touch $(READY)
 
-# Writes requirements.lock anew from the ranges in pyproject.toml: every version with its hashes, for
-# Python 3.11 and newer, without torch and what only its CUDA build needs.
+# Writes both lock files anew from the ranges in pyproject.toml: every version with its hashes, for
+# Python 3.11 and newer, without torch and what only its CUDA build needs; the second holds what the
+# ecosystem adds to the first.
 SHELL := bash
+COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --no-header
+WITHOUT := torch|triton|(nvidia|cuda)-.*
 
 lock: $(READY)
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
-	  --no-annotate --no-header 2>/dev/null \
-	  | awk 'BEGIN { print "\# Every version that make demo and make test install beside torch; written by make lock." } \
-	         /^[a-z]/ { keep = !/^(torch|triton|nvidia-|cuda-)/ } keep' > requirements.lock.new
+	set -o pipefail; $(COMPILE) --extra dev 2>/dev/null \
+	  | awk -F== 'BEGIN { print "# Every version that make demo and make test install beside torch; written by make lock." } \
+	         /^[a-z]/ { keep = $$1 !~ /^($(WITHOUT))$$/ } keep' > requirements.lock.new
 	mv requirements.lock.new requirements.lock
+	set -o pipefail; $(COMPILE) --extra ecosystem --constraint requirements.lock --constraint <(echo $(TORCH)) 2>/dev/null \
+	  | awk -F== 'BEGIN { print "# What make test-ecosystem installs beside requirements.lock; written by make lock." } \
+	         NR == FNR { have[$$1]; next } \
+	         /^[a-z]/ { keep = !($$1 in have) && $$1 !~ /^($(WITHOUT))$$/ } keep' requirements.lock - \
+	  > requirements-ecosystem.lock.new
+	mv requirements-ecosystem.lock.new requirements-ecosystem.lock
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache

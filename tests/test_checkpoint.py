@@ -36,7 +36,7 @@ from isoloss import (
     weighted_sum,
 )
 from isoloss.methods.paper import PaperState
-from isoloss.point import Objective
+from isoloss.point import Objective, Tolerance
 from isoloss.regularizers import Regularizer
 from isoloss.snapshot import Snapshot
 from isoloss.store import generations as generations_module
@@ -95,11 +95,11 @@ class Own:
 
     name, stride, takes_all_steps = "own", 1, True
 
-    def relative_tolerance(self, level: float, rtol: float) -> float:
-        return Paper().relative_tolerance(level, rtol)
+    def kept_tolerance(self, tolerance: Tolerance) -> Tolerance:
+        return Paper().kept_tolerance(tolerance)
 
     def init(
-        self, objective: Objective, theta: Tensor, level: float | None, rtol: float
+        self, objective: Objective, theta: Tensor, level: float | None, tolerance: Tolerance
     ) -> OwnState:
         generator = np.random.default_rng(0)
         base = torch.from_numpy(generator.normal(size=(40, 30))).to(theta.dtype)
@@ -111,7 +111,7 @@ class Own:
             Mode.ODD,
             [],
         )
-        return OwnState(Paper().init(objective, theta, level, rtol), parts, parts)
+        return OwnState(Paper().init(objective, theta, level, tolerance), parts, parts)
 
     def step(self, objective: Objective, state: OwnState) -> OwnState:
         old = state.parts
@@ -145,7 +145,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "method": "sqp", "stop": Stop(steps=40, kkt_residual=1e-12), "regularizer": Quartic()
     },
     "sqp, other level": {
-        "method": "sqp", "stop": Stop(steps=20, kkt_residual=1e-12), "level": 9.0
+        "method": "sqp", "stop": Stop(steps=20, kkt_residual=1e-12), "level": 0.06
     },
 }  # fmt: skip
 
@@ -269,6 +269,7 @@ CHANGED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
      "method.tolerance was 1e-05, now 1e-06"),
     ({}, {"method": "sqp"}, "method.name was 'paper', now 'sqp'"),
     ({}, {"rtol": 1e-2}, "rtol was 0.001, now 0.01"),
+    ({"method": SQP()}, {"method": SQP(), "atol": 1e-3}, "atol was None, now 0.001"),
     ({}, {"level": 9.0}, "level was None, now 9.0"),
     ({}, {"record": Record(points_every=7)}, "record.points_every was 1, now 7"),
     ({}, {"start": torch.ones(N, dtype=torch.float64)}, "start was"),

@@ -188,6 +188,25 @@ def test_costs_grow_with_the_examples_and_the_test_set_counts_as_often_as_it_is_
         (["traverse", "IRIS_FF", "--set", "=[/]"], ["KEY=VALUE", "got =[/]"]),
         (["traverse", "IRIS_FF", "--runs", "0"], ["--runs", "whole number from 1", "got 0"]),
         (["traverse", "IRIS_FF", "--runs", "9" * 30], ["--runs", "to 10000, got 99999999"]),
+        (["traverse", "IRIS_FF", "--set", "memory=" + "9" * 20], ["memory of SQP must be less"]),
+        (
+            ["traverse", "IRIS_FF", "--set", "steps=" + "9" * 20],
+            ["steps of Stop must be less than"],
+        ),
+        (
+            ["traverse", "IRIS_FF", "--set", "chunk_size=" + "9" * 20],
+            ["chunk_size of Level", "less"],
+        ),
+        (
+            ["traverse", "IRIS_FF", "--set", "points_every=" + "9" * 5000],
+            ["points_every of Record"],
+        ),
+        (["traverse", "\x1b[2J\ud800:x"], [r"got \x1b[2J\ud800:x"]),
+        (["decay", "IRIS_FF", "--epochs", "9" * 20], ["epochs of DecayOptions must be less than"]),
+        (
+            ["decay", "IRIS_FF", "--penalties", "1,1e999"],
+            ["finite numbers from 0, got penalty inf"],
+        ),
         (["traverse", "IRIS_FF", "--runs", "2.5"], ["--runs", "a whole number", "got 2.5"]),
         (["traverse", "IRIS_FF", "--seed", "-1"], ["--seed", "from 0", "got -1"]),
         (["traverse", "IRIS_FF", "--seed", str(2**64)], ["--seed", "to 4294967295, got 184467"]),

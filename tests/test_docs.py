@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pytest
@@ -14,6 +15,7 @@ from isoloss.cli import main
 
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r'^```(\w+)(?: title="([\w.]+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
+ECOSYSTEM = re.compile(r"^(?:import|from) (peft|torch_geometric|transformers)\b", re.MULTILINE)
 
 
 def blocks(page: Path) -> list[tuple[str, str, int]]:
@@ -22,12 +24,25 @@ def blocks(page: Path) -> list[tuple[str, str, int]]:
     return [(m[2] or m[1], m[3], text[: m.start(3)].count("\n")) for m in BLOCK.finditer(text)]
 
 
-PAGES = [page for page in sorted(DOCS.rglob("*.md")) if any(b[0] == "python" for b in blocks(page))]
+def needed(page: Path) -> set[str]:
+    """The packages outside `isoloss[all]` that a page's code imports."""
+    return set(ECOSYSTEM.findall(page.read_text(encoding="utf-8")))
+
+
+WITH_CODE = [p for p in sorted(DOCS.rglob("*.md")) if any(b[0] == "python" for b in blocks(p))]
+PAGES = [page for page in WITH_CODE if not needed(page)]
+"""The others run in `tests/ecosystem`."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
 def test_code_blocks_work_as_pasted(page: Path, monkeypatch, tmp_path, capsys) -> None:
+    run(page, monkeypatch, tmp_path, capsys)
+    if page.stem == "tutorial":
+        assert (tmp_path / "walk.png").stat().st_size > 10_000
+
+
+def run(page: Path, monkeypatch: Any, tmp_path: Path, capsys: Any) -> None:
     """Python blocks of a page run one after another in one namespace, `isoloss` commands too.
 
     A block with a title is the file of that name.
@@ -51,8 +66,6 @@ def test_code_blocks_work_as_pasted(page: Path, monkeypatch, tmp_path, capsys) -
                         (tmp_path / into).write_text(capsys.readouterr().out)
             elif language.endswith(".py"):
                 (tmp_path / language).write_text(text)
-    if page.stem == "tutorial":
-        assert (tmp_path / "walk.png").stat().st_size > 10_000
 
 
 def _run(arguments: list[str]) -> None:

@@ -8,7 +8,8 @@ from tests.problems import classifier, normal, snapshot
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from isoloss.flat import BLOCK, FlatNetwork, flatten, inner, load_into, trainable
+from isoloss.flat import BLOCK, FlatNetwork, flatten, inner, trainable
+from isoloss.names import load_into
 
 
 class Tied(nn.Module):

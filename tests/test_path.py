@@ -243,3 +243,102 @@ def test_evaluations_of_a_regularizer_made_of_derivatives_are_counted() -> None:
     assert (path.steps["evaluations"] % 4 == 0).all()  # each: L, g again, and a product for two
     plain = isoloss.traverse(problem, stop=stop, progress=False)
     assert plain.steps["evaluations"].iloc[0] == 1
+
+
+# ---------------------------------------------------------------- by name, whatever is around it
+
+
+class Prefixed(nn.Module):
+    """A model of the user's that holds the one that was walked."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = nn.ModuleDict({"inner": net})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net["inner"](x)
+
+
+class Halves(nn.Module):
+    """Whose first layers alone are wrapped."""
+
+    def __init__(self, net: nn.Sequential) -> None:
+        super().__init__()
+        for k, layer in enumerate(net):
+            self.add_module(str(k), nn.DataParallel(layer) if k < 2 else layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+
+def compiled(net: nn.Module) -> nn.Module:
+    return torch.compile(net, backend="eager")  # pyright: ignore[reportReturnType]
+
+
+AROUND: dict[str, Any] = {
+    "nothing": lambda net: net,
+    "DataParallel": nn.DataParallel,
+    "compiled": compiled,
+    "compiled, in parallel": lambda net: nn.DataParallel(compiled(net)),
+    "prefixed": Prefixed,
+    "prefixed, in parallel": lambda net: nn.DataParallel(Prefixed(net)),
+    "in halves": Halves,
+}
+
+
+@pytest.fixture(scope="module")
+def walks() -> dict[str, isoloss.Path]:
+    frozen = with_batch_norm(frozen=True)
+    return {name: walked(AROUND[name](frozen), steps=2) for name in ("nothing", "prefixed")} | {
+        name: walked(AROUND[name](frozen), steps=2) for name in ("DataParallel", "in halves")
+    }
+
+
+@pytest.mark.parametrize(
+    "around",
+    [pytest.param(k, marks=[pytest.mark.slow] * ("compiled" in k)) for k in AROUND],
+)
+@pytest.mark.parametrize("walk", ["nothing", "prefixed", "DataParallel", "in halves"])
+def test_a_point_is_loaded_whatever_is_around_the_model(
+    walks: dict[str, isoloss.Path], walk: str, around: str
+) -> None:
+    path, other = walks[walk], with_batch_norm(frozen=True)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1 + parameter.requires_grad)
+    other[1].reset_running_stats()
+    path.load_into(AROUND[around](other))
+    assert plain_loss(other) == pytest.approx(path.steps["loss"].iloc[-1], rel=1e-12)
+
+
+def test_parameters_in_another_order_are_told_by_name() -> None:
+    path, other = walked(with_batch_norm(), steps=2), with_batch_norm()
+    for layer in (other[0], other[4]):  # as torch.nn.utils.remove_weight_norm leaves it
+        weight = layer.weight
+        del layer.weight
+        layer.weight = weight
+    assert list(dict(other.named_parameters())) != list(path.shapes)
+    path.load_into(other)
+    assert plain_loss(other) == pytest.approx(path.steps["loss"].iloc[-1], rel=1e-12)
+
+
+def test_another_model_is_refused_with_what_differs_and_left_alone(refuses: Any) -> None:
+    path = walked(with_batch_norm(), steps=2)
+    wider, longer, shorter = (with_batch_norm() for _ in range(3))
+    wider[4] = nn.Linear(6, 5).double()
+    longer.append(nn.Linear(3, 3).double())
+    del shorter[4]
+    for other, words in (
+        (wider, ["'4.weight' has there the shape (3, 6), here (5, 6)"]),
+        (longer, ["'5.weight' has there the shape none, here (3, 3)"]),
+        (shorter, ["'4.weight' has there the shape (3, 6), here none"]),
+        (nn.DataParallel(wider), ["'module.4.weight'", "(3, 6), here (5, 6)"]),
+        (with_batch_norm(frozen=True), ["'3.weight'", "here none"]),
+    ):
+        before = [tensor.clone() for tensor in other.state_dict().values()]
+        with refuses("trainable parameters are not those of the walk", *words):
+            path.load_into(other)
+        after = other.state_dict().values()
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

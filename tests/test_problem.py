@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+import pickle
+import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +19,11 @@ from hypothesis import strategies as st
 from tests.problems import NETS, Net, classifier, normal, regressor, snapshot
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from isoloss import InputError, Problem
 from isoloss.checking import check_function
+from isoloss.errors import DeviceError
 
 DTYPES = (torch.float32, torch.float64)
 ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -346,7 +351,7 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a name": ({"model": "resnet18"}, ["'resnet18'", "str", "torch.nn.Module"]),
     "listed parameters": (
         {"model": lambda p, x: x, "parameters": {"w": [1.0]}},
-        ["'w'", "list", "tensors"],
+        ["'w'", "list", "tensor"],
     ),
     "NaN": (
         {"data": (X.clone().index_fill_(0, torch.tensor([4]), math.nan), Y)},
@@ -374,8 +379,8 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["0 to 1", "not 2"],
     ),
     "uncopied": (
-        {"model": (lambda m: (setattr(m, "kept", m(X)), m)[1])(nn.Linear(3, 2))},
-        ["cannot be copied", "earlier computations"],
+        {"model": (lambda m: (setattr(m, "kept", threading.Lock()), m)[1])(nn.Linear(3, 2))},
+        ["cannot be copied", "_thread.lock", "take out"],
     ),
     "function alone": ({"model": lambda p, x: x}, ["parameters="]),
     "module and parameters": ({"parameters": {"w": X}}, ["parameters=", "module"]),
@@ -467,8 +472,8 @@ def raised(error: Exception) -> None:
 @pytest.mark.parametrize(
     ("fail", "error"),
     [
-        (lambda: torch.empty(2**50), RuntimeError),  # more than there is: the allocator itself
-        (lambda: raised(torch.OutOfMemoryError("CUDA out of memory")), torch.OutOfMemoryError),
+        (lambda: torch.empty(2**50), DeviceError),  # more than there is: the allocator itself
+        (lambda: raised(torch.OutOfMemoryError("CUDA out of memory")), DeviceError),
         (lambda: raised(MemoryError()), MemoryError),
     ],
     ids=["CPU", "CUDA", "Python"],
@@ -480,6 +485,19 @@ def test_memory_that_runs_out_is_not_blamed_on_the_inputs(
     with pytest.raises(error) as caught:
         problem.loss(problem.current())
     assert not isinstance(caught.value, InputError)
+    if error is DeviceError:
+        assert re.fullmatch(
+            r"cpu has too little memory to evaluate 6 examples at once \((can't allocate|CUDA out of)"
+            r" memory[^)]*\); give chunk_size=3 to Problem",
+            str(caught.value),
+        )
+
+
+def test_a_device_that_is_gone_is_one_sentence() -> None:
+    gone = RuntimeError("CUDA error: device-side assert triggered\nCompile with ...")
+    problem = Problem(Raising(lambda: raised(gone)), loss="cross_entropy", data=(X, Y))
+    with pytest.raises(DeviceError, match=r"cpu failed .* assert triggered\).* last checkpoint$"):
+        problem.loss(problem.current())
 
 
 # ---------------------------------------------------------------- chunks
@@ -498,3 +516,140 @@ def test_the_models_own_error_is_kept_and_its_words_change_nothing(error: Any) -
         problem.loss(problem.current())
     assert str(error) in str(caught.value)
     assert caught.value.__cause__ is error
+
+
+# ---------------------------------------------------------------- copies
+
+
+def _images() -> Problem:
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 3))
+    data = (normal(120, 2, 6, 6, seed=0).float(), torch.arange(120) % 3)
+    return Problem(model.eval(), "cross_entropy", data)
+
+
+def _stream() -> Problem:
+    rows = TensorDataset(normal(30, 3, seed=0).float(), torch.arange(30) % 2)
+    return Problem(nn.Linear(3, 2), "cross_entropy", DataLoader(rows, batch_size=7))
+
+
+def _batches() -> Problem:
+    x, y, weights = normal(30, 3, seed=0).float(), torch.arange(30) % 2, torch.arange(30.0)
+    data = [(x[k : k + 6], y[k : k + 6]) for k in range(0, 30, 6)]
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+    return Problem(model, "cross_entropy", data, weights=weights, metric="accuracy")
+
+
+def _of_parameters() -> Problem:
+    parameters = {"w": normal(3, 2, seed=1)}
+    return Problem(_product, "cross_entropy", (X, Y), parameters=parameters)
+
+
+def _product(parameters: Any, inputs: Tensor) -> Tensor:
+    return inputs @ parameters["w"]
+
+
+COPIED: dict[str, Callable[[], Problem]] = {
+    "plain": lambda: classifier(examples=400).problem(dtype=torch.float32),
+    "in chunks": lambda: classifier(examples=40).problem(chunk_size=7),
+    "images": _images,
+    "stream": _stream,
+    "batches": _batches,
+    "function": _of_parameters,
+}
+
+
+@pytest.mark.parametrize("make", COPIED.values(), ids=COPIED)
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("copied", [lambda p: pickle.loads(pickle.dumps(p)), copy.deepcopy])
+def test_a_pickled_and_a_copied_problem_give_the_same_bits(
+    make: Any, used: bool, copied: Any
+) -> None:
+    problem = make()
+    if used:
+        problem.loss_and_grad(problem.current() + 1)
+    other = copied(problem)
+    theta = problem.current()
+    assert torch.equal(other.current(), theta)
+    for one, two in zip(problem.loss_and_grad(theta), other.loss_and_grad(theta), strict=True):
+        assert torch.equal(one, two)
+    assert torch.equal(problem.loss(theta), other.loss(theta))
+    np.testing.assert_equal(problem.evaluate(theta), other.evaluate(theta))
+    assert problem.chunk_size == other.chunk_size
+    other.loss(theta + 1)
+    with torch.no_grad():  # of its own: neither moves the other
+        for parameter in other._inside.network.leaves:
+            parameter.zero_()
+    assert torch.equal(problem.loss_and_grad(theta)[1], make().loss_and_grad(theta)[1])
+
+
+def test_a_pickle_holds_every_number_once() -> None:
+    """Views of one vector would each bring all of it."""
+    model = nn.Sequential(*(nn.Linear(60, 60) for _ in range(20)))
+    x, y = normal(3000, 60, seed=0).float(), normal(3000, 60, seed=1).float()
+    data = [(x[k : k + 50], y[k : k + 50]) for k in range(0, 3000, 50)]
+    problem = Problem(model, "mse", data)
+    numbers = 4 * (3 * problem.size + x.numel() + y.numel())  # the user's model, a copy, theta
+    assert len(pickle.dumps(problem)) < 1.2 * numbers
+
+
+@pytest.mark.parametrize("make", COPIED.values(), ids=COPIED)
+def test_the_same_type_gives_the_same_bits(make: Any) -> None:
+    problem = make()
+    theta = problem.current()
+    value, grad = problem.loss_and_grad(theta)
+    same = problem.with_dtype(problem.dtype)
+    assert same.evaluations == 0
+    assert torch.equal(same.loss_and_grad(theta)[0], value)
+    assert torch.equal(same.loss_and_grad(theta)[1], grad)
+
+
+def test_another_type_gives_the_bits_of_a_problem_made_in_it() -> None:
+    net = classifier(examples=400)
+    net.model.float()
+    for chunk_size in (None, 7):
+        exact = net.problem(chunk_size=chunk_size).with_dtype(torch.float64)
+        made = net.problem(chunk_size=chunk_size, dtype=torch.float64)
+        theta = made.current()
+        assert torch.equal(exact.loss_and_grad(theta)[1], made.loss_and_grad(theta)[1])
+        assert torch.equal(exact.loss(theta), made.loss(theta))
+
+
+def test_another_type_has_a_chunk_size_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {torch.float32: 5, torch.float64: 3}
+    monkeypatch.setattr("isoloss.problem.measured_size", lambda network, *_: sizes[network.dtype])
+    problem = classifier().problem(dtype=torch.float32)
+    assert problem.chunk_size == 5
+    assert problem.with_dtype(torch.float32).chunk_size == 5
+    assert problem.with_dtype(torch.float64).chunk_size == 3
+
+
+def test_what_is_large_is_converted_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = classifier().problem(dtype=torch.float32)
+    theta = problem.current().double()
+    kept = problem.with_dtype(torch.float64)
+    monkeypatch.setattr("isoloss.data.chunks.MOST_TWICE", 0)
+    converted = problem.with_dtype(torch.float64)
+    assert kept._inside.chunks.kept
+    assert not converted._inside.chunks.kept
+    one, two = (p.loss_and_grad(theta) for p in (kept, converted))
+    assert one[0].item() == pytest.approx(two[0].item(), rel=1e-14)
+    torch.testing.assert_close(one[1], two[1], rtol=1e-12, atol=1e-15)
+
+
+def test_threads_take_turns_on_a_problem_and_its_copies_in_other_chunks() -> None:
+    problem = classifier(examples=40).problem()
+    other = problem.with_chunk_size(7)
+    points = [normal(problem.size, seed=k) for k in range(3)]
+    expected = [problem.loss(theta).item() for theta in points]
+    wrong: list[int] = []
+
+    def evaluate(k: int) -> None:
+        one = other if k else problem
+        wrong.extend(k for _ in range(300) if one.loss(points[k]).item() != expected[k])
+
+    threads = [threading.Thread(target=evaluate, args=(k,)) for k in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

@@ -18,7 +18,7 @@ from torch import Tensor
 from isoloss import Problem, Record
 from isoloss.methods.paper import PaperState
 from isoloss.path import COLUMNS
-from isoloss.point import Objective
+from isoloss.point import Objective, Tolerance
 from isoloss.recorder import Recorder
 from isoloss.regularizers import SquaredNorm
 
@@ -53,7 +53,7 @@ def state(k: float, kind: str = "predict", on_level: bool = True, length: float 
 def record(
     settings: Record, states: list[Any], probes: dict[str, Problem] | None = None
 ) -> tuple[pd.DataFrame, Tensor, list[int]]:
-    recorder = Recorder(settings, probes or {}, level=2.0)
+    recorder = Recorder(settings, probes or {}, 2.0, Tolerance())
     for k, each in enumerate(states):
         recorder.add(each, evaluations=10 * k)
     return recorder.finish()
@@ -116,7 +116,9 @@ def test_the_spacing_counts_points_on_the_level_set_only() -> None:
 
 def test_rows_hold_what_was_given() -> None:
     states = [state(0.0, "start", length=0.0), state(0.5), state(-1.0, "correct", length=0.125)]
-    recorder = Recorder(Record(), {"test": probed(ORIGIN), "valid": plain(ORIGIN)}, level=2.0)
+    recorder = Recorder(
+        Record(), {"test": probed(ORIGIN), "valid": plain(ORIGIN)}, 2.0, Tolerance()
+    )
     given = [recorder.add(each, evaluations=10 * k) for k, each in enumerate(states)]
     rows, _, _ = recorder.finish()
     assert given == recorder.rows
@@ -136,7 +138,7 @@ def test_rows_hold_what_was_given() -> None:
 
 
 def test_progress_counts_neither_the_start_nor_corrections() -> None:
-    recorder = Recorder(Record(), {}, level=2.0)
+    recorder = Recorder(Record(), {}, 2.0, Tolerance())
     for kind in ("start", "predict", "correct", "correct", "predict", "sqp"):
         recorder.add(state(0.0, kind), evaluations=0)
     assert recorder.progress == 3

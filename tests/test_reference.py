@@ -272,7 +272,39 @@ def test_one_bad_file_is_skipped_with_a_sentence_and_the_others_are_read(tmp_pat
     for file, sentence in (("exp_2", walk), ("expidx_1", decay)):
         assert re.fullmatch(rf"\S*{file}\.npz cannot be read: [^\n]+; leave it out, .*", sentence)
     if name == "72 TiB":
-        assert "more memory than there is" in walk
+        assert "SEED.npy declares 79,164,837,199,872 bytes and has 0" in walk
+
+
+def test_an_array_far_larger_than_its_file_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("isoloss.reference.logs.LEAST_BOUND", 2**20)
+    many = {**logged(), "SEED": np.zeros(2**22)}
+    (tmp_path / "IRIS_FF").mkdir()
+    np.savez_compressed(tmp_path / "IRIS_FF" / "logs_IRIS_FF_exp_1.npz", **many)
+    (tmp_path / "IRIS_FF" / "logs_IRIS_FF_exp_2.npz").write_bytes(
+        zipped(declared((2**22,)) + bytes(2**25), zipfile.ZIP_DEFLATED)
+    )
+    found = import_reference(tmp_path)  # of the first, SEED is within a hundred times the file
+    assert len(found.paths["IRIS_FF"]) == 1
+    (sentence,) = found.skipped
+    assert "SEED.npy declares 33,554,432 bytes, more than is read: 3," in sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"train_loss": np.full(766, np.nan)}, "its loss at the first step is nan"),
+        ({"index_epoch_pred": -logged()["index_epoch_pred"]}, "index_epoch"),
+        ({"index_epoch_pred": logged()["index_epoch_pred"] + 0.5}, "index_epoch"),
+        ({"weights_phase1": np.zeros(31_103, int)}, "no floating numbers"),
+        ({"index_weights_phase2": np.arange(8) - 3}, "index_weights_phase2"),
+    ],
+)
+def test_numbers_that_no_walk_has_are_one_sentence_each(tmp_path, changes, words):
+    write_log(tmp_path, **changes)
+    found = import_reference(tmp_path, tmp_path / "out")
+    (sentence,) = found.skipped
+    assert words in sentence
+    assert not (tmp_path / "out").exists()
 
 
 def test_unknown_folders_and_experiments_are_refused(tmp_path, refuses):

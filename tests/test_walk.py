@@ -385,7 +385,7 @@ def test_load_into_takes_any_kept_point_and_no_other(refuses) -> None:
     assert loss == pytest.approx(path.steps["loss"].iloc[-1], rel=1e-12)
     for k in (n, -n - 1, "a", None, 1.5):
         for give in (path.state_dict, lambda k: path.load_into(net.model, k)):
-            with refuses("k must be", f"got {k!r}"):
+            with refuses("k must be", "got"):
                 give(k)
     with refuses("architecture"):
         path.load_into(nn.Linear(2, 2))
@@ -429,6 +429,17 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "level infinite": ({"level": math.inf}, ["level must be", "inf", "finite"]),
     "rtol 0": ({"rtol": 0.0}, ["rtol must be", "0.0", "(0, 1)"]),
     "rtol 1": ({"rtol": 1.0}, ["rtol must be", "1.0", "(0, 1)"]),
+    "atol 0": ({"atol": 0.0}, ["atol must be", "0.0", "positive"]),
+    "atol NaN": ({"atol": math.nan}, ["atol must be", "nan", "finite"]),
+    "atol text": ({"atol": "1e-3"}, ["atol must be", "1e-3", "str", "number"]),
+    "atol of paper": (
+        {"atol": 1e-4, "method": "paper"},
+        ["tolerance of its own", "Paper(tolerance=0.0001)"],
+    ),
+    "level infinite with atol": (
+        {"level": math.inf, "atol": 1e-3},
+        ["level must be", "inf", "finite"],
+    ),
     "rtol NaN": ({"rtol": math.nan}, ["rtol must be", "nan", "(0, 1)"]),
     "method": ({"method": "papr"}, ["method 'papr'", "did you mean paper?"]),
     "method class": ({"method": Paper}, ["Paper()"]),
@@ -440,7 +451,7 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "callback": ({"callback": 3}, ["callback must be", "int", "function"]),
     "checkpoint": ({"checkpoint": "folder"}, ["checkpoint must be", "str", "Checkpoint(folder)"]),
     "probes": ({"probes": classifier().problem()}, ["probes must be", "Problem", "dict"]),
-    "probe": ({"probes": {"test": classifier().data}}, ["probe 'test'", "tuple", "Problem"]),
+    "probe": ({"probes": {"test": classifier().data}}, ["probes['test']", "tuple", "Problem"]),
     "regularizer": (
         {"regularizer": "squared norm"},
         ["regularizer 'squared norm'", "did you mean squared_norm or"],
@@ -493,9 +504,13 @@ def test_a_tolerance_below_the_noise_of_the_loss_is_refused(refuses) -> None:
 def test_a_start_without_a_positive_finite_loss_has_no_level_set(
     refuses, level: float | None
 ) -> None:
-    for loss, start, found in ((cliff, [0.5, 2.0], "nan"), (lambda t: t.dot(t), [0.0, 0], "0.0")):
+    for loss, start, found in (
+        (cliff, [0.5, 2.0], "got nan"),
+        (lambda t: t.dot(t), [0.0, 0], "got 0.0"),
+        (lambda t: t[0], [-3.0, 0], "got -3"),
+    ):
         problem = vector_problem(loss, torch.tensor(start, dtype=torch.float64))
-        with refuses("loss at the start", f"got {found}"):
+        with refuses("loss at the start", found):
             walk(problem, level=level)
 
 

@@ -7,6 +7,7 @@ from . import training as training
 from .checking.check import Check as Check
 from .checking.check import check as check
 from .errors import DerivativeError as DerivativeError
+from .errors import DeviceError as DeviceError
 from .errors import InputError as InputError
 from .errors import IsolossError as IsolossError
 from .methods import SQP as SQP

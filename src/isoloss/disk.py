@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, cast
 
 from safetensors import SafetensorError
 
-from isoloss.errors import InputError, IsolossError
+from isoloss.errors import InputError, IsolossError, one_line, shown
 
 _REMEDIES = {
     errno.ENOSPC: "free some space",
@@ -232,8 +232,16 @@ def quarantine(damaged: Path, folder: Path, *, copy: bool = False) -> None:
 def as_folder(folder: object) -> Path:
     """A user's path of a folder, with `~` expanded; InputError where it is none."""
     if not isinstance(folder, str | os.PathLike) or not str(folder):
-        raise InputError(f"folder must be a path such as 'results/walk', got {folder!r}")
-    path = Path(cast("str | os.PathLike[str]", folder)).expanduser()
-    if path.exists() and not path.is_dir():
+        raise InputError(f"folder must be a path such as 'results/walk', got {shown(folder)}")
+    try:
+        path = Path(cast("str | os.PathLike[str]", folder)).expanduser()
+        os.fsencode(path.absolute())
+        if not str(path).isprintable():
+            raise ValueError("it holds characters that cannot be printed")
+        file = path.exists() and not path.is_dir()
+    except (OSError, RuntimeError, TypeError, ValueError) as error:  # a home that is nobody's, ...
+        why = error.strerror if isinstance(error, OSError) else one_line(error)
+        raise InputError(f"folder cannot be {shown(folder)} ({why}); give another path") from error
+    if file:
         raise InputError(f"folder must be the path of a folder, got the file {path}")
     return path

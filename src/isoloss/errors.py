@@ -8,6 +8,11 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
+MOST = 2**63 - 1
+"""The largest whole number that files and random number generators hold."""
+LONGEST = 80
+"""Characters of a user's value that a sentence shows."""
+
 
 class IsolossError(Exception):
     """Base of every error that isoloss raises on purpose; its text is one sentence."""
@@ -21,26 +26,32 @@ class DerivativeError(InputError):
     """A derivative that is needed does not exist, or is not the derivative it claims to be."""
 
 
+class DeviceError(IsolossError):
+    """A device has too little memory for what was asked, or has failed."""
+
+
 class DataError(IsolossError):
     """A data set cannot be had or read."""
 
 
-def unknown(what: str, value: str, known: Iterable[str]) -> InputError:
+def unknown(what: str, value: object, known: Iterable[str]) -> InputError:
     """An error, to be raised, for a name that is not known, with the nearest suggested."""
     names = sorted(set(known))
     folded = {name.casefold(): name for name in names}
-    near = difflib.get_close_matches(value.casefold(), folded, n=3, cutoff=0.5)
+    given = value.casefold()[:200] if isinstance(value, str) else ""
+    near = difflib.get_close_matches(given, folded, n=3, cutoff=0.5)
     listing = ", ".join(names)
     if not near:
-        return InputError(f"unknown {what} {value!r}; there is: {listing}.")
+        return InputError(f"unknown {what} {shown(value)}; there is: {listing}.")
     hint = " or ".join(folded[name] for name in near)
-    return InputError(f"unknown {what} {value!r}; did you mean {hint}? There is: {listing}.")
+    return InputError(f"unknown {what} {shown(value)}; did you mean {hint}? There is: {listing}.")
 
 
 def check_takes(what: str, function: Callable[..., Any], *arguments: str) -> None:
     """Insist that a user's function can be called as isoloss calls it."""
+    called = getattr(function, "forward", function)  # of a torch module, which hides it
     try:
-        inspect.signature(function).bind(*arguments)
+        inspect.signature(called).bind(*arguments)
     except TypeError as error:
         raise InputError(
             f"{what} cannot be called with ({', '.join(arguments)}) ({one_line(error)}); give a "
@@ -59,6 +70,23 @@ def one_line(error: BaseException) -> str:
 def said(error: BaseException) -> str:
     """The type of another library's error and what it says, for use within a sentence."""
     return f"{type(error).__name__}: {one_line(error)}"
+
+
+def shown(value: object) -> str:
+    """A value as Python writes it, in one line that is not long, for use within a sentence."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # too deep, too many digits, or the user's own
+        return kind(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
+
+
+def printable(text: str) -> str:
+    """Text in which nothing moves a terminal's cursor and all can be encoded, for it to be printed.
+
+    Sentences may hold what a file received from somebody else says.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def kind(value: object) -> str:

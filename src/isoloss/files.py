@@ -50,14 +50,21 @@ def write_table(file: Path, table: pd.DataFrame) -> Stamp:
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     version = {b"isoloss_format_version": str(FORMAT_VERSION).encode()}
     arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **version})
-    return atomically(file, lambda part: pq.write_table(arrow, part))
+
+    def write(part: Path) -> None:
+        with part.open("wb") as opened:  # of a path, pyarrow takes "a:b/c" for a URI
+            pq.write_table(arrow, opened)
+
+    return atomically(file, write)
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> Stamp:
-    """Write tensors as safetensors."""
+def write_tensors(
+    file: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None
+) -> Stamp:
+    """Write tensors as safetensors, with strings by name in its metadata."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    about = {"format_version": str(FORMAT_VERSION)}
-    return atomically(file, lambda part: save_file(whole, part, about))
+    metadata = {"format_version": str(FORMAT_VERSION), **(about or {})}
+    return atomically(file, lambda part: save_file(whole, part, metadata))
 
 
 def write_folder(

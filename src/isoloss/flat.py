@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from isoloss.errors import InputError, kind, one_line
+from isoloss.copying import copied
+from isoloss.errors import InputError, kind, one_line, shown
 
 Model = nn.Module | Callable[[Mapping[str, Tensor], Any], Any]
 """A module, or a function of (dict of parameters, inputs)."""
@@ -74,16 +76,16 @@ class FlatNetwork:
         self.size = self.layout.size
         first = next(iter(named.values()))
         self.dtype = dtype or first.dtype
-        self.device = first.device if device is None else _device(device)
+        self.device = first.device if device is None else usable_device(device)
+        self.accumulates = False  # gradients: for models that torch.autograd.grad refuses
+        self._given = named
         if isinstance(model, nn.Module):
-            module = _copied(model).to(device=self.device, dtype=self.dtype)
+            module = copied(model)
+            module._apply(self._placed)  # pyright: ignore[reportPrivateUsage]
             leaves = list(trainable(module, None).values())
             self.model: Model = module
         else:
-            leaves = [
-                p.detach().to(self.device, self.dtype, copy=True).requires_grad_()
-                for p in named.values()
-            ]
+            leaves = [self._placed(p.detach()).clone().requires_grad_() for p in named.values()]
             self.model = model
         self.leaves = leaves
         self._theta = flatten(leaves)
@@ -99,10 +101,22 @@ class FlatNetwork:
             return self.model(**cast("Mapping[str, Any]", inputs))
         return self.model(inputs)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All, with parameters that are no views: each would bring the whole vector with it."""
+        if isinstance(self.model, nn.Module):
+            module = copied(self.model)
+            return {**vars(self), "model": module, "leaves": list(trainable(module, None).values())}
+        leaves = [leaf.detach().clone().requires_grad_() for leaf in self.leaves]
+        return {**vars(self), "leaves": leaves}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Tie the parameters to the flat vector again, which a copy or a pickle takes apart."""
         vars(self).update(state)
         self._tie()
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        dtype = self.dtype if tensor.is_floating_point() else None
+        return tensor.to(self.device, self.dtype.to_complex() if tensor.is_complex() else dtype)
 
     def _tie(self) -> None:
         for leaf, view in zip(self.leaves, self.layout.split(self._theta), strict=True):
@@ -116,25 +130,40 @@ class FlatNetwork:
 
     def load(self, theta: Tensor) -> None:
         """Make theta, shape (size,), the point at which the network is evaluated."""
-        if theta.shape != self._theta.shape:
-            raise InputError(
-                f"theta must be a flat vector of the model's {self.size} trainable parameters in "
-                f"the order of model.named_parameters(), got shape {tuple(theta.shape)}"
-            )
-        self._theta.copy_(theta)
+        self._theta.copy_(vector("theta", theta, self.size))
 
     def gradients(
         self, total: Tensor, scale: Tensor | None = None, *, twice: bool = False
     ) -> tuple[Tensor, ...]:
         """Gradient of scale * total by each parameter, to be differentiated again if `twice`."""
-        return torch.autograd.grad(
-            total,
-            self.leaves,
-            scale,
-            create_graph=twice,
-            allow_unused=True,
-            materialize_grads=True,
-        )
+        if self.accumulates and not twice:
+            found = self._accumulated(total, scale)
+        else:
+            found = torch.autograd.grad(
+                total,
+                self.leaves,
+                scale,
+                create_graph=twice,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        return tuple(piece.to_dense() if piece.is_sparse else piece for piece in found)
+
+    def _accumulated(self, total: Tensor, scale: Tensor | None) -> Sequence[Tensor]:
+        held = {name: parameter.grad for name, parameter in self._given.items()}
+        try:
+            for parameter in self._given.values():
+                parameter.grad = None
+            total.backward(scale)
+            for name, parameter in self._given.items():
+                if parameter.grad is not None:
+                    raise reached(name)
+            return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.leaves]
+        finally:
+            for leaf in self.leaves:
+                leaf.grad = None
+            for name, grad in held.items():
+                self._given[name].grad = grad
 
     def products(self, slopes: Sequence[Tensor], vectors: Tensor) -> Tensor:
         """Products of the Jacobian of a gradient, `gradients(..., twice=True)`, with m vectors;
@@ -165,6 +194,8 @@ def trainable(model: Model, parameters: Mapping[str, Tensor] | None) -> dict[str
         if parameters is not None:
             raise InputError("parameters= is for a model that is a function; a module has its own")
         named: dict[str, Tensor] = {k: p for k, p in model.named_parameters() if p.requires_grad}
+    elif type(model).__name__ == "ExportedProgram":
+        raise InputError("the model must be a module, got an ExportedProgram; give model.module()")
     elif isinstance(model, type):
         name = model.__name__
         raise InputError(f"the model must be a module, got the class {name}; give {name}(...)")
@@ -202,13 +233,23 @@ def trainable(model: Model, parameters: Mapping[str, Tensor] | None) -> dict[str
     return named
 
 
-def _device(given: torch.device | str) -> torch.device:
+def reached(name: str) -> InputError:
+    """An error, to be raised, on a loss with a parameter of the given model in it."""
+    return InputError(
+        f"the loss is computed with {name!r} of the given model instead of the problem's copy, so "
+        f"that it would be constant along the walk: a closure, a bound method or a patched forward "
+        f"reaches it; let forward use self, and the loss what forward returns"
+    )
+
+
+def usable_device(given: torch.device | str) -> torch.device:
+    """The device that a user means, if torch can use it."""
     try:
         found = torch.device(given)
     except (RuntimeError, TypeError):
         found = None
     if found is None or found.type == "meta":
-        raise InputError(f"device must be 'cpu', 'cuda', 'cuda:1' or the like, got {given!r}")
+        raise InputError(f"device must be 'cpu', 'cuda', 'cuda:1' or the like, got {shown(given)}")
     try:
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
@@ -237,21 +278,21 @@ def _check_parameter(name: str, parameter: Any) -> None:
         )
 
 
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        module = copy.deepcopy(model)
-    except (RuntimeError, TypeError) as error:
+def vector(name: str, value: Any, size: int) -> Tensor:
+    """Insist on a flat vector of real numbers, one for each parameter."""
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name} must be a tensor, as torch.from_numpy gives, got {kind(value)}")
+    if value.shape != (size,):
         raise InputError(
-            f"the model cannot be copied ({one_line(error)}); delete the tensors it keeps from "
-            f"earlier computations, or pass a function of (parameters, inputs) and parameters="
-        ) from error
-    for part in module.modules():
-        if isinstance(part, nn.RNNBase) and not part.training:
-            # cuDNN differentiates recurrent layers in training mode alone, where they differ from
-            # evaluation by their dropout
-            part.dropout = 0.0
-            part.training = True
-    return module
+            f"{name} must be a flat vector of the problem's {size} parameters in the order of "
+            f"model.named_parameters(), got shape {tuple(value.shape)}"
+        )
+    if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
+        raise InputError(
+            f"{name} must hold real floating numbers, got a tensor of {value.dtype}, "
+            f"{value.layout}, on the device {value.device}; convert it with .to_dense().float()"
+        )
+    return value
 
 
 def flatten(tensors: Sequence[Tensor]) -> Tensor:
@@ -268,17 +309,29 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([x.dot(y) for x, y in pieces]).double().sum()
 
 
-def load_into(model: nn.Module, theta: Tensor, shapes: Shapes) -> None:
-    """Write a flat vector into a model's trainable parameters, in place."""
-    named, layout = trainable(model, None), Layout(shapes)
-    if Layout.of(named) != layout:
-        raise InputError(
-            "the model's trainable parameters are not those of the walk; give a model of the same "
-            "architecture"
-        )
-    with torch.no_grad():
-        for parameter, piece in zip(named.values(), layout.split(theta), strict=True):
-            parameter.copy_(piece)
+def products(rows: Tensor, vector: Tensor) -> Tensor:
+    """The inner products of rows with a vector, shape (rows,), float64; summed as `inner` does."""
+    pieces = zip(rows.split(BLOCK, dim=1), vector.split(BLOCK), strict=True)
+    return torch.stack([torch.mv(part, piece) for part, piece in pieces]).double().sum(0)
+
+
+def less(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+    """a - share b with a number, shape (), of which NaN counts as 0; a GPU need not fetch it."""
+    if a.device.type == "cpu":
+        alpha = share.item()
+        return a.sub(b, alpha=0.0 if math.isnan(alpha) else alpha)
+    return torch.addcmul(a, b, torch.where(share.isnan(), 0.0, share).to(a.dtype), value=-1)
+
+
+def fetched(*tensors: Tensor) -> list[NDArray[np.float64]]:
+    """Numbers and vectors as arrays, all in one copy from a GPU."""
+    if all(tensor.device.type == "cpu" for tensor in tensors):
+        return [tensor.detach().double().numpy() for tensor in tensors]
+    device = next(tensor.device for tensor in tensors if tensor.device.type != "cpu")
+    flat = [tensor.detach().to(device, torch.float64).flatten() for tensor in tensors]
+    ends = np.cumsum([tensor.numel() for tensor in tensors])[:-1]
+    pieces = np.split(torch.cat(flat).cpu().numpy(), ends)
+    return [piece.reshape(t.shape) for piece, t in zip(pieces, tensors, strict=True)]
 
 
 def fixed(model: Model) -> dict[str, Tensor]:
@@ -287,16 +340,6 @@ def fixed(model: Model) -> dict[str, Tensor]:
         return {}
     frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
     return {**dict(model.named_buffers()), **frozen}
-
-
-def state_keys(model: Model, names: Mapping[str, Any]) -> dict[str, str]:
-    """For each key of `model.state_dict()`, the name of its tensor in `named_parameters()`: another
-    where it is used in several places. A function has the names alone."""
-    if not isinstance(model, nn.Module):
-        return {name: name for name in names}
-    first = {id(t): n for n, t in [*model.named_buffers(), *model.named_parameters()]}
-    kept: dict[str, Any] = model.state_dict(keep_vars=True)
-    return {key: first[id(t)] for key, t in kept.items() if id(t) in first}
 
 
 def digest(tensor: Tensor) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from isoloss.errors import unknown
+
 
 class Outcome(enum.Enum):
     """Why a walk ended. The value is its name in files.
@@ -84,14 +86,19 @@ class Outcome(enum.Enum):
     )
     LEVEL_UNREACHABLE = (
         "level_unreachable",
-        "The level could not be reached from the start along the gradient of the loss.",
+        "The walk ended before it reached its level.",
         "Hold a level nearer to the start's loss, or train further before the walk.",
     )
     GRADIENT_VANISHED = (
         "gradient_vanished",
         "The gradient of the loss vanished, so that the level set has no tangent here.",
-        "Start from another point, or hold another level.",
+        "At the least loss the level set is a single point: hold a level above it, or start from "
+        "another point.",
     )
+
+    @classmethod
+    def _missing_(cls, value: object) -> Outcome:
+        raise unknown("outcome", value, [member.value for member in cls])
 
     @property
     def success(self) -> bool:
@@ -112,10 +119,11 @@ class Ending:
 
     outcome: Outcome
     detail: str = ""  # the figures, a part of a sentence
+    remedy: str = ""  # where it is another than the outcome's
 
     def message(self, dtype: torch.dtype) -> str:
         """The sentence, the figures and the remedy of a walk in this type."""
         figures = f" ({self.detail})" if self.detail else ""
         exact = dtype == torch.float64
-        remedy = self.outcome.remedy_in_float64 if exact else self.outcome.remedy
-        return f"{self.outcome.sentence.rstrip('.')}{figures}. {remedy}"
+        usual = self.outcome.remedy_in_float64 if exact else self.outcome.remedy
+        return f"{self.outcome.sentence.rstrip('.')}{figures}. {self.remedy or usual}"

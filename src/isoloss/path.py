@@ -19,14 +19,14 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     StrictFloat,
     ValidationError,
 )
 from torch import Tensor, nn
 
+from isoloss.arguments import check_columns, check_fields, checked, real
 from isoloss.disk import DamagedError, ResultsError, as_folder
-from isoloss.errors import InputError
+from isoloss.errors import MOST, InputError, shown
 from isoloss.files import (
     FAILED,
     OUTCOME,
@@ -36,9 +36,10 @@ from isoloss.files import (
     read_tensors,
     write_folder,
 )
-from isoloss.flat import Layout, digest, load_into
+from isoloss.flat import Layout
+from isoloss.names import load_into
 from isoloss.outcome import Outcome
-from isoloss.settings import Settings
+from isoloss.settings import Count, Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,8 +69,8 @@ class Stop(Settings):
 
     kkt_residual: NonNegativeFloat = 1e-3
     regularizer_below: float | None = None
-    steps: PositiveInt = 20_000
-    evaluations: PositiveInt | None = None
+    steps: Count = 20_000
+    evaluations: Count | None = None
     seconds: PositiveFloat | None = None
     when: Callable[[Row], bool] | None = None
 
@@ -84,9 +85,9 @@ class Record(Settings):
             more, every other one is let go and the spacing doubles. None keeps them all.
     """
 
-    probes_every: PositiveInt = 1
-    points_every: PositiveInt = 1
-    points_at_most: int | None = Field(default=200, ge=2)
+    probes_every: Count = 1
+    points_every: Count = 1
+    points_at_most: int | None = Field(default=200, ge=2, le=MOST)
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,9 @@ class Path:
     Attributes:
         steps: A row per accepted step, the start first. Columns: step, kind (start, predict,
             correct, sqp), evaluations (cumulative), seconds (cumulative), loss, level_error
-            ((L - c) / c), regularizer, angle_degrees, kkt_residual, equivalent_penalty,
-            step_length, arc_length, and `NAME_loss`, `NAME_metric` of each probe, NaN where it was
-            not measured.
+            ((L - c) / c; L - c where `atol` was given), regularizer, angle_degrees,
+            kkt_residual, equivalent_penalty, step_length, arc_length, and `NAME_loss`,
+            `NAME_metric` of each probe, NaN where it was not measured.
         points: Weights of the points kept, shape (points kept, parameters).
         point_steps: The step of each point kept.
         level: The loss c that was held.
@@ -127,34 +128,32 @@ class Path:
     state_keys: dict[str, str] = field(default_factory=dict[str, str])
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_columns("steps", self.steps, *(name for name in COLUMNS if name in self.steps))
+        if not len(self.steps) or (self.points.ndim != 2 and self.points.numel()):
+            raise InputError(
+                f"a path must have a step and points of shape (points, parameters), got "
+                f"{len(self.steps)} steps and points of shape {tuple(self.points.shape)}"
+            )
+
+    @checked
     def load_into(self, model: nn.Module, k: int = -1) -> None:
-        """Write a kept point into a model's parameters, and the walk's buffers, in place.
+        """Write a kept point into a model's parameters, and the walk's buffers, in place, by name.
+
+        It is in the mode that was walked that the model then has the loss that was held: batch norm
+        in training mode uses other statistics, and the loss may be far off.
 
         Args:
-            model: A model of the architecture that was walked.
+            model: A model of the architecture that was walked. It may be wrapped otherwise
+                (`DataParallel`, `torch.compile`) or be under another prefix.
             k: Which of the kept points; the last by default.
 
         Raises:
             InputError: There is no such point, or the model is another: its trainable parameters,
                 its buffers, or the values of its frozen parameters. It is left as it was then.
         """
-        theta = self._point(k)
-        buffers = dict(model.named_buffers())
-        if Layout.of(buffers).shapes != Layout.of(self.buffers).shapes:
-            raise InputError(
-                "the model's buffers are not those of the walk; give a model of the same "
-                "architecture"
-            )
-        for name, parameter in model.named_parameters():
-            if name in self.frozen and digest(parameter.to(theta)) != self.frozen[name]:
-                raise InputError(
-                    f"the frozen parameter {name!r} of the model is not the one of the walk, whose "
-                    f"points would have another loss with it; load that model's weights first"
-                )
-        load_into(model, theta, self.shapes)
-        with torch.no_grad():
-            for name, buffer in buffers.items():
-                buffer.copy_(self.buffers[name])
+        load_into(model, self._point(k), self.shapes, self.buffers, self.frozen)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the path to files, for `Path.load`; its `metadata` is left out.
@@ -196,6 +195,7 @@ class Path:
         """
         return read_path(as_folder(folder))
 
+    @checked
     def state_dict(self, k: int = -1) -> dict[str, Tensor]:
         """A kept point as `model.state_dict()` would give it, buffers included.
 
@@ -218,22 +218,26 @@ class Path:
     def _point(self, k: int) -> Tensor:
         if not isinstance(k, Integral) or not -len(self.points) <= k < len(self.points):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(
-                f"k must be the number of one of the {len(self.points)} points kept, got {k!r}"
+                f"k must be the number of one of the {len(self.points)} points kept, got {shown(k)}"
             )
         return self.points[int(k)]
 
     def __repr__(self) -> str:
         """One line: method, steps, loss, regularizer from start to end, outcome."""
-        first, last = self.steps.iloc[0], self.steps.iloc[-1]
+        first, last = (
+            {"step": None, "evaluations": None, "regularizer": math.nan, **self.steps.iloc[k]}
+            for k in (0, -1)
+        )
         return (
             f"Path({self.method}, {last['step']} steps, {last['evaluations']} evaluations, "
-            f"level {self.level:.6g}, {self.regularizer} {first['regularizer']:.6g} -> "
-            f"{last['regularizer']:.6g}, {self.outcome.value})"
+            f"level {real('level', self.level):.6g}, {self.regularizer} "
+            f"{first['regularizer']:.6g} -> {last['regularizer']:.6g}, {self.outcome.value})"
         )
 
 
 STEPS, POINTS = "steps.parquet", "points.safetensors"
 _BUFFER = "buffers."  # before the name of each buffer among the tensors
+_COMPLEX = "complex_buffers."  # likewise, of complex ones as pairs of numbers
 
 
 def write_path(
@@ -244,7 +248,11 @@ def write_path(
 ) -> None:
     """Write a path into a folder, with further tensors and further content of `outcome.json`."""
     tensors = {"points": path.points, "point_steps": torch.tensor(path.point_steps)}
-    tensors.update({f"{_BUFFER}{name}": each.clone() for name, each in path.buffers.items()})
+    for name, each in path.buffers.items():
+        if each.is_complex():  # safetensors has no complex128
+            tensors[f"{_COMPLEX}{name}"] = torch.view_as_real(each.resolve_conj()).clone()
+        else:
+            tensors[f"{_BUFFER}{name}"] = each.clone()
     tensors.update(extra or {})
     ending = {
         "outcome": path.outcome.value,
@@ -274,12 +282,15 @@ def read_path(folder: FilePath) -> Path:
     if "level" not in ending or not {STEPS, POINTS} <= stamps.keys():
         raise InputError(f"folder must hold a path, got {folder}, which holds something else")
     steps = read_table(folder / STEPS, stamps[STEPS])
-    check_columns(folder / STEPS, steps, [name for name in COLUMNS if name != "kind"], ["kind"])
+    check_table(folder / STEPS, steps, [name for name in COLUMNS if name != "kind"], ["kind"])
     tensors = read_tensors(folder / POINTS, stamps[POINTS])
     try:
         said = _Said.model_validate(ending)
         points, point_steps = tensors.pop("points"), tensors.pop("point_steps").tolist()
         buffers = [name for name in tensors if name.startswith(_BUFFER)]
+        for name in [name for name in tensors if name.startswith(_COMPLEX)]:
+            buffers.append(name.replace(_COMPLEX, _BUFFER, 1))
+            tensors[buffers[-1]] = torch.view_as_complex(tensors.pop(name))
         _check_points(points, point_steps, len(steps), dict(said.shapes))
         return Path(
             steps=steps,
@@ -318,7 +329,7 @@ class _Said(BaseModel):
     state_keys: dict[str, str]
 
 
-def check_columns(
+def check_table(
     file: FilePath, table: pd.DataFrame, numbers: Iterable[str], words: Iterable[str]
 ) -> None:
     """Insist that a table has rows, these columns, and numbers in all but those of words."""

@@ -3,13 +3,50 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from isoloss.flat import inner
-from isoloss.problem import Problem
+from isoloss._kernels.capture import records
+from isoloss.evaluation import Replayed
+from isoloss.flat import fetched, inner, less, products
+from isoloss.problem import Problem, inside
 from isoloss.regularizers import AnyRegularizer, get_regularizer
+
+NUMBERS = 7
+"""Numbers of a point that a device computes."""
+
+RECORDED = 2**23
+"""Entries of a basis up to which launching kernels is what a trial on a GPU costs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far the loss L of a point on the level set may be from the level c.
+
+    Attributes:
+        rtol: Largest |L - c| / c, where there is no `atol`.
+        atol: Largest |L - c|, in the loss's unit, for losses and levels of any sign; None for none.
+    """
+
+    rtol: float = 1e-3
+    atol: float | None = None
+
+    def relative(self, size: float) -> float:
+        """The tolerance as a share of a loss, or level, of some size."""
+        if self.atol is None:
+            return self.rtol
+        return self.atol / abs(size) if size else math.inf
+
+    def error(self, loss: float, level: float) -> float:
+        """How far a loss is from the level, in the tolerance's unit: (L - c) / c, or L - c."""
+        return (loss - level) / level if self.atol is None else loss - level
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +58,7 @@ class Point:
 
     Attributes:
         theta: Flat parameters, shape (n,).
+        norm: |theta|.
         loss: L.
         grad: g, shape (n,).
         regularizer: R.
@@ -37,6 +75,7 @@ class Point:
     """
 
     theta: Tensor
+    norm: float
     loss: float
     grad: Tensor
     regularizer: float
@@ -54,17 +93,47 @@ class Point:
         return math.isfinite(self.loss + self.regularizer + self.grad_norm + self.kkt_residual)
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """From where a trial starts, and what it is compared with."""
+
+    point: Point
+    home: Tensor  # from where the distance is measured, shape (n,)
+    rows: Tensor  # vectors of which the step is made, shape (capacity, n); zeros where unused
+    loss: float | None  # at the point, where gradients of log L are compared; None for those of L
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is different at a trial."""
+
+    vector: Tensor  # g - g_0, or of the gradients of log L, times L: g - (L / L_0) g_0; shape (n,)
+    square: float  # its inner product with itself
+    products: NDArray[np.float64]  # with the rows, shape (capacity used,)
+    distance: float  # from home
+
+
+class OutOfTime(Exception):  # noqa: N818  # no error: an evaluation would begin too late
+    """The deadline is over."""
+
+
 class Objective:
     """Evaluates points: the problem's loss and a regularizer, with a count of evaluations.
 
     Attributes:
         evaluations: Evaluations made through this object, the regularizer's included.
+        deadline: When the last evaluation may begin, as `time.perf_counter` has it.
+        stray: Where the last evaluation was, if something was not finite there.
     """
 
     def __init__(self, problem: Problem, regularizer: AnyRegularizer) -> None:
         self.problem = problem
         self.regularizer = get_regularizer(regularizer, problem)
         self.evaluations = 0
+        self._each = 0  # evaluations that a point costs
+        self._replayed: Replayed | None = None
+        self.deadline = math.inf
+        self.stray: Tensor | None = None
 
     @property
     def curvature(self) -> float | None:
@@ -76,25 +145,112 @@ class Objective:
 
         One evaluation, and more where the regularizer is made of derivatives of the loss.
         """
+        self._begin()
         before = self.problem.evaluations
-        loss, g = self.problem.loss_and_grad(theta)
-        value, r = self.regularizer.value_and_grad(theta)
+        vectors, numbers = self._measure(theta, self.problem.loss_and_grad)
         self.evaluations += self.problem.evaluations - before
-        gg, rr, rg = (inner(a, b).item() for a, b in ((g, g), (r, r), (r, g)))
-        along = rg / gg if gg > 0 else 0.0
-        tangent = r.sub(g, alpha=along)
-        g_norm, r_norm, t_norm = (math.sqrt(x) for x in (gg, rr, inner(tangent, tangent).item()))
-        return Point(
-            theta=theta,
-            loss=loss.item(),
-            grad=g,
-            regularizer=value.item(),
-            regularizer_grad=r,
-            tangent=tangent,
-            grad_norm=g_norm,
-            tangent_norm=t_norm,
-            # atan2 keeps the angle's digits near 0 and 180 degrees, where arccos loses half of them
-            angle_degrees=math.degrees(math.atan2(t_norm, along * g_norm)),
-            kkt_residual=t_norm / r_norm if r_norm != 0 else 0.0,
-            equivalent_penalty=-1 / along if along else math.nan,
+        return self._seen(_point(vectors, fetched(*numbers)))
+
+    def trial(self, origin: Origin, shares: NDArray[np.float64]) -> tuple[Point, Change]:
+        """The point that lies so much of each row from an origin, compared with it.
+
+        Its loss is rounded where the problem's gradients are. All numbers come from the device in
+        one copy; where launching kernels is what takes the time, one recording launches them.
+        """
+        self._begin()
+        problem, rows, used = self.problem, origin.rows, len(shares)
+        small = rows.numel() <= RECORDED and records(problem.device)
+        if not small:
+            rows = rows[:used]
+        numbers = np.zeros(1 + len(rows))
+        numbers[0], numbers[1 : used + 1] = origin.loss or 0.0, shares
+        given = (
+            torch.from_numpy(numbers).to(problem.device),
+            origin.point.theta,
+            origin.point.grad,
+            origin.home,
+            rows,
         )
+        before = problem.evaluations
+        if small:
+            self._replayed = self._replayed or Replayed(self._packed, problem.device)
+            *vectors, together = self._replayed(*given)
+            found = list(together.cpu().numpy())
+        else:
+            vectors, several = self._try(*given)
+            *found, products = fetched(*several)
+            found += list(products)
+        # to record takes further ones
+        problem.evaluations = before + self._each
+        self.evaluations += self._each
+        point = self._seen(_point(vectors, found))
+        distance, square, *products = found[NUMBERS : NUMBERS + 2 + used]
+        return point, Change(vectors[-1], float(square), np.array(products), float(distance))
+
+    @property
+    def rough(self) -> bool:
+        """Whether the loss of a trial is rounded, so that `strict` may give another."""
+        return self.problem.precision != "exact"
+
+    def strict(self, point: Point) -> Point:
+        """A trial with its loss in full precision."""
+        return replace(point, loss=self.problem.loss(point.theta).item())
+
+    def _begin(self) -> None:
+        if time.perf_counter() >= self.deadline:
+            raise OutOfTime
+
+    def _seen(self, point: Point) -> Point:
+        self.stray = None if point.finite else point.theta
+        return point
+
+    def _measure(
+        self, theta: Tensor, evaluate: Callable[[Tensor], tuple[Tensor, Tensor]]
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The vectors and the numbers of a point, in the order in which `_point` takes them."""
+        before = self.problem.evaluations
+        loss, g = evaluate(theta)
+        value, r = self.regularizer.value_and_grad(theta)
+        r = inside(self.problem).walked(r)
+        self._each = self.problem.evaluations - before
+        gg, rr, rg = (inner(a, b).double() for a, b in ((g, g), (r, r), (r, g)))
+        tangent = less(r, g, rg / gg)
+        numbers = (loss, value, gg, rr, rg, inner(tangent, tangent), inner(theta, theta))
+        return (theta, g, r, tangent), numbers
+
+    def _try(
+        self, numbers: Tensor, place: Tensor, grad: Tensor, home: Tensor, rows: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The same for a trial, `numbers` being the origin's loss, 0 for none, and the shares."""
+        theta = torch.addmv(place, rows.t(), numbers[1:].to(rows.dtype))
+        vectors, found = self._measure(theta, self.problem.rough)
+        share = torch.where(numbers[0] == 0, 1.0, found[0] / numbers[0])
+        change = less(vectors[1], grad, share)
+        also = (torch.dist(theta, home), inner(change, change), products(rows, change))
+        return (*vectors, change), (*found, *also)
+
+    def _packed(self, *given: Tensor) -> tuple[Tensor, ...]:
+        vectors, found = self._try(*given)
+        return *vectors, torch.cat([number.double().flatten() for number in found])
+
+
+def _point(vectors: Sequence[Tensor], found: Sequence[Any]) -> Point:
+    theta, g, r, tangent, *_ = vectors
+    loss, value, gg, rr, rg, tt, size = (float(number) for number in found[:NUMBERS])
+    along = rg / gg if gg > 0 else 0.0
+    g_norm, r_norm, t_norm = (math.sqrt(x) for x in (gg, rr, tt))
+    return Point(
+        theta=theta,
+        norm=math.sqrt(size),
+        loss=loss,
+        grad=g,
+        regularizer=value,
+        regularizer_grad=r,
+        tangent=tangent,
+        grad_norm=g_norm,
+        tangent_norm=t_norm,
+        # atan2 keeps the angle's digits near 0 and 180 degrees, where arccos loses half of them
+        angle_degrees=math.degrees(math.atan2(t_norm, along * g_norm)),
+        kkt_residual=t_norm / r_norm if r_norm != 0 else 0.0,
+        equivalent_penalty=-1 / along if along else math.nan,
+    )

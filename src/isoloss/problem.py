@@ -5,24 +5,41 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from isoloss.arguments import checked, whole
 from isoloss.data import Chunk, Chunks
 from isoloss.errors import InputError
-from isoloss.evaluation import Autograd, Evaluation, choose, measured_size
-from isoloss.evaluation.arithmetic import channels_last_is_safe
+from isoloss.evaluation import (
+    Autograd,
+    Evaluation,
+    Reduced,
+    choose,
+    fitting_now,
+    measured_size,
+)
+from isoloss.evaluation.arithmetic import (
+    channels_last_is_safe,
+    check_precision,
+    pays_channels_last,
+)
 from isoloss.evaluation.autograd import Term, per_example, weighted_sum
+from isoloss.evaluation.failures import told
 from isoloss.flat import FlatNetwork, Model, fixed, flatten, trainable
+from isoloss.flat import vector as flat_vector
+from isoloss.held import held_entries
 from isoloss.losses import Loss, NamedLoss, get_loss, get_metric
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 """Types in which a level can be held, by their names in settings and files."""
+MADE_ANEW = {"_lock", "_evaluation", "_gradient"}
+"""What a copy of a problem does not take over."""
 PRODUCT = 2
 """Evaluations that a product with the Hessian counts as."""
 
@@ -37,6 +54,11 @@ class Inside:
     loss: Loss
     metric: Loss | None
     given: Mapping[str, Tensor]  # parameters of the user's own model
+    held: Tensor | None  # the entries of theta that are not walked over, shape (size,), or none
+
+    def walked(self, vector: Tensor) -> Tensor:
+        """A gradient or a direction with zeros in the entries that are held."""
+        return vector if self.held is None else vector.masked_fill(self.held, 0.0)
 
 
 class Problem:
@@ -65,11 +87,19 @@ class Problem:
         metric: `"accuracy"`, `"binary_accuracy"`, `"mse"`, `"mae"`, a function of (outputs,
             targets) giving one value per example, or None for the one that goes with the loss.
         parameters: For a model that is a function: its tensors by name, the start of a walk.
+        mask: For a walk over a part of a parameter (the weights that pruning left): by the
+            parameter's name, a boolean tensor of its shape, True for the entries to walk over. The
+            others stay as they are at the start; theta and R have them, gradients are 0 there. So
+            does the padding of an `nn.Embedding(padding_idx=...)`, as in training.
         dtype: `torch.float32` or `torch.float64`; None takes the type of the parameters.
         device: None takes where the parameters are.
         chunk_size: Examples evaluated at once, summed in order, which bounds the memory. None takes
             images (inputs of four dimensions) by 50 on a CPU and 250 elsewhere, all else by 1000;
-            for the gradient on a CPU, another size where that is measured to be faster.
+            for the gradient on a CPU, another size where that is measured to be faster, on a GPU
+            all at once if they fit in its memory.
+        precision: `"exact"`; or `"tf32"` (NVIDIA GPUs) or `"bf16"` for gradients in a reduced
+            precision, which are faster on images and transformers. The loss is computed in full in
+            all of them, so that a level is held as exactly.
 
     Attributes:
         size: Number of parameters.
@@ -83,6 +113,7 @@ class Problem:
         InputError: A value cannot be used; the text says why and what to do.
     """
 
+    @checked
     def __init__(
         self,
         model: Model,
@@ -92,12 +123,14 @@ class Problem:
         weights: Tensor | None = None,
         metric: str | Loss | None = None,
         parameters: Mapping[str, Tensor] | None = None,
+        mask: Mapping[str, Tensor] | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         chunk_size: int | None = None,
+        precision: str = "exact",
     ) -> None:
-        if chunk_size is not None and (not isinstance(chunk_size, Integral) or chunk_size < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError(f"chunk_size must be a whole number of at least 1, got {chunk_size!r}")
+        if chunk_size is not None:
+            chunk_size = whole("chunk_size", chunk_size, 1)
         _check_dtype(dtype)
         self._model = model
         self._parameters = parameters
@@ -108,6 +141,7 @@ class Problem:
                 f"the model's parameters are {network.dtype}, too coarse to hold a level; "
                 f"give dtype=torch.float32 or torch.float64"
             )
+        check_precision(precision, network.device)
         named = isinstance(per_example_loss, NamedLoss)
         chunks = Chunks(
             data,
@@ -116,33 +150,52 @@ class Problem:
             device=network.device,
             size=chunk_size,
             check_targets=per_example_loss.check_targets if named else None,
-            channels_last=channels_last_is_safe(network.model),
+            channels_last=channels_last_is_safe(network.model)
+            and pays_channels_last(network.device, precision),
         )
         self.size = network.size
         self.examples = chunks.examples
         self.device = network.device
         self.evaluations = 0
-        self._chunk_size = chunk_size
+        self.precision = precision
+        self._chunk_size = self._given_size = chunk_size
         self._lock = threading.RLock()
-        self._settle(network, chunks, per_example_loss, per_example_metric)
+        held = held_entries(network, mask)
+        self._settle(network, chunks, per_example_loss, per_example_metric, held)
 
     def _settle(
-        self, network: FlatNetwork, chunks: Chunks, loss: Loss, metric: Loss | None
+        self,
+        network: FlatNetwork,
+        chunks: Chunks,
+        loss: Loss,
+        metric: Loss | None,
+        held: Tensor | None,
     ) -> None:
         self.dtype = network.dtype
         given = trainable(self._model, self._parameters)
         autograd = Autograd(network, chunks, loss)
-        self._inside = Inside(network, chunks, autograd, loss, metric, given)
-        self._evaluation = choose(network, chunks, loss)
+        self._inside = Inside(network, chunks, autograd, loss, metric, given, held)
+        self._evaluation = choose(network, chunks, loss, self.precision)
         self._gradient: Evaluation | None = None
 
+    def __copy__(self) -> Problem:
+        """Another of the same parts, which it takes turns with."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        return other
+
     def __getstate__(self) -> dict[str, Any]:
-        """All but the lock, which a copy gets anew."""
-        return {name: value for name, value in vars(self).items() if name != "_lock"}
+        """All but the lock and the ways to evaluate, which a copy makes anew."""
+        with self._lock:
+            own = self._inside
+            settled = own.network, own.chunks, own.loss, own.metric, own.held
+            state = {**vars(self), "_inside": settled}
+            return {k: v for k, v in state.items() if k not in MADE_ANEW}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over what `__getstate__` gave."""
         vars(self).update(state, _lock=threading.RLock())
+        self._settle(*state["_inside"])
 
     def current(self) -> Tensor:
         """The model's parameters as they are now, as one flat vector.
@@ -177,7 +230,7 @@ class Problem:
         Returns:
             Mean loss over the examples, shape (), float64.
         """
-        with self._lock:
+        with self._evaluating():
             return self._evaluation.loss(theta)
 
     def loss_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,11 +243,25 @@ class Problem:
             Mean loss over the examples, shape (), float64, and its gradient, shape (size,), of the
             problem's type. Both are new tensors. Chunks of data are summed in their order.
         """
-        with self._lock:
-            self.evaluations += 1
-            if self._gradient is None:
-                self._gradient = self._choose(theta)
-            return self._gradient.loss_and_grad(theta)
+        with self._evaluating():
+            value, grad = self._counted(theta).loss_and_grad(theta)
+            return value, self._inside.walked(grad)
+
+    def rough(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """As `loss_and_grad`, the loss too in the problem's `precision`: a third less time.
+
+        Args:
+            theta: Shape (size,).
+
+        Returns:
+            Mean loss over the examples, shape (), float64, and its gradient, shape (size,).
+        """
+        with self._evaluating():
+            evaluation = self._counted(theta)
+            if isinstance(evaluation, Reduced):
+                evaluation = evaluation.rounded
+            value, grad = evaluation.loss_and_grad(theta)
+            return value, self._inside.walked(grad)
 
     def hvp(self, theta: Tensor, vector: Tensor) -> Tensor:
         """The Hessian of the training loss at a point, times a vector; exact, chunk by chunk.
@@ -215,14 +282,11 @@ class Problem:
                 twice; where that is a function of the model's own and the product would be wrong,
                 `DerivativeError`.
         """
-        if vector.shape != (self.size,):
-            raise InputError(
-                f"vector must be flat, of the problem's {self.size} parameters in the order of "
-                f"model.named_parameters(), got shape {tuple(vector.shape)}"
-            )
-        with self._lock:
+        direction = flat_vector("vector", vector, self.size).to(self.device, self.dtype)
+        with self._evaluating():
             self.evaluations += PRODUCT
-            return self._evaluation.hvp(theta, vector.to(self.device, self.dtype))
+            direction = self._inside.walked(direction)
+            return self._inside.walked(self._evaluation.hvp(theta, direction))
 
     def sum_of(
         self, theta: Tensor, name: str, term: Term, evaluations: int
@@ -242,7 +306,7 @@ class Problem:
         Raises:
             DerivativeError: A derivative that is needed does not exist or would be wrong.
         """
-        with self._lock:
+        with self._evaluating():
             self.evaluations += evaluations
             return self._inside.autograd.sum_of(theta, name, term)
 
@@ -276,6 +340,7 @@ class Problem:
         """
         return torch.cat([losses.double() for _, _, losses in self._each(theta)])
 
+    @checked
     def with_dtype(self, dtype: torch.dtype) -> Problem:
         """The same problem computed in another type, for example to check a walk in float64.
 
@@ -283,17 +348,23 @@ class Problem:
             dtype: `torch.float32` or `torch.float64`.
 
         Returns:
-            A new problem of the same model and data, which it converts chunk by chunk.
+            A new problem of the same model and data; more than 256 MiB of these it converts chunk
+            by chunk at every evaluation. In the type that it has, it gives the same bits.
 
         Raises:
             InputError: It is another type.
         """
         _check_dtype(dtype)
-        other, own = copy.copy(self), self._inside
-        other.evaluations = 0
-        other._settle(own.network.in_dtype(dtype), own.chunks.recast(dtype), own.loss, own.metric)
+        with self._evaluating():
+            other, own = copy.copy(self), self._inside
+            other.evaluations, chunks = 0, own.chunks
+            if dtype != self.dtype:
+                other._chunk_size, chunks = self._given_size, chunks.recast(dtype)
+            network = own.network.in_dtype(dtype)
+            other._settle(network, chunks, own.loss, own.metric, own.held)
         return other
 
+    @checked
     def with_chunk_size(self, size: int | None) -> Problem:
         """The same problem with its gradient computed so many examples at once.
 
@@ -305,10 +376,10 @@ class Problem:
         """
         if size is None:
             return self
-        other, own = copy.copy(self), self._inside
+        size = whole("size", size, 1)
+        other = copy.copy(self)
         other._chunk_size = size
-        recut = own.chunks.recut(size) if own.chunks.kept else own.chunks
-        other._gradient = choose(own.network, recut, own.loss)
+        other._gradient = other._recut()
         return other
 
     @property
@@ -318,7 +389,7 @@ class Problem:
         As given; else as measured on this machine at the first gradient, which this may be. None
         where nothing was given and there is nothing to choose: each chunk has the usual size.
         """
-        with self._lock:
+        with self._evaluating():
             if self._gradient is None:
                 self._gradient = self._choose(self.current())
             return self._chunk_size
@@ -328,19 +399,48 @@ class Problem:
         """Shapes of the parameters that make up theta, by name, in order."""
         return dict(self._inside.network.layout.shapes)
 
+    @contextmanager
+    def _evaluating(self) -> Generator[None]:
+        """One thread at a time; what goes wrong with the device is said in a sentence."""
+        own = self._inside
+
+        def fitting() -> int:
+            return fitting_now(own.network, own.chunks, own.loss)
+
+        examples = self._chunk_size or max(chunk.examples for chunk in own.chunks)
+        with self._lock, told(self.device, examples, fitting):
+            yield
+
+    def _counted(self, theta: Tensor) -> Evaluation:
+        """What computes the gradient."""
+        self.evaluations += 1
+        return self._chosen(theta)
+
+    def _chosen(self, theta: Tensor) -> Evaluation:
+        if self._gradient is None:
+            self._gradient = self._choose(theta)
+        return self._gradient
+
     def _choose(self, theta: Tensor) -> Evaluation:
         own = self._inside
         if self._chunk_size is None:
             own.network.load(theta)
             self._chunk_size = measured_size(own.network, own.chunks, own.loss)
-            if self._chunk_size is not None:
-                return choose(own.network, own.chunks.recut(self._chunk_size), own.loss)
-        return self._evaluation
+        return self._recut()
+
+    def _recut(self) -> Evaluation:
+        """The gradient's evaluation, in chunks of the size given or measured."""
+        own, size = self._inside, self._chunk_size
+        if size in (None, self._given_size) or not own.chunks.kept:
+            return self._evaluation
+        return choose(own.network, own.chunks.recut(size), own.loss, self.precision)
 
     def _each(self, theta: Tensor) -> Iterator[tuple[Chunk, Any, Tensor]]:
         """Each chunk with its outputs and the losses of its examples."""
-        with self._lock:
-            for chunk, outputs in self._evaluation.outputs(theta):
+        with self._evaluating():
+            # a GPU takes as many examples at once for outputs as for the gradient
+            evaluation = self._evaluation if self.device.type == "cpu" else self._chosen(theta)
+            for chunk, outputs in evaluation.outputs(theta):
                 losses = self._inside.autograd.losses(outputs, chunk).detach()
                 yield chunk, outputs, losses
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from isoloss.methods import State
 from isoloss.path import COLUMNS, Record, Row
+from isoloss.point import Tolerance
 from isoloss.problem import Problem
 
 if TYPE_CHECKING:
@@ -51,17 +52,21 @@ class Recorder:
         record: Record,
         probes: Mapping[str, Problem],
         level: float,
+        tolerance: Tolerance,
         before: Recorded | None = None,
+        began: float | None = None,
     ) -> None:
         first = Recorded([], 0, 0.0, 0.0, 0, 0, record.points_every, (), None)
         self._now = before or first  # but for rows and seconds
         self._record = record
         self._probes = probes
-        self._level = level
+        self._level, self._tolerance = level, tolerance
         self._unmeasured = {
             f"{name}_{what}": math.nan for name in probes for what in ("loss", "metric")
         }
-        self._started = time.perf_counter() - self._now.seconds
+        began = time.perf_counter() if began is None else began
+        self.before = self._now.seconds
+        self._started = began - self.before
         self.rows = self._now.rows[: self._now.length]
 
     @property
@@ -69,10 +74,20 @@ class Recorder:
         """Steps so far, corrections not counted."""
         return self._now.progress
 
+    @property
+    def points(self) -> int:
+        """Points on the level set so far."""
+        return self._now.on_level
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time since the walk began, that before a checkpoint included."""
+        return time.perf_counter() - self._started
+
     def recorded(self) -> Recorded:
         """What there is so far; what is added later does not change it."""
-        seconds = time.perf_counter() - self._started
-        return replace(self._now, rows=self.rows, length=len(self.rows), seconds=seconds)
+        length = len(self.rows)
+        return replace(self._now, rows=self.rows, length=length, seconds=self.seconds)
 
     def add(self, state: State, evaluations: int) -> Row:
         """Record the state after a step."""
@@ -86,9 +101,9 @@ class Recorder:
             "step": step,
             "kind": state.kind,
             "evaluations": evaluations,
-            "seconds": time.perf_counter() - self._started,
+            "seconds": self.seconds,
             "loss": point.loss,
-            "level_error": (point.loss - self._level) / self._level,
+            "level_error": self._tolerance.error(point.loss, self._level),
             "regularizer": point.regularizer,
             "angle_degrees": point.angle_degrees,
             "kkt_residual": point.kkt_residual,

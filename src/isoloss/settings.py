@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import pydantic
 
-from isoloss.errors import InputError, unknown
+from isoloss.errors import MOST, InputError, shown, unknown
 
 ONLY_IN_PYTHON = {"when"}  # functions: no file keeps them, and no command can give them
 
@@ -23,8 +22,14 @@ class Settings(pydantic.BaseModel):
 
     if not TYPE_CHECKING:  # type checkers read the fields; at run time the errors are rewritten
 
-        def __init__(self, **values: Any) -> None:
+        def __init__(self, *unnamed: Any, **values: Any) -> None:
             known = type(self).model_fields
+            if unnamed:
+                name, first = type(self).__name__, next(iter(known), "")
+                raise InputError(
+                    f"{name} takes its settings by name, as in {name}({first and first + '=...'}), "
+                    f"got {shown(unnamed[0])}"
+                )
             for key in values:
                 if key not in known:
                     raise unknown(f"setting of {type(self).__name__}", key, known)
@@ -33,6 +38,9 @@ class Settings(pydantic.BaseModel):
             except pydantic.ValidationError as error:
                 raise InputError(_sentence(type(self).__name__, error)) from None
 
+
+Count = Annotated[int, pydantic.Field(gt=0, le=MOST)]
+"""How many of something: a whole number that files and displays hold."""
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
@@ -65,7 +73,8 @@ def _sentence(owner: str, error: pydantic.ValidationError) -> str:
     if not first["loc"]:  # a rule between fields, which names its values itself
         return f"{owner}: {reason}"
     name = ".".join(str(part) for part in first["loc"])
-    given = textwrap.shorten(str(first["input"]), 80, placeholder=" ...")
+    text = isinstance(first["input"], str)
+    given = shown(first["input"])[1:-1] if text else shown(first["input"])
     if reason.startswith("Input should "):  # what follows a comma says how the value was read
         reason = re.sub(r", (unable|got) .*", "", reason.removeprefix("Input should "))
         return f"{name} of {owner} must {reason}, got {given}"

@@ -17,7 +17,7 @@ from isoloss.errors import InputError
 from isoloss.flat import digest
 from isoloss.methods import Method, State
 from isoloss.path import Record
-from isoloss.point import Objective
+from isoloss.point import Objective, Tolerance
 from isoloss.problem import Problem, inside
 from isoloss.recorder import Recorded
 from isoloss.regularizers import REGULARIZERS
@@ -71,7 +71,7 @@ def walk_identity(
     level: float | None,
     regularizer: Mapping[str, Any],
     method: Method,
-    rtol: float,
+    tolerance: Tolerance,
     record: Record,
     probes: Mapping[str, Problem],
 ) -> dict[str, Any]:
@@ -85,7 +85,8 @@ def walk_identity(
         "level": level,
         "regularizer": dict(regularizer),
         "method": {"name": method.name, **settings},
-        "rtol": rtol,
+        "rtol": tolerance.rtol,
+        "atol": tolerance.atol,
         "record": record.model_dump(),
         "probes": {name: identity(probes[name]) for name in sorted(probes)},
     }
@@ -134,11 +135,15 @@ def identity(value: Any) -> Any:
         case list() | tuple():
             return [identity(one) for one in cast("list[object]", value)]
         case Problem():
-            return {
-                "loss": identity(inside(value).loss),
-                "metric": identity(inside(value).metric),
+            own = inside(value)
+            parts: dict[str, Any] = {
+                "loss": own.loss,
+                "metric": own.metric,
                 "examples": value.examples,
             }
+            if own.held is not None:
+                parts["held"] = own.held
+            return {name: identity(part) for name, part in parts.items()}
         case functools.partial():
             given = identity([value.args, value.keywords])
             return {"function": identity(value.func), "given": given}

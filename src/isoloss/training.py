@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 from torch.optim.adam import adam
 
-from isoloss._kernels.chain import Chain, keep_freed_memory, plain, slope_of, stackable
-from isoloss._kernels.layers import Part
-from isoloss.errors import InputError
-from isoloss.flat import Layout, flatten, load_into, trainable
+from isoloss._kernels.capture import Captured, UncapturableError, graph_for
+from isoloss._kernels.stacked import Stacked, fastest
+from isoloss.arguments import check_fields, checked, whole
+from isoloss.errors import InputError, check_takes, one_line
+from isoloss.evaluation.arithmetic import reproducible
+from isoloss.flat import flatten, trainable
 from isoloss.losses import Loss, get_loss
+from isoloss.names import load_into
 
 LEARNING_RATE, BETA1, BETA2, EPSILON = 1e-3, 0.9, 0.999, 1e-7
 
 VALUES_AT_ONCE = 2**21
 """Numbers of inputs and outputs of a layer to hold when the networks are evaluated: some 8 MB."""
+VALUES_ON_A_GPU = 2**25
+"""The same where memory is larger and launching a kernel takes as long as many numbers."""
+
+MOMENTS = "theta", "mean", "square"
 
 
 @dataclass
@@ -42,112 +46,34 @@ class Adam:
         """The state before the first step."""
         return cls(theta, torch.zeros_like(theta), torch.zeros_like(theta))
 
+    # theta -= rate sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + epsilon), as before section 2.1
+    # of Kingma and Ba (ICLR 2015); torch adds its epsilon after the bias correction
+
     def step(self, grad: Tensor) -> None:
         """Update theta by a gradient of its shape."""
         self.steps += 1
-        # theta -= rate sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + epsilon), as before section
-        # 2.1 of Kingma and Ba (ICLR 2015); torch adds its epsilon after the bias correction
+        epsilon = EPSILON / math.sqrt(1 - BETA2**self.steps)
+        self._update(grad, self._steps, LEARNING_RATE, epsilon)
+
+    def captured_step(self, grad: Tensor) -> None:
+        """The same from what the device holds, `steps` excepted, which is left as it is."""
+        t = self._steps.add_(1).double()
+        one, two = (-torch.expm1(t * math.log(beta)) for beta in (BETA1, BETA2))  # 1 - beta^t
+        rate = LEARNING_RATE * two.sqrt() / one
+        # after infinitely many steps torch corrects no bias: the rate here does it
+        self._update(grad, torch.full_like(self._steps, math.inf), rate.float(), EPSILON)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that a step changes."""
+        return [self.theta, self.mean, self.square, self._steps]
+
+    def _update(self, grad: Tensor, steps: Tensor, rate: Tensor | float, epsilon: float) -> None:
         adam(
-            [self.theta], [grad], [self.mean], [self.square], [], [self._steps],  # counted up there
+            [self.theta], [grad], [self.mean], [self.square], [], [steps],  # counted up there
             fused=True, amsgrad=False, maximize=False, weight_decay=0.0,
-            lr=LEARNING_RATE, beta1=BETA1, beta2=BETA2,
-            eps=EPSILON / math.sqrt(1 - BETA2**self.steps),
+            lr=rate, beta1=BETA1, beta2=BETA2, eps=epsilon,
         )  # fmt: skip
-
-
-class Stacked:
-    """Several networks' parameters, each one tensor of all members, a view of one buffer."""
-
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], members: int, buffer: Tensor) -> None:
-        self.buffer = buffer
-        self.named = Layout({name: (members, *s) for name, s in shapes.items()}).named(buffer)
-        self.all = list(self.named.values())  # each of shape (members, ...)
-
-    @functools.cached_property
-    def each(self) -> list[list[Tensor]]:
-        """A member's own tensors, for each member."""
-        return [list(own) for own in zip(*(view.unbind() for view in self.all), strict=True)]
-
-    @classmethod
-    def of(cls, shapes: Mapping[str, tuple[int, ...]], thetas: Tensor) -> Stacked:
-        """Copies of flat vectors, shape (members, parameters), in a new buffer."""
-        pieces = Layout(shapes).split(thetas)
-        return cls(shapes, len(thetas), torch.cat([piece.flatten() for piece in pieces]))
-
-
-class ByHand:
-    """Plain networks: dense ones all in each product, others by one; a ValueError if none fits."""
-
-    def __init__(
-        self, parts: list[Part], loss: Loss, at: Stacked, inputs: Tensor, targets: Tensor
-    ) -> None:
-        dense = stackable(parts)  # torch's stacked and grouped convolutions are slower on a CPU
-        self._parts = parts
-        self._stacked = dense and len(inputs) > 1
-        # of dense networks, what tanh loses is lost in float64 too: it costs a third of the time
-        self._exact = not dense and inputs.dtype == torch.float64
-        self._chains: dict[tuple[int, ...], Chain] = {}
-        lead = 2 if self._stacked else 1
-        mine, batch = (at.all, inputs) if self._stacked else (at.each[0], inputs[0])
-        shape = self._chain(mine, batch).shape[lead:]
-        self._slope = slope_of(loss, shape, targets, inputs.dtype, self._stacked)
-        if not dense:
-            keep_freed_memory()
-
-    def outputs(self, at: Stacked, inputs: Tensor) -> Tensor:
-        if self._stacked:
-            return self._chain(at.all, inputs).outputs(at.all, inputs)
-        several = zip(at.each, inputs, strict=True)
-        return torch.stack([self._chain(mine, x).outputs(mine, x).clone() for mine, x in several])
-
-    def gradient(self, at: Stacked, inputs: Tensor, targets: Tensor, into: Stacked) -> None:
-        several = zip(at.each, inputs, targets, into.each, strict=True)
-        groups = [(at.all, inputs, targets, into.all)] if self._stacked else several
-        for mine, x, y, own in groups:
-            chain = self._chain(mine, x)
-            chain.gradient(mine, self._slope(chain.outputs(mine, x), y), own)
-
-    def _chain(self, parameters: list[Tensor], inputs: Tensor) -> Chain:
-        shape = tuple(inputs.shape)
-        if shape not in self._chains:
-            self._chains[shape] = Chain(self._parts, parameters, shape, exact=self._exact)
-        return self._chains[shape]
-
-
-class ByAutograd:
-    """Networks of any kind: all at once by `torch.func.vmap`, or one after another."""
-
-    def __init__(self, model: nn.Module, loss: Loss, at_once: bool) -> None:
-        self._model = copy.deepcopy(model)
-        self._loss = loss
-        self._at_once = at_once
-
-    def outputs(self, at: Stacked, inputs: Tensor) -> Tensor:
-        if self._at_once:
-            return vmap(self._call)(at.named, inputs)
-        several = zip(at.each, inputs, strict=True)
-        return torch.stack([self._call(dict(zip(at.named, m, strict=True)), x) for m, x in several])
-
-    def gradient(self, at: Stacked, inputs: Tensor, targets: Tensor, into: Stacked) -> None:
-        if self._at_once:
-            found = vmap(grad(self._mean))(at.named, inputs, targets)
-            for name, view in into.named.items():
-                view.copy_(found[name])
-            return
-        for mine, x, y, own in zip(at.each, inputs, targets, into.each, strict=True):
-            leaves = [tensor.detach().requires_grad_() for tensor in mine]
-            with torch.enable_grad():
-                mean = self._mean(dict(zip(at.named, leaves, strict=True)), x, y)
-            found = torch.autograd.grad(mean, leaves, allow_unused=True, materialize_grads=True)
-            for tensor, piece in zip(own, found, strict=True):
-                tensor.copy_(piece)
-
-    def _call(self, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        return functional_call(self._model, parameters, (inputs,))
-
-    def _mean(self, parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
-        losses = self._loss(self._call(parameters, inputs), targets)
-        return losses.sum(dtype=torch.float64) / len(losses)
 
 
 @dataclass
@@ -156,6 +82,9 @@ class TrainingState:
 
     adam: Adam  # of all members
     epoch: int = 0  # epochs so far
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -172,10 +101,13 @@ class Training:
     Each member minimizes its mean loss plus penalty * sum(W^2), the sum over weight matrices and
     kernels, and over biases too with `include_biases`, as in the walk's R. The members do not touch
     each other: one that becomes NaN leaves the others as they are. Inputs and targets are shared,
-    shape (examples, ...), or `own_examples`, shape (members, examples, ...); the last batch of an
-    epoch holds what is left.
+    shape (examples, ...), or `own_examples`, shape (groups, examples, ...), each of as many members
+    that follow one another; the last batch of an epoch holds what is left.
+
+    On a GPU a step on a mini-batch is captured in a CUDA graph; `notes` says where that failed.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -189,35 +121,56 @@ class Training:
         batch_size: int = 32,
     ) -> None:
         check_penalties(penalties)
-        _check_count("batch_size", batch_size)
+        batch_size = whole("batch_size", batch_size, 1)
         named = trainable(model, None)
         first = next(iter(named.values()))
         self.members = len(penalties)
         self.shapes = {name: tuple(p.shape) for name, p in named.items()}
+        self.notes: list[str] = []
         self._loss = get_loss(loss)
-        self._inputs, self._targets = (
-            data if own_examples else data.expand(self.members, *data.shape)
-            for data in (inputs, targets)
-        )
+        self._device = first.device
+        self._inputs, self._targets = _grouped(own_examples, inputs, targets)
+        if self.members % len(self._inputs):
+            raise InputError(
+                f"examples of {len(self._inputs)} groups cannot be shared out to {self.members} "
+                f"members; give as many penalties for each group"
+            )
         pieces = (data.split(batch_size, dim=1) for data in (self._inputs, self._targets))
         self._batches = list(zip(*pieces, strict=True))
         numbers = self.members * sum(p.numel() for p in named.values())
         self._grad = Stacked(self.shapes, self.members, first.new_empty(numbers))
         self._at = self._grad  # until there is a state
-        self._gradients = self._best(model)
+        self._capturing = graph_for(self._device) is not None
+        self._uncapturable = False
+        self._captured: dict[torch.Size, Captured[None]] = {}
+        self._captured_for: Adam | None = None
+        with torch.no_grad(), reproducible(self._device):
+            of_batch, all_targets = map(self._of_each, (self._batches[0][0], self._targets))
+            self._gradients, why = fastest(
+                model, self._loss, self._at, of_batch, all_targets, self._capturing
+            )
+        self.notes += [why] if why else []
         self._slopes = torch.tensor(penalties, dtype=torch.float64).mul(2).to(first).unsqueeze(1)
         matrices = [name for name, shape in self.shapes.items() if len(shape) > 1]
         penalized = list(self.shapes) if include_biases else matrices
         self._penalized = penalized if any(penalties) else []
 
+    @checked
     def init(self, thetas: Tensor) -> TrainingState:
         """The state before the first epoch from starts of shape (members, parameters), copied.
 
         Raises:
             InputError: The model's outputs do not fit the loss or the targets.
         """
+        size, dtype = self._grad.buffer.numel() // self.members, self._grad.buffer.dtype
+        if thetas.shape != (self.members, size) or thetas.dtype != dtype:
+            raise InputError(
+                f"thetas must have shape ({self.members}, {size}), one vector for each penalty, of "
+                f"{dtype}, got {thetas.dtype} of shape {tuple(thetas.shape)}"
+            )
         state = TrainingState(Adam.at(Stacked.of(self.shapes, thetas).buffer))
-        losses = self._loss(self._outputs(state, self._inputs[:, :1])[0], self._targets[0, :1])
+        few = self._of_each(self._inputs[:, :1])
+        losses = self._loss(self._outputs(state, few)[0], self._targets[0, :1])
         if tuple(losses.shape) != (1,):
             raise InputError(
                 f"the loss must give one value per example, shape (1,) for one of them, got shape "
@@ -225,21 +178,51 @@ class Training:
             )
         return state
 
+    @checked
     def epoch(self, state: TrainingState) -> None:
         """Train for one epoch; the state is changed in place."""
-        at, into = self._views(state), self._grad
-        with torch.no_grad():
+        with torch.no_grad(), reproducible(self._device):
             for inputs, targets in self._batches:
-                self._gradients.gradient(at, inputs, targets, into)
-                for name in self._penalized:
-                    into.named[name].flatten(1).addcmul_(at.named[name].flatten(1), self._slopes)
-                state.adam.step(into.buffer)
+                if self._capturing:
+                    self._replay(state, inputs, targets)
+                else:
+                    self._differentiate(state, inputs, targets)
+                    state.adam.step(self._grad.buffer)
         state.epoch += 1
 
+    @checked
+    def join(self, states: Sequence[TrainingState]) -> TrainingState:
+        """One state of all members from those of parts of them, which stand at the same epoch."""
+        count, moments = self.members // len(states), list[Tensor]()
+        for name in MOMENTS:
+            buffers = (getattr(one.adam, name).to(self._device) for one in states)
+            parts = [Stacked(self.shapes, count, buffer).all for buffer in buffers]
+            pieces = [torch.cat(same) for same in zip(*parts, strict=True)]
+            moments.append(Stacked.joined(self.shapes, pieces).buffer)
+        theta, mean, square = moments
+        adam = Adam(theta, mean, square, states[0].adam.steps)
+        return TrainingState(adam, states[0].epoch)
+
+    @checked
+    def split(self, state: TrainingState, parts: int) -> list[TrainingState]:
+        """The states of equally many members each, copies."""
+        moments: list[list[Tensor]] = []
+        for name in MOMENTS:
+            views = Stacked(self.shapes, self.members, getattr(state.adam, name)).all
+            pieces = zip(*(view.chunk(parts) for view in views), strict=True)
+            moments.append([Stacked.joined(self.shapes, each).buffer for each in pieces])
+        steps, epoch = state.adam.steps, state.epoch
+        return [
+            TrainingState(Adam(theta, mean, square, steps), epoch)
+            for theta, mean, square in zip(*moments, strict=True)
+        ]
+
+    @checked
     def thetas(self, state: TrainingState) -> Tensor:
         """The members' parameters, shape (members, parameters), a copy."""
         return torch.cat([view.flatten(1) for view in self._views(state).all], dim=1)
 
+    @checked
     def norms(self, state: TrainingState) -> Norms:
         """The members' squared norms."""
         named = self._views(state).named
@@ -248,40 +231,84 @@ class Training:
         weights = [norm for name, norm in each.items() if named[name].ndim > 2]
         return Norms(sum(each.values(), zero), sum(weights, zero))
 
+    @checked
     def evaluate(
-        self, state: TrainingState, inputs: Tensor, targets: Tensor, metric: Loss
+        self,
+        state: TrainingState,
+        inputs: Tensor,
+        targets: Tensor,
+        metric: Loss,
+        *,
+        own_examples: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Loss without a penalty and metric of each member, means over examples that they share."""
+        """Loss without a penalty and metric of each member, means over examples.
+
+        They are shared or `own_examples`, of shapes as for training.
+        """
+        check_takes("metric", metric, "outputs", "targets")
+        inputs, targets = _grouped(own_examples, inputs, targets)
         sums = torch.zeros(2, self.members, dtype=torch.float64, device=inputs.device)
-        step = max(1, VALUES_AT_ONCE // (self.members * max(inputs[0].numel(), 100)))
-        for x, y in zip(inputs.split(step), targets.split(step), strict=True):
-            outputs = self._outputs(state, x.expand(self.members, *x.shape)).flatten(0, 1)
-            repeated = y.expand(self.members, *y.shape).flatten(0, 1)
+        values = VALUES_ON_A_GPU if self._capturing else VALUES_AT_ONCE
+        step = max(1, values // (self.members * max(inputs[0, 0].numel(), 100)))
+        for x, y in zip(inputs.split(step, dim=1), targets.split(step, dim=1), strict=True):
+            outputs = self._outputs(state, self._of_each(x)).flatten(0, 1)
+            repeated = self._of_each(y).flatten(0, 1)
             for total, measure in zip(sums, (self._loss, metric), strict=True):
-                total += measure(outputs, repeated).double().view(self.members, -1).sum(1)
-        loss, value = sums / len(targets)
+                each = measure(outputs, repeated)
+                if not isinstance(each, Tensor) or len(each) != len(repeated):  # pyright: ignore[reportUnnecessaryIsInstance]
+                    raise InputError(f"{measure!r} must give one value per example, shape (n,)")
+                total += each.double().view(self.members, -1).sum(1)
+        loss, value = sums / targets.shape[1]
         return loss, value
 
     def _outputs(self, state: TrainingState, inputs: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self._gradients.outputs(self._views(state), inputs)
+        try:
+            with torch.no_grad(), reproducible(self._device):
+                return self._gradients.outputs(self._views(state), inputs)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise InputError(
+                f"the model cannot take inputs of {inputs.dtype} and shape "
+                f"{tuple(inputs.shape[1:])} ({one_line(error)}); give others, or another model"
+            ) from error
+
+    def _differentiate(self, state: TrainingState, inputs: Tensor, targets: Tensor) -> None:
+        """The gradient of a mini-batch with that of the penalty."""
+        at, into = self._views(state), self._grad
+        self._gradients.gradient(at, self._of_each(inputs), self._of_each(targets), into)
+        for name in self._penalized:
+            into.named[name].flatten(1).addcmul_(at.named[name].flatten(1), self._slopes)
+
+    def _replay(self, state: TrainingState, inputs: Tensor, targets: Tensor) -> None:
+        """A step from what the device holds, captured once for each shape of a batch."""
+
+        def step(inputs: Tensor, targets: Tensor) -> None:
+            self._differentiate(state, inputs, targets)
+            state.adam.captured_step(self._grad.buffer)
+
+        if self._captured_for is not state.adam:
+            self._captured.clear()  # it is of the tensors of another state
+            self._captured_for = state.adam
+        graph = None if self._uncapturable else graph_for(self._device)
+        if graph and inputs.shape not in self._captured:
+            changes = [*state.adam.tensors, self._grad.buffer]
+            try:
+                captured = Captured(step, (inputs, targets), graph, changes)
+                self._captured[inputs.shape] = captured
+            except UncapturableError as error:
+                self._uncapturable = True
+                self.notes.append(f"steps are not captured in a CUDA graph: {error}")
+        self._captured.get(inputs.shape, step)(inputs, targets)
+        state.adam.steps += 1
+
+    def _of_each(self, data: Tensor) -> Tensor:
+        """Of each group's examples, shape (groups, ...), those of each member."""
+        each = self.members // len(data)
+        return data.unsqueeze(1).expand(-1, each, *data.shape[1:]).flatten(0, 1)
 
     def _views(self, state: TrainingState) -> Stacked:
         if self._at.buffer is not state.adam.theta:
             self._at = Stacked(self.shapes, self.members, state.adam.theta)
         return self._at
-
-    def _best(self, model: nn.Module) -> ByHand | ByAutograd:
-        """The fastest way that was measured for a network of this kind."""
-        inputs, parts = self._batches[0][0], plain(model)
-        usual = inputs.dtype == self._at.buffer.dtype
-        if parts and usual and (stackable(parts) or inputs.device.type == "cpu"):
-            try:
-                return ByHand(parts, self._loss, self._at, inputs, self._targets)
-            except ValueError:  # they do not fit, which torch itself may know how to do
-                pass
-        convolves = any(isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) for m in model.modules())
-        return ByAutograd(model, self._loss, at_once=self.members > 1 and not convolves)
 
 
 def check_penalties(penalties: Sequence[float]) -> None:
@@ -293,6 +320,7 @@ def check_penalties(penalties: Sequence[float]) -> None:
             raise InputError(f"penalties must be finite numbers from 0, got penalty {penalty:g}")
 
 
+@checked
 def train(
     model: nn.Module,
     loss: str | Loss,
@@ -309,7 +337,9 @@ def train(
     `state` is where the same training stood, to resume from; it is changed in place, and
     `after_epoch` is called with it.
     """
-    _check_count("epochs", epochs)
+    epochs = whole("epochs", epochs, 1)
+    if after_epoch is not None:
+        check_takes("after_epoch", after_epoch, "state")
     training = Training(model, loss, inputs, targets, batch_size=batch_size)
     if state is None:
         state = training.init(flatten(list(trainable(model, None).values())).unsqueeze(0))
@@ -320,6 +350,14 @@ def train(
     load_into(model, training.thetas(state)[0], training.shapes)
 
 
-def _check_count(name: str, value: int) -> None:
-    if value < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, got {value}")
+def _grouped(own: bool, *data: Tensor) -> list[Tensor]:
+    """Examples with a leading axis of the groups of members that they are of."""
+    grouped = [one if own else one.unsqueeze(0) for one in data]
+    counts = {tuple(one.shape[:2]) for one in grouped}
+    if len(counts) > 1 or not all(one.ndim > 1 and len(one) and one.shape[1] for one in grouped):
+        shape = "(groups, examples, ...)" if own else "(examples, ...)"
+        raise InputError(
+            f"inputs and targets must be of the same examples, shape {shape} with one at least, "
+            f"got shapes {' and '.join(str(tuple(one.shape)) for one in data)}"
+        )
+    return grouped

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
-from numbers import Real
-from typing import Any
+from dataclasses import is_dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from isoloss.checking import check_function, check_gradient, check_tolerance
-from isoloss.errors import InputError, kind
-from isoloss.flat import digest, fixed, state_keys
+from isoloss.arguments import checked, real
+from isoloss.checking import (
+    check_function,
+    check_gradient,
+    check_memory,
+    check_start,
+    check_tolerance,
+    with_cause,
+)
+from isoloss.endings import asked_for, out_of_time, told
+from isoloss.errors import InputError, check_takes
+from isoloss.flat import digest, fixed, vector
 from isoloss.methods import Method, State, get_method
+from isoloss.names import state_keys
 from isoloss.outcome import Ending, Outcome
 from isoloss.path import Path, Record, Row, Stop
-from isoloss.point import Objective
+from isoloss.point import Objective, OutOfTime, Tolerance
 from isoloss.problem import Problem, inside
 from isoloss.recorder import Recorder
 from isoloss.regularizers import AnyRegularizer
@@ -31,28 +41,23 @@ from isoloss.snapshot import (
 
 Callback = Callable[[Row], bool | None]
 
-KINDS: dict[str, tuple[Any, str]] = {
-    "problem": (Problem, "an isoloss.Problem, made of a model, a loss and data"),
-    "stop": (Stop, "an object such as isoloss.Stop(steps=500)"),
-    "record": (Record, "an object such as isoloss.Record(points_every=10)"),
-    "probes": (Mapping, "a dict of problems by name, as probes={'test': test_problem}"),
-    "callback": (Callable, "a function of the row just recorded"),
-    "checkpoint": (Keeper, "an isoloss.Checkpoint(folder)"),
-}
-"""What an argument has to be, and how that is said."""
+FIRST_STEPS = 3
+"""Steps up to which a stall may come of a gradient that is wrong."""
 
 TAKEN = {"level", "step", "arc", "kkt", "angle"}
 """No names of probes: their columns would be the walk's own."""
 
 
+@checked
 def traverse(
     problem: Problem,
     *,
     start: Tensor | None = None,
-    level: float | None = None,
+    level: float | Tensor | None = None,
     regularizer: AnyRegularizer = "squared_norm",
     method: str | Method = "sqp",
-    rtol: float = 1e-3,
+    rtol: float | Tensor = 1e-3,
+    atol: float | Tensor | None = None,
     stop: Stop | None = None,
     record: Record | None = None,
     probes: Mapping[str, Problem] | None = None,
@@ -66,13 +71,17 @@ def traverse(
     Args:
         problem: The training loss.
         start: Where to start, shape (problem.size,); None starts at the model's present weights.
-        level: The loss to hold, positive, in the loss's unit; None holds the start's.
+        level: The loss to hold, in the loss's unit, positive unless there is `atol`; None holds the
+            start's.
         regularizer: What is made small: a name (`"squared_norm"`, `"l1"`, ...), an object such as
             `isoloss.SquaredNorm(without_biases=True)`, a sum such as
             `1.0 * isoloss.SquaredNorm() + 0.1 * isoloss.L1()`, `isoloss.maximize("squared_norm")`,
             or a function of the parameters by name that returns a tensor of shape ().
         method: `"sqp"`, `"paper"`, or an object with settings such as `isoloss.SQP(memory=20)`.
         rtol: Relative tolerance of the level, in (0, 1); `"paper"` has an absolute one of its own.
+        atol: Absolute tolerance of the level, positive, in the loss's unit, in place of `rtol`: for
+            losses that may be negative or zero. The column `level_error` is then L - c. None for
+            none.
         stop: When to end; `Stop()` by default.
         record: What to keep; `Record()` by default.
         probes: Problems to measure along the walk, by name, for example the test set's.
@@ -94,10 +103,11 @@ def traverse(
     """
     from isoloss.progress import walk_progress  # loads rich
 
-    _check_kinds(callback=callback)
+    if callback is not None:
+        check_takes("callback", callback, "row")
     steps = walk(
         problem, start=start, level=level, regularizer=regularizer, method=method, rtol=rtol,
-        stop=stop, record=record, probes=probes, checkpoint=checkpoint, check=check,
+        atol=atol, stop=stop, record=record, probes=probes, checkpoint=checkpoint, check=check,
     )  # fmt: skip
     with walk_progress(enabled=progress, steps=steps.stop.steps) as show:
         try:
@@ -121,8 +131,8 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
 
     Args:
         problem: The training loss.
-        **settings: `start`, `level`, `regularizer`, `method`, `rtol`, `stop`, `record`, `probes`,
-            `checkpoint` and `check`, as for `traverse`.
+        **settings: `start`, `level`, `regularizer`, `method`, `rtol`, `atol`, `stop`, `record`,
+            `probes`, `checkpoint` and `check`, as for `traverse`.
 
     Attributes:
         stop: When the walk ends.
@@ -131,78 +141,88 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         InputError: A value cannot be used; the text says why and what to do.
     """
 
+    @checked
     def __init__(
         self,
         problem: Problem,
         *,
         start: Tensor | None = None,
-        level: float | None = None,
+        level: float | Tensor | None = None,
         regularizer: AnyRegularizer = "squared_norm",
         method: str | Method = "sqp",
-        rtol: float = 1e-3,
+        rtol: float | Tensor = 1e-3,
+        atol: float | Tensor | None = None,
         stop: Stop | None = None,
         record: Record | None = None,
         probes: Mapping[str, Problem] | None = None,
         checkpoint: Keeper | None = None,
         check: bool = True,
     ) -> None:
-        _check_kinds(
-            problem=problem, stop=stop, record=record, probes=probes, checkpoint=checkpoint
-        )
-        theta, level, rtol = _start_of(problem, start), _level_of(level), _rtol_of(rtol)
+        if stop is not None and stop.when is not None:
+            check_takes("Stop(when=...)", stop.when, "row")
+        began = time.perf_counter()
+        tolerance = _tolerance_of(rtol, atol)
+        theta, level = _start_of(problem, start), _level_of(level, tolerance)
         method, record = get_method(method), record or Record()
+        check_memory(problem, method)
         probes = _checked_probes(probes or {}, problem)
         self.stop = stop or Stop()
         self._method, self._checkpoint = method, checkpoint
         objective = Objective(problem, regularizer)
         of_regularizer = identity_of_regularizer(regularizer, objective.regularizer.name)
         self._asked = walk_identity(
-            problem, theta, level, of_regularizer, method, rtol, record, probes
+            problem, theta, level, of_regularizer, method, tolerance, record, probes
         )
         saved = None
         if checkpoint is not None:
             saved = checkpoint.load(state_class(method), self._asked)
         if saved is None:
-            state = method.init(objective, theta, level, rtol)
+            kept = method.kept_tolerance(tolerance)
+            state = method.init(objective, theta, level, tolerance)
             held = state.point.loss if level is None else level
-            _check_begin(problem, state)
-            tolerance = method.relative_tolerance(held, rtol)
-            check_function(problem, theta, tolerance)
-            check_tolerance(problem, theta, tolerance)
+            check_start(objective, state.point, tolerance)
+            check_function(problem, theta, kept)
+            check_tolerance(problem, theta, kept, held)
             if check:
                 check_gradient(problem, theta)
-            recorder = Recorder(record, probes, held)
+            recorder = Recorder(record, probes, held, tolerance, began=began)
         else:
             problem = problem.with_chunk_size(saved.chunk_size)
             objective = Objective(problem, regularizer)
             check_continues(saved.state, objective)
             state, held, objective.evaluations = saved.state, saved.level, saved.evaluations
-            recorder = Recorder(record, probes, held, saved.recorded)
+            recorder = Recorder(record, probes, held, tolerance, saved.recorded, began=began)
         self._problem, self._objective, self._level = problem, objective, held
         self._recorder = recorder
+        if self.stop.seconds is not None:
+            objective.deadline = began + self.stop.seconds - recorder.before
         self._state: State = state
         self._recorded = False  # whether the state is among the rows
         self._ending: Ending | None = None
         self._chunk_size = problem.chunk_size if checkpoint is not None else None
-        self._between = self._now()
-        self._saved: Snapshot | None = None
+        # not yet kept; without a checkpoint none, since it would hold the basis of its state
+        self._unkept = self._now() if checkpoint is not None else None
 
     def __next__(self) -> Row:
         """Take a step and record it; the start is the first row."""
         if self._ending is None and self._recorded:
-            self._state = self._method.step(self._objective, self._state)
-            self._recorded = False
+            self._step()
         if self._ending is None and self._state.ending is not None:
-            self._ending, self._between = self._state.ending, self._now()
+            self._ending = self._state.ending
+            self._unkept = self._now() if self._checkpoint is not None else None
+            if self._ending.outcome is Outcome.STALLED and self.progress <= FIRST_STEPS:
+                self._ending = with_cause(self._ending, self._problem, self._state.point.theta)
         if self._ending is not None:
             raise StopIteration
         if self._checkpoint is not None:
-            self._between = self._now()
+            self._unkept = self._now()
             if self._checkpoint.due:
                 self._keep(self._checkpoint)
         row = self._recorder.add(self._state, self._objective.evaluations)
         self._recorded = True
-        self._ending = _stops(self.stop, self._state, row, self.progress)
+        seconds = self._recorder.seconds  # later than the row's, by its probes
+        ending = asked_for(self.stop, self._state, row, self.progress, seconds)
+        self._ending = None if ending is None else self._told(ending)
         return row
 
     @property
@@ -210,6 +230,7 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         """Steps so far, corrections not counted."""
         return self._recorder.progress
 
+    @checked
     def interrupt(self, detail: str) -> None:
         """End the walk here with `Outcome.INTERRUPTED`.
 
@@ -221,7 +242,7 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
     @property
     def path(self) -> Path:
         """The walk so far; `Outcome.INTERRUPTED` where it has not ended by itself."""
-        if self._checkpoint is not None and self._saved is not self._between:
+        if self._checkpoint is not None:
             self._keep(self._checkpoint)
         ending = self._ending or Ending(Outcome.INTERRUPTED, "the iteration was left")
         steps, points, point_steps = self._recorder.finish()
@@ -243,9 +264,31 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
             state_keys=state_keys(model, self._problem.shapes),
         )
 
+    def _step(self) -> None:
+        try:
+            state = self._method.step(self._objective, self._state)
+        except OutOfTime:
+            self._ending = self._told(out_of_time(self._recorder.seconds, self._state))
+            return
+        if state.ending is not None and is_dataclass(state):  # told once, and kept so
+            state = replace(state, ending=self._told(state.ending))
+        self._state, self._recorded = state, False
+
+    def _told(self, ending: Ending) -> Ending:
+        recorder = self._recorder
+        return told(
+            ending,
+            self._objective,
+            self._state,
+            level=self._level,
+            first=recorder.rows[0]["regularizer"],
+            points=recorder.points,
+        )
+
     def _keep(self, keeper: Keeper) -> None:
-        keeper.save(self._between)
-        self._saved = self._between
+        if self._unkept is not None:
+            keeper.save(self._unkept)
+            self._unkept = None
 
     def _now(self) -> Snapshot:
         return Snapshot(
@@ -258,97 +301,39 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         )
 
 
-def _check_begin(problem: Problem, state: State) -> None:
-    infinite = "" if math.isfinite(state.point.loss) else inside(problem).chunks.infinite
-    if infinite:
-        raise InputError(
-            f"the loss at the start is {state.point.loss}, and {infinite}; take such examples out "
-            f"or fill them in, or, if that is meant (a mask), start from weights whose loss is "
-            f"finite"
-        )
-    if not 0 < state.point.loss < math.inf:
-        raise InputError(
-            f"the loss at the start must be positive and finite to have a level set, got "
-            f"{state.point.loss}; start from other weights"
-        )
-    if not state.point.finite:
-        raise InputError(
-            f"the regularizer at the start is {state.point.regularizer:g}, and it or a gradient is "
-            f"not finite; start elsewhere or use another regularizer"
-        )
-
-
-def _stops(stop: Stop, state: State, row: Row, progress: int) -> Ending | None:
-    point, below = state.point, stop.regularizer_below
-    if state.on_level and point.kkt_residual <= stop.kkt_residual:
-        return Ending(Outcome.CONVERGED, f"KKT residual {point.kkt_residual:.3g}")
-    if state.on_level and below is not None and point.regularizer <= below:
-        return Ending(Outcome.REGULARIZER_REACHED, f"{point.regularizer:.6g}")
-    if stop.when is not None and stop.when(row):
-        return Ending(Outcome.INTERRUPTED, "Stop(when=...) returned True")
-    if progress >= stop.steps and state.on_level:
-        return Ending(Outcome.STEP_LIMIT, _so_far(f"{progress} steps", state))
-    if stop.evaluations is not None and row["evaluations"] >= stop.evaluations:
-        return Ending(Outcome.EVALUATION_LIMIT, _so_far(f"{row['evaluations']} evaluations", state))
-    if stop.seconds is not None and row["seconds"] >= stop.seconds:
-        return Ending(Outcome.TIME_LIMIT, _so_far(f"{row['seconds']:.3g} s", state))
-    return None
-
-
-def _so_far(used: str, state: State) -> str:
-    return f"{used}, KKT residual {state.point.kkt_residual:.3g}"
-
-
-def _check_kinds(**given: Any) -> None:
-    """Insist that arguments are of the kind that their names stand for; None is a default."""
-    for name, value in given.items():
-        right, wanted = KINDS[name]
-        left_out = value is None and name != "problem"
-        if not left_out and not isinstance(value, right):
-            raise InputError(f"{name} must be {wanted}, got {kind(value)}")
-
-
-def _number(name: str, value: Any) -> float:
-    single = isinstance(value, Tensor) and value.numel() == 1
-    if not single and not isinstance(value, Real):
-        raise InputError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def _level_of(level: Any) -> float | None:
+def _level_of(level: float | Tensor | None, tolerance: Tolerance) -> float | None:
     if level is None:
         return None
-    number = _number("level", level)
-    if not 0 < number < math.inf:
-        raise InputError(f"level must be a positive, finite loss to hold, got {number}")
+    number = real("level", level)
+    if not math.isfinite(number):
+        raise InputError(f"level must be a finite loss to hold, got {number}")
+    if tolerance.atol is None and number <= 0:
+        raise InputError(
+            f"level must be positive to be held by a relative tolerance, got {number}; give an "
+            f"absolute one, atol=, or another level"
+        )
     return number
 
 
-def _rtol_of(rtol: Any) -> float:
-    number = _number("rtol", rtol)
-    if not 0 < number < 1:
-        raise InputError(f"rtol must be a relative tolerance in (0, 1), got {number}")
-    return number
+def _tolerance_of(rtol: float | Tensor, atol: float | Tensor | None) -> Tolerance:
+    relative = real("rtol", rtol)
+    if not 0 < relative < 1:
+        raise InputError(f"rtol must be a relative tolerance in (0, 1), got {relative}")
+    if atol is None:
+        return Tolerance(relative)
+    absolute = real("atol", atol)
+    if not 0 < absolute < math.inf:
+        raise InputError(f"atol must be a positive, finite tolerance, got {absolute}")
+    return Tolerance(relative, absolute)
 
 
-def _start_of(problem: Problem, start: Any) -> Tensor:
+def _start_of(problem: Problem, start: Tensor | None) -> Tensor:
     """A copy of where the walk starts, of the problem's type on its device."""
     if start is None:
         theta, what = problem.current(), "the model"
-    elif not isinstance(start, Tensor):
-        raise InputError(f"start must be a tensor, as torch.from_numpy gives, got {kind(start)}")
-    elif start.shape != (problem.size,):
-        raise InputError(
-            f"start must be a flat vector of the problem's {problem.size} parameters in the order "
-            f"of model.named_parameters(), got shape {tuple(start.shape)}"
-        )
-    elif not start.is_floating_point():
-        raise InputError(f"start must hold real floating numbers, got {start.dtype}")
     else:
-        theta, what = start.detach().to(problem.device, problem.dtype, copy=True), "start"
+        given = vector("start", start, problem.size).detach()
+        theta, what = given.to(problem.device, problem.dtype, copy=True), "start"
     if not torch.isfinite(theta).all():
         bad = int((~torch.isfinite(theta)).sum())
         raise InputError(
@@ -357,14 +342,9 @@ def _start_of(problem: Problem, start: Any) -> Tensor:
     return theta
 
 
-def _checked_probes(probes: Mapping[str, Any], problem: Problem) -> Mapping[str, Problem]:
+def _checked_probes(probes: Mapping[str, Problem], problem: Problem) -> Mapping[str, Problem]:
     """Problems of the same parameters, under names that can be columns."""
     for name, probe in probes.items():
-        if not isinstance(probe, Problem):
-            raise InputError(
-                f"probe {name!r} must be an isoloss.Problem made from the same model, got a "
-                f"{type(probe).__name__}"
-            )
         if probe.size != problem.size:
             raise InputError(
                 f"probe {name!r} must have the problem's {problem.size} parameters, got "

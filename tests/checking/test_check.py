@@ -105,7 +105,6 @@ def test_a_random_loss_fails_with_its_cause() -> None:
     ("loss", "words"),
     [
         (lambda o, t: o.sum(1) * math.nan, "nan"),
-        (lambda o, t: o.sum(1) - 1e3, "positive"),
         (lambda o, t: o, "one value per example"),
     ],
 )
@@ -116,6 +115,14 @@ def test_a_loss_without_a_level_fails(loss: Any, words: str) -> None:
     text, status = found(checked, "training loss L")
     assert status == "FAILED"
     assert words in text
+
+
+def test_a_loss_that_is_not_positive_is_right_where_its_tolerance_is_absolute() -> None:
+    data = (torch.ones(4, 3), torch.zeros(4).long())
+    checked = isoloss.check(Problem(nn.Linear(3, 2), lambda o, t: o.square().sum(1) - 1e3, data))
+    assert checked.passed
+    assert "atol" in found(checked, "training loss L")[0]
+    assert "atol" in found(checked, "noise of L")[0]
 
 
 @dataclass

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomS
 
 from isoloss import Problem, Stop, traverse
 from isoloss.checking import check_function
+from isoloss.point import Tolerance
 
 X, Y = normal(20, 3, seed=0).float(), torch.arange(20) % 2
 ONE = {"w": torch.ones(())}
@@ -78,9 +79,9 @@ def test_what_an_example_owes_to_its_neighbors_may_not_exceed_the_tolerance(refu
             return self.linear(x) * (1 + self.by * x.mean(0).sum())
 
     problem = Problem(Leaning(3e-3), loss="cross_entropy", data=(X, Y))
-    check_function(problem, problem.current(), tolerance=1.0)
+    check_function(problem, problem.current(), Tolerance(1.0))
     with refuses("has the loss", "Leaning"):
-        check_function(problem, problem.current(), tolerance=1e-4)
+        check_function(problem, problem.current(), Tolerance(1e-4))
 
 
 # ---------------------------------------------------------------- randomness

@@ -10,7 +10,7 @@ from tests.models import kinds
 from tests.problems import normal
 from torch import Tensor, nn
 
-from isoloss import Outcome, Problem, Stop, traverse
+from isoloss import Outcome, Problem, Stop, check, traverse
 
 X, Y = normal(50, 3, seed=0).float(), torch.arange(50) % 2
 
@@ -77,6 +77,53 @@ def test_a_wrong_gradient_is_refused(
     assert start(problem, check=False) in (Outcome.STEP_LIMIT, Outcome.STALLED)
 
 
+class Words(nn.Module):
+    """The mean of a text's embeddings, of its padding too."""
+
+    def __init__(self, *, tied: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 4, padding_idx=0)
+        self.head = nn.Linear(4, 5 if tied else 2)
+        if tied:
+            self.head.weight = self.embedding.weight
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.head(self.embedding(words).mean(1))
+
+
+def words(*, tied: bool = False) -> tuple[Words, Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Words(tied=tied), torch.randint(5, (50, 6))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_padding_is_a_constant_as_in_training(value: float) -> None:
+    """torch gives it no gradient, though the loss depends on it."""
+    model, inputs = words()
+    nn.init.constant_(model.embedding.weight[0].detach(), value)
+    problem = Problem(model, "cross_entropy", (inputs, Y))
+    path = traverse(problem, stop=Stop(evaluations=20), progress=False)
+    assert check(problem).passed
+    path.load_into(model)
+    assert bool((model.embedding.weight[0] == value).all())
+    loss = nn.functional.cross_entropy(model(inputs), Y).item()
+    assert loss == pytest.approx(path.level, rel=1e-3)
+    assert path.steps["regularizer"].iloc[-1] < 0.9 * path.steps["regularizer"].iloc[0]
+
+
+def test_padding_that_a_tied_head_moves_is_refused(refuses) -> None:
+    """Its gradient is the head's alone."""
+    model, inputs = words(tied=True)
+    with refuses("padding_idx", "embedding.weight"):
+        start(Problem(model, "cross_entropy", (inputs, Y)))
+
+
+def test_padding_that_is_masked_may_be_tied_to_the_head() -> None:
+    model, inputs = words(tied=True)
+    start(Problem(model, "cross_entropy", (inputs.clamp(min=1), Y)))
+
+
 @pytest.mark.parametrize("name", list(kinds()))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_right_gradient_passes(name: str, dtype: torch.dtype) -> None:
@@ -91,3 +138,132 @@ def test_kinks_at_the_start_pass(seed: int) -> None:
     model = network(nn.ReLU(), seed=seed)
     nn.init.zeros_(model[0].bias)
     start(Problem(model, "cross_entropy", (x, Y)))
+
+
+# ---------------------------------------------------------------- jumps
+
+
+class Counted(nn.Module):
+    """As torch's orthogonal does for matrices that are not square."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale.int()
+
+
+def orthogonal(**settings: Any) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layer = nn.utils.parametrizations.orthogonal(nn.Linear(3, 8), **settings)
+        return nn.Sequential(layer, nn.Tanh(), nn.Linear(8, 2))
+
+
+JUMPS = {
+    "int": (network(Counted()), "in 1.scale"),
+    "orthogonal": (orthogonal(), "in 0.parametrizations.weight.original"),
+}
+
+
+@pytest.mark.parametrize(("model", "name"), JUMPS.values(), ids=JUMPS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_loss_that_jumps_at_the_start_is_refused(
+    model: nn.Module, name: str, dtype: torch.dtype, refuses
+) -> None:
+    problem = Problem(model, "cross_entropy", (X, Y), dtype=dtype)
+    with refuses("the loss jumps at these weights", name, "orthogonal_map=", "check=False"):
+        start(problem)
+
+
+def test_a_stall_in_the_first_steps_says_what_is_wrong_with_the_gradient() -> None:
+    model, targets = orthogonal(), (X[:, 0] > 0).long()
+    adam = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(60):
+        adam.zero_grad()
+        nn.functional.cross_entropy(model(X), targets).backward()
+        adam.step()
+    problem = Problem(model, "cross_entropy", (X, targets))
+    path = traverse(problem, check=False, progress=False)
+    assert path.outcome is Outcome.STALLED
+    assert "The loss jumps at these weights" in path.message
+    assert "float64" not in path.message
+    assert "check=False" not in path.message
+
+
+def test_a_parameter_that_jumps_may_be_held_by_a_mask() -> None:
+    """Householder vectors are walked, the signs on their diagonal stay."""
+    model = orthogonal()
+    name = "0.parametrizations.weight.original"
+    free = ~torch.eye(8, 3, dtype=torch.bool)
+    problem = Problem(model, "cross_entropy", (X, Y), mask={name: free})
+    path = traverse(problem, stop=Stop(steps=20), progress=False)
+    assert path.outcome in (Outcome.STEP_LIMIT, Outcome.CONVERGED)
+    path.load_into(model)
+    loss = nn.functional.cross_entropy(model.double()(X.double()), Y).item()
+    assert loss == pytest.approx(path.level, rel=1.01e-3)
+
+
+# ---------------------------------------------------------------- norms that training estimates
+
+
+class Estimated(nn.Module):
+    """Divides by a norm that it estimates while it is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("norm", torch.ones(()))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if self.training:
+            self.norm.copy_(weight.detach().norm())
+        return weight / self.norm
+
+
+def estimated(layer: nn.Linear) -> nn.Linear:
+    nn.utils.parametrize.register_parametrization(layer, "weight", Estimated())
+    return layer
+
+
+NORMS = {
+    "by a hook": nn.utils.spectral_norm,
+    "parametrized": nn.utils.parametrizations.spectral_norm,
+    "of one's own": estimated,
+}
+
+
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+def test_a_norm_that_an_evaluation_keeps_is_warned_of(norm: Any) -> None:
+    """The walk holds the loss of the model in evaluation mode, whose weight grows."""
+    model = network()
+    norm(model[0])
+    model.train()(X)
+    problem = Problem(model.eval(), "cross_entropy", (X, Y))
+    with pytest.warns(
+        UserWarning, match=r"^0[.\w]* .*remove_spectral_norm.*remove_parametrizations"
+    ):
+        start(problem)
+    if norm is not nn.utils.spectral_norm:
+        nn.utils.parametrize.remove_parametrizations(model[0], "weight")
+    else:
+        nn.utils.remove_spectral_norm(model[0])
+    assert start(Problem(model, "cross_entropy", (X, Y))) is Outcome.STEP_LIMIT
+
+
+def test_the_true_spectral_norm_grows_where_the_warning_says_so() -> None:
+    model = network()
+    nn.utils.parametrizations.spectral_norm(model[0])
+    model.train()(X)
+    problem = Problem(model.eval(), "cross_entropy", (X, Y))
+    with pytest.warns(UserWarning, match="true norm grow"):
+        path = traverse(problem, stop=Stop(steps=40), progress=False)
+    path.load_into(model)
+    assert torch.linalg.matrix_norm(model[0].weight.detach(), 2) > 1.2
+
+
+def test_other_parametrizations_are_not_warned_of() -> None:
+    normed = network()
+    nn.utils.parametrizations.weight_norm(normed[0])
+    for model in (normed, orthogonal(orthogonal_map="cayley")):  # the latter has a buffer
+        start(Problem(model.eval(), "cross_entropy", (X, Y)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 import isoloss.evaluation as choice
-from isoloss import Problem
+from isoloss import Problem, Stop, traverse
 from isoloss._kernels.chain import keep_freed_memory
 from isoloss.problem import inside
 
@@ -202,13 +203,15 @@ def test_an_evaluation_by_autograd_never_asks_for_a_number(loss: str) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("make", [network, convolutional])
 def test_on_cuda_an_evaluation_does_not_synchronize_and_agrees(make: Any) -> None:
     shape = (1, 6, 6) if make is convolutional else (5,)
     model = make()
     here, there = (problem(model, 500, *shape, device=d) for d in ("cpu", "cuda"))
     theta = there.current()
-    there.loss_and_grad(theta)
+    for k in range(3):  # recorded and compared at the first two
+        there.loss_and_grad(theta + 1e-3 * k)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -219,7 +222,44 @@ def test_on_cuda_an_evaluation_does_not_synchronize_and_agrees(make: Any) -> Non
     assert (value.device.type, grad.device.type) == ("cuda", "cuda")
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
     torch.testing.assert_close(grad.cpu(), expected_grad, rtol=1e-4, atol=1e-6)
-    assert there.chunk_size is None
+    assert there.chunk_size == 500  # all at once
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+@pytest.mark.parametrize("precision", ["exact", "tf32", "bf16"])
+def test_on_cuda_walks_repeat_to_the_bit_and_hold_the_level(precision: str) -> None:
+    def walk() -> Any:
+        torch.manual_seed(0)
+        there = problem(convolutional(), 60, 1, 6, 6, device="cuda", precision=precision)
+        return traverse(there, stop=Stop(evaluations=60), progress=False)
+
+    first, second = walk(), walk()
+    assert torch.equal(first.points, second.points)
+    judge = problem(convolutional(), 60, 1, 6, 6).with_dtype(torch.float64)
+    for point in first.points:
+        assert judge.loss(point.cpu().double()).item() == pytest.approx(first.level, rel=1.1e-3)
+
+
+def test_counting_saved_bytes_leaves_no_graph_behind() -> None:
+    class Marker:
+        pass
+
+    class Marked(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, marker: Marker) -> Tensor:
+            ctx.marker = marker
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Any:
+            return grad, None
+
+    marker, weight = Marker(), torch.ones(6, requires_grad=True)
+    alive = weakref.ref(marker)
+    sizes = choice.saved_bytes(lambda: Marked.apply(weight, marker).tanh())  # which saves outputs
+    del marker
+    assert list(sizes.values()) == [24]
+    assert alive() is None
 
 
 # ---------------------------------------------------------------- layouts

@@ -71,15 +71,34 @@ class Server(http.server.ThreadingHTTPServer):
         """A client that hangs up is no news."""
 
 
+DRIPS = {
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"X-More: a\r\n"),
+    "one_header": (b"HTTP/1.1 200 OK\r\nX-More: ", b"a"),
+    "continues": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "body": (b"HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n\r\n", b"a"),
+}
+"""What begins, and what never ends."""
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, format, *args):  # noqa: A002
         pass
+
+    def drip(self, first, again):
+        """Send something again and again, each time soon enough for no silence."""
+        self.wfile.write(first)
+        while not self.server.over.wait(0.02):
+            self.wfile.write(again)
+            self.wfile.flush()
 
     def do_GET(self):
         how, content, wanted = self.path.strip("/"), self.server.content, self.headers["Range"]
         self.server.asked.append((how, wanted))
         if how == "silent":
             self.server.over.wait(20)
+            return
+        if how in DRIPS:
+            self.drip(*DRIPS[how])
             return
         size = len(content)
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0

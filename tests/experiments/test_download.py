@@ -1,6 +1,7 @@
 """Fetching, from a server on this machine that behaves or does not."""
 
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import filelock
@@ -9,7 +10,7 @@ import pytest
 from tests.experiments.conftest import Server
 from tests.experiments.made import placed
 
-from isoloss.experiments import datasets
+from isoloss.experiments import download
 from isoloss.experiments.datasets import DataError, at_hand, fetch, load, verify
 
 CONTENT = np.random.default_rng(1).bytes(50_000)
@@ -20,8 +21,8 @@ PATH = "toy/file.gz"
 def toy(server, table, monkeypatch):
     """Puts the data set `toy` of one file into the table, at home where the arguments say."""
     server.content = CONTENT
-    monkeypatch.setattr(datasets, "SILENCE", 0.5)
-    monkeypatch.setattr(datasets, "CHUNK", 1000)
+    monkeypatch.setattr(download, "SILENCE", 0.5)
+    monkeypatch.setattr(download, "CHUNK", 1000)
     return lambda *ways: table("toy", {PATH: CONTENT}, urls=tuple(map(server.url, ways)))
 
 
@@ -87,6 +88,27 @@ def test_a_failure_is_named_and_what_came_is_kept(toy, server, cache, how, why, 
     assert (cache / PATH).read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("headers", "the server's headers did not end in 0.6 s after 0 of 50000 bytes"),
+        ("one_header", "the server's headers did not end in 0.6 s after 0 of 50000 bytes"),
+        ("continues", "the server's headers did not end in 0.6 s after 0 of 50000 bytes"),
+        ("body", "the file did not come in 0.7 s after"),
+    ],
+)
+def test_what_never_ends_is_left_for_the_mirror(toy, server, monkeypatch, how, why, refuses):
+    monkeypatch.setattr(download, "LONGEST_HEADERS", 0.6)
+    monkeypatch.setattr(download, "LONGEST_WAIT", 0.7)
+    toy(how)
+    began = time.monotonic()
+    with refuses(server.url(how), why, error=DataError):
+        fetch("toy")
+    assert time.monotonic() - began < 3
+    toy(how, "good")
+    assert fetch("toy")[0].state == "present"
+
+
 @pytest.mark.parametrize("before", [None, CONTENT[:-1] + b"?"])
 def test_an_interrupted_download_leaves_the_cache_as_it_was(
     toy, server, cache, monkeypatch, before
@@ -104,7 +126,7 @@ def test_an_interrupted_download_leaves_the_cache_as_it_was(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as during:
-        during.setattr(datasets, "track", interrupted)
+        during.setattr(download, "track", interrupted)
         with pytest.raises(KeyboardInterrupt):
             fetch("toy")
     assert unchanged()
@@ -163,7 +185,7 @@ def test_runs_side_by_side_download_once(toy, server):
 
 def test_a_wait_without_end_has_one(toy, cache, monkeypatch, refuses):
     toy("good")
-    monkeypatch.setattr(datasets, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(download, "LONGEST_WAIT", 0.1)
     placed(cache, {"toy/other": b""})
     busy = filelock.FileLock(f"{cache / PATH}.lock")
     with busy, refuses("downloaded by another process", "file.gz.lock", error=DataError):

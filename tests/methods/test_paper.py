@@ -28,7 +28,7 @@ from tests.problems import (
 from torch import Tensor
 
 from isoloss import Outcome, Paper, Path, Problem, Record, Stop, traverse
-from isoloss.point import Objective
+from isoloss.point import Objective, Tolerance
 from isoloss.regularizers import SquaredNorm
 
 LossAndGrad = Callable[[Vector], tuple[float, Vector]]
@@ -304,7 +304,7 @@ def test_a_length_falls_to_a_tenth_where_the_way_turns_by_a_tenth_of_a_degree() 
 def test_a_step_does_not_change_the_state_it_is_given() -> None:
     net = regressor()
     objective = Objective(net.problem(), SquaredNorm())
-    state = LIVELY.init(objective, net.theta, None, rtol=1e-3)
+    state = LIVELY.init(objective, net.theta, None, Tolerance())
     for _ in range(15):
         theta = state.point.theta.clone()
         first, second = (LIVELY.step(objective, state) for _ in range(2))

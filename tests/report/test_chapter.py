@@ -5,22 +5,27 @@ import io
 import itertools
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path as FilePath
 
 import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from tests.report.made import FAILURE, decay_ends, made_path, write_run
 
 from isoloss import open_results
+from isoloss.disk import Stamp
 from isoloss.files import write_json
-from isoloss.report import outcome_table, pca, report
-from isoloss.report.chapter import report_tables, settings_table
-from isoloss.report.page import Chapter, Picture, Section, load_chapter, write_page
+from isoloss.report import outcome_table, pca, report, save
+from isoloss.report.chapter import FILES, report_tables, settings_table
+from isoloss.report.page import Chapter, Picture, Section, Table, load_chapter, write_page
 from isoloss.report.tables import Runs
+from isoloss.report.verify import check_reports
 from isoloss.store import Results, ResultsError, run_folder
 from isoloss.store.folder import begin
 
@@ -234,7 +239,7 @@ def test_what_is_not_there_is_refused(tmp_path, refuses):
         report(Results(tmp_path), "IRIS_FF")
 
 
-@pytest.mark.parametrize("sign", ["=", "+", "-", "@"])
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\uff1d"])
 def test_no_name_is_a_formula_in_a_spreadsheet(sign):
     paths = [made_path(5), made_path(6, 1)]
     runs = Runs("mine", "metric", "", {f"{sign}1+1": paths}, NOTHING, {}, {})
@@ -242,12 +247,13 @@ def test_no_name_is_a_formula_in_a_spreadsheet(sign):
     tables = [pd.read_csv(io.StringIO(text)) for name, text in files if name.endswith(".csv")]
     cells = {x for table in tables for x in table.to_numpy().ravel() if isinstance(x, str)}
     assert f"'{sign}1+1" in cells
-    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\uff1d"))]
 
 
-def chapter_with(folder, file):
+def chapter_with(folder, file, content=b""):
     folder.mkdir(parents=True, exist_ok=True)
-    section = Section(title="a", pictures=[Picture(file=file, title="b", alt="c")])
+    stamps = {"png": Stamp.of(content), "pdf": Stamp.of(b"")}
+    section = Section(title="a", pictures=[Picture(file=file, title="b", alt="c", **stamps)])
     chapter = Chapter(experiment="X", lead="", missing=[], sections=[section])
     write_json(folder / "chapter.json", chapter.model_dump())
 
@@ -287,6 +293,60 @@ def test_a_figure_that_is_missing_or_no_picture_is_named(tmp_path, content, word
         (tmp_path / "X" / "walk.png").write_bytes(content)
     with refuses("walk.png", words, "isoloss report X", error=ResultsError):
         write_page(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["walk.png", "pca-sqp.pdf", "decay.png"])
+def test_a_figure_that_was_changed_is_named_by_the_page_and_by_verify(
+    tmp_path, reported, file, refuses
+):
+    folder = tmp_path / "report" / "IRIS_FF"
+    shutil.copytree(reported.page.parent / "IRIS_FF", folder)
+    write_page(tmp_path / "report")
+    content = bytearray((folder / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / file).write_bytes(content)
+    with refuses(file, "checksum differs", "isoloss report IRIS_FF", error=ResultsError):
+        write_page(tmp_path / "report")
+    for table in FILES:
+        (folder / table).unlink(missing_ok=True)
+    (problem,) = [check.problem for check in check_reports(tmp_path) if check.problem]
+    assert file in problem
+
+
+def test_a_figure_that_cannot_be_drawn_leaves_the_one_before(tmp_path):
+    figure = Figure(figsize=(1, 1))
+    before = [file.read_bytes() for file in save(figure, tmp_path, "one")]
+
+    def draws(file, **_):
+        FilePath(file).write_bytes(b"half of it")
+        raise RuntimeError("no font")
+
+    figure.savefig = draws
+    with pytest.raises(RuntimeError, match="no font"):
+        save(figure, tmp_path, "one")
+    assert [(tmp_path / f"one.{end}").read_bytes() for end in ("png", "pdf")] == before
+    assert len([*tmp_path.iterdir()]) == 2
+
+
+@pytest.mark.parametrize("name", ["../one", "", "a/b", "a\0b", "x" * 300])
+def test_the_name_of_a_figure_is_that_of_a_file(tmp_path, name, refuses):
+    with refuses("name must be that of a file"):
+        save(Figure(figsize=(1, 1)), tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ["\\input{/etc/passwd}", "[3cm]", "$x$ %", "~^_{}&#"])
+def test_no_name_is_a_command_in_latex_or_markup_in_markdown(name):
+    latex = Table(title="", columns=["", name], rows=[[name, f"1\n{name}"]]).latex()
+    safe = (
+        r"[^\\{}$&#%_^~\[]|\\[#$%&_{}]|\{\[\}"
+        r"|\\text(?:backslash|asciitilde|asciicircum|less|greater)\{\}"
+    )
+    rows = latex.split(r"\midrule")[1].split(r"\bottomrule")[0].replace(r"\scriptsize ", "")
+    cells = re.split(r" & | \\\\(?:\[2pt\])?\n", rows.strip() + "\n")
+    assert len(cells) == 5
+    assert [cell for cell in cells if not re.fullmatch(f"(?:{safe})*", cell)] == []
+    marked = Table(title="", columns=["a"], rows=[["<script>`[x](y)|"]]).markdown()
+    assert r"\<script>\`\[x](y)\|" in marked
 
 
 @pytest.mark.slow

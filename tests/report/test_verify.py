@@ -120,7 +120,6 @@ def moved(path: Walk) -> Walk:
         (changed("test_metric", rows=0), "test_metric is not a number at 1"),
         (lambda p: replace(p, steps=p.steps.drop(columns="loss")), "it has no column loss"),
         (lambda p: replace(p, steps=p.steps.drop(columns="test_loss")), "test_loss is not rec"),
-        (lambda p: replace(p, steps=p.steps.assign(loss="0.1")), "loss must hold numbers"),
         (lambda p: replace(p, points=p.points[:-1]), "points are kept, but the steps of"),
         (lambda p: replace(p, points=p.points[:0], point_steps=[]), "no point is kept"),
         (lambda p: replace(p, point_steps=[0, *[999] * (len(p.points) - 1)]), "not in order"),

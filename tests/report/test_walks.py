@@ -224,7 +224,7 @@ def test_a_close_up_shows_every_run_over_the_interval():
         (lambda: plot(ONE, against="evaluation"), ["evaluation", "evaluations"]),
         (lambda: plot([]), ["no walk"]),
         (lambda: plot({"a": []}), ["no walk"]),
-        (lambda: plot(3), ["walks must be", "got int"]),
+        (lambda: plot(3), ["walks must be", "got an int"]),
         (lambda: plot({"a": ONE.steps}), ["walks must be", "got str"]),
         (lambda: close_up({"sqp": [ONE]}, "test_loss", (3, 1)), ["(3, 1)", "smaller end"]),
         (lambda: close_up({"sqp": [ONE]}, "test_loss", (80, 90)), ["(80, 90)", "measured point"]),

@@ -35,7 +35,7 @@ def test_the_summary_has_a_line_per_run():
 
 
 def test_failures_are_named_with_their_reason_brackets_and_all(capsys):
-    sentence = "no [red]memory[/] for [/x]"
+    sentence = "no [red]memory[/] for [/x] or \x1b[2J\ud800"
     display, text = shown(
         News(0, "done", ending="interrupted", notes=("torn",)),
         News(1, "done", ending=sentence, failed=True),
@@ -45,7 +45,7 @@ def test_failures_are_named_with_their_reason_brackets_and_all(capsys):
     assert "failed" in text
     assert capsys.readouterr().err.splitlines() == [
         "IRIS_FF sqp run-000 interrupted",
-        f"IRIS_FF sqp run-001 failed: {sentence}",
+        r"IRIS_FF sqp run-001 failed: no [red]memory[/] for [/x] or \x1b[2J\ud800",
     ]
 
 

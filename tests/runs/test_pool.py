@@ -36,8 +36,9 @@ class Toy(Run):
 
     settings: Made
     total = None
+    shared = None
 
-    def _finished_before(self):
+    def finished_before(self):
         return News(self.index, "done", ending="finished")
 
     def _work(self, contact: Contact) -> News:
@@ -63,8 +64,14 @@ class Toy(Run):
         return News(self.index, "done", 1, ending="finished")
 
 
-def toys(folder: Path, *what: str) -> list[Toy]:
-    return [Toy(k, k, folder / f"run-{k:03d}", Made(does)) for k, does in enumerate(what)]
+class Shared(Toy):
+    """One that shares a device."""
+
+    shared = "cuda"
+
+
+def toys(folder: Path, *what: str, kind: type[Toy] = Toy) -> list[Toy]:
+    return [kind(k, k, folder / f"run-{k:03d}", Made(does)) for k, does in enumerate(what)]
 
 
 def go(runs: list[Toy], when: Callable[[News], None] = lambda news: None) -> tuple[int, Any]:
@@ -93,6 +100,34 @@ def test_a_process_that_dies_is_a_sentence_and_the_others_go_on(tmp_path: Path) 
     for one in runs:
         last = lasts[one.index]
         assert problem(one.folder) == (last.ending if last.failed else "not finished")
+
+
+@pytest.mark.slow
+def test_runs_that_share_a_device_share_a_process_and_its_death(tmp_path: Path) -> None:
+    pids: dict[int, int] = {}
+
+    def when(news: News) -> None:
+        if news.row:
+            pids[news.index] = news.row["pid"]
+
+    runs = toys(tmp_path, "", "raises", "", "exits", "", kind=Shared)
+    code, lasts = go(runs, when)
+    assert code == 0
+    assert len(set(pids.values())) == 1
+    assert [lasts[k].failed for k in range(5)] == [False, True, False, True, True]
+    for k in (3, 4):
+        assert "ended with exit code 3; run the same command again" in lasts[k].ending
+
+
+@pytest.mark.slow
+def test_a_signal_stops_all_that_share_a_process(tmp_path: Path) -> None:
+    def when(news: News) -> None:
+        if news.phase == "walking":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    code, lasts = go(toys(tmp_path, "waits", "waits", kind=Shared), when)
+    assert code == 143
+    assert [lasts[k].interrupted for k in range(2)] == [True, True]
 
 
 @pytest.mark.slow

@@ -54,7 +54,7 @@ def test_pairs_reach_the_part_they_belong_to() -> None:
         ("smallest_step=1", ["smallest_step=1.0", "largest_step=0.1"]),
         ("rtol=1", ["rtol of Level must be less than 1, got 1"]),
         ("dtype=float16", ["dtype of Level must be 'float32' or 'float64', got float16"]),
-        ("chunk_size=0", ["chunk_size of Level must be greater than or equal to 1, got 0"]),
+        ("chunk_size=0", ["chunk_size of Level must be greater than 0, got 0"]),
         ("when=print", ["when"]),
     ],
 )

@@ -40,6 +40,15 @@ def test_what_is_saved_is_loaded(tmp_path, dtype):
     same(Path.load(str(tmp_path / "new" / "walk")), path)
 
 
+def test_complex_buffers_are_saved(tmp_path):
+    each = {str(k): (normal(3, 2, seed=0) + 1j).to(k) for k in (torch.complex64, torch.complex128)}
+    path = made_path(
+        buffers={"plain": torch.arange(3), "turned": each["torch.complex64"].conj()} | each
+    )
+    path.save(tmp_path)
+    same(Path.load(tmp_path), path)
+
+
 def test_buffers_that_share_memory_are_saved(tmp_path):
     base = torch.arange(4.0)
     path = made_path(buffers={"a": base, "b": base[1:], "c": base})

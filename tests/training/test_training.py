@@ -2,12 +2,14 @@
 
 import copy
 import math
+import re
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from tests.graphs import CpuGraph
 from tests.plain_models import OTHERS, PLAIN, REORDERED
 from torch import nn
 from torch.nn import functional
@@ -18,6 +20,20 @@ from isoloss.losses import CrossEntropy, accuracy
 from isoloss.training import Adam, Training, train
 
 PENALTIES = (0.0, 1e-3, 1.0, 1e6)
+
+
+@pytest.fixture(params=["by kernels", "captured"])
+def graphs(request, monkeypatch):
+    """Steps as on a CPU, and as on a GPU: the graphs that were recorded."""
+    made = []
+
+    def graph_for(device):
+        made.append(CpuGraph())
+        return made[-1]
+
+    if request.param == "captured":
+        monkeypatch.setattr("isoloss.training.graph_for", graph_for)
+    return made
 
 
 def tanh_chain():
@@ -137,7 +153,7 @@ def poisoned():
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's, of weight norm
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("members", [1, 4])
-def test_members_are_the_networks_trained_alone(kind, members, poisoned):
+def test_members_are_the_networks_trained_alone(kind, members, poisoned, graphs):
     if members > 1 and kind.startswith("a backward hook"):
         pytest.skip("torch has no vmap through its hooks, and says so")
     build, features = MODELS[kind]
@@ -155,7 +171,7 @@ def test_members_are_the_networks_trained_alone(kind, members, poisoned):
 @pytest.mark.parametrize("kind", ["dense", "images", "rectified", "flattened", "no bias"])
 @pytest.mark.parametrize("members", [1, 4])
 @pytest.mark.parametrize("single", [False, True])
-def test_classes_and_single_precision(kind, members, single):
+def test_classes_and_single_precision(kind, members, single, graphs):
     build, features = MODELS[kind]
     models = [model.float() if single else model for model in starts(build, members)]
     inputs, targets = examples(70, features)
@@ -171,7 +187,7 @@ def test_classes_and_single_precision(kind, members, single):
 
 
 @pytest.mark.parametrize("kind", ["dense", "images", "no bias", "another activation"])
-def test_members_may_have_examples_of_their_own(kind):
+def test_members_may_have_examples_of_their_own(kind, graphs):
     build, features = MODELS[kind]
     models = starts(build, 3)
     inputs, targets = examples(40, features, members=3)
@@ -183,12 +199,84 @@ def test_members_may_have_examples_of_their_own(kind):
         torch.testing.assert_close(ours, alone, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", ["dense", "images"])
+def test_members_that_follow_one_another_share_the_examples_of_their_group(kind, graphs):
+    build, features = MODELS[kind]
+    models = starts(build, 4)
+    inputs, targets = examples(40, features, members=2)
+    training, state = stacked(
+        models, "cross_entropy", inputs, targets, 2, penalties=PENALTIES, own_examples=True
+    )
+    found = training.evaluate(state, inputs, targets, accuracy, own_examples=True)
+    for k, (ours, model) in enumerate(zip(training.thetas(state), models, strict=True)):
+        own = inputs[k // 2], targets[k // 2]
+        alone = by_plain_torch(model, cross_entropy, *own, PENALTIES[k], 2)
+        torch.testing.assert_close(ours, alone, rtol=0, atol=1e-10)
+        losses = cross_entropy(model(own[0]), own[1])
+        assert found[0][k].item() == pytest.approx(losses.mean().item(), rel=1e-8)
+    assert [graph.replays for graph in graphs if graph.replays] == ([2, 2] if graphs else [])
+
+
+class Waits(nn.Module):
+    """Reads a number that the device computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.Linear(3, 4)
+
+    def forward(self, x):
+        return self.dense(x) * math.exp(x.sum().item() / 100)
+
+
+def normed():
+    layers = [nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(32, 4)]
+    return nn.Sequential(nn.Unflatten(1, (1, 6, 6)), *layers)
+
+
+@pytest.mark.parametrize("graphs", ["captured"], indirect=True)
+@pytest.mark.parametrize(
+    ("build", "features", "members", "words"),
+    [
+        (Waits, (3,), 1, "steps are not captured in a CUDA graph: .* waits for the device"),
+        (normed, (36,), 2, "networks are trained one after another, not at once: During a grad"),
+    ],
+)
+def test_what_cannot_be_captured_is_trained_all_the_same(build, features, members, words, graphs):
+    models = starts(build, members)
+    inputs, targets = examples(40, features)
+    penalties = PENALTIES[:members]
+    training, state = stacked(models, "cross_entropy", inputs, targets, 2, penalties=penalties)
+    assert re.fullmatch(f"{words}.*", " ".join(training.notes))
+    for ours, model, penalty in zip(training.thetas(state), models, penalties, strict=True):
+        alone = by_plain_torch(model, cross_entropy, inputs, targets, penalty, 2)
+        torch.testing.assert_close(ours, alone, rtol=0, atol=1e-10)
+
+
+def test_a_state_in_parts_is_one_to_the_bit():
+    models = starts(tanh_chain, 4)
+    inputs, targets = examples(40, members=2)
+    options = {"penalties": PENALTIES, "own_examples": True}
+    training, state = stacked(models, "cross_entropy", inputs, targets, 2, **options)
+    parts = training.split(state, 2)
+    for k, part in enumerate(parts):
+        own = (data[k] for data in (inputs, targets))
+        alone = Training(models[0], "cross_entropy", *own, penalties=PENALTIES[2 * k : 2 * k + 2])
+        assert torch.equal(alone.thetas(part), training.thetas(state)[2 * k : 2 * k + 2])
+        assert (part.epoch, part.adam.steps) == (2, 4)
+    again = training.join(parts)
+    for _ in range(2):
+        training.epoch(state)
+    for _ in range(2):
+        training.epoch(again)
+    assert torch.equal(training.thetas(again), training.thetas(state))
+
+
 def in_place(outputs, targets):
     return outputs.sub_(targets).square_().mean(1)
 
 
 @pytest.mark.parametrize("members", [1, 2])
-def test_a_loss_of_the_users_own(members):
+def test_a_loss_of_the_users_own(members, graphs):
     models = starts(tanh_chain, members)
     inputs, targets = examples(50)[0], examples(50, (4,), seed=2)[0]
     training, state = stacked(models, in_place, inputs, targets, 3, penalties=(0.1,) * members)
@@ -206,7 +294,7 @@ def test_classes_along_another_axis_are_not_taken_for_the_last():
     torch.testing.assert_close(training.thetas(state)[0], alone, rtol=0, atol=1e-10)
 
 
-def test_a_member_that_is_lost_leaves_the_others_as_they_are():
+def test_a_member_that_is_lost_leaves_the_others_as_they_are(graphs):
     models = starts(tanh_chain, 3)
     inputs, targets = examples(40)
     whole, with_all = stacked(models, "cross_entropy", inputs, targets, 3, penalties=(0, 1, 2))
@@ -218,7 +306,7 @@ def test_a_member_that_is_lost_leaves_the_others_as_they_are():
     assert torch.equal(lost[[0, 2]], kept[[0, 2]])
 
 
-def test_training_in_two_pieces_is_training_in_one_to_the_bit():
+def test_training_in_two_pieces_is_training_in_one_to_the_bit(graphs):
     models = starts(tanh_chain, 2)
     data = examples(40)
     training, state = stacked(models, "cross_entropy", *data, 4, penalties=(0, 1))
@@ -266,6 +354,8 @@ def test_what_cannot_be_trained_is_refused(refuses):
     for counts in ({"epochs": 0}, {"epochs": -1}, {"epochs": 1, "batch_size": 0}):
         with refuses("at least 1"):
             train(model, "mse", inputs, targets, **counts)
+    with refuses("2 groups", "3 members"):
+        Training(model, "mse", *examples(4, members=2), penalties=(0, 1, 2), own_examples=True)
     with refuses("one shape"):
         train(model, "mse", inputs, targets, epochs=1)
     with refuses("one value per example", "()"):

@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    _has_any_global_hook,  # pyright: ignore[reportPrivateUsage]
+)
 
 from isoloss._kernels.layers import LAYERS, Layer, Part, Place, Tensors
 from isoloss.losses import Loss, NamedLoss, cross_entropy, mse
@@ -69,6 +72,8 @@ def plain(model: object) -> list[Part] | None:
     """The layers of a model that a `Chain` can stand in for, else None: all trainable, of one type,
     no buffers or hooks, nothing shared, activations after what does not need its outputs again."""
     if not isinstance(model, nn.Module) or next(model.buffers(), None) is not None:
+        return None
+    if _has_any_global_hook():
         return None
     named = dict(model.named_parameters())  # in the order of the flat vector, shared ones once
     places = {name: k for k, name in enumerate(named)}

@@ -1,10 +1,17 @@
 """Whether a loss is what a walk needs: a function of the parameters, with a right gradient."""
 
-from isoloss.checking.function import (
-    check_function,
-    check_gradient,
-    check_tolerance,
-    relative_noise,
-)
+from isoloss.checking.finite import check_start, why_not_finite
+from isoloss.checking.function import check_function, check_tolerance, relative_noise
+from isoloss.checking.gradient import check_gradient, with_cause
+from isoloss.checking.memory import check_memory
 
-__all__ = ["check_function", "check_gradient", "check_tolerance", "relative_noise"]
+__all__ = [
+    "check_function",
+    "check_gradient",
+    "check_memory",
+    "check_start",
+    "check_tolerance",
+    "relative_noise",
+    "why_not_finite",
+    "with_cause",
+]

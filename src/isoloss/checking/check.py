@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from isoloss import __version__
+from isoloss.arguments import check_fields, checked, whole
 from isoloss.checking.function import check_function, relative_noise
 from isoloss.data import leaves
-from isoloss.errors import InputError, IsolossError, one_line
+from isoloss.errors import IsolossError, one_line
 from isoloss.evaluation import saved_bytes
 from isoloss.evaluation.differences import RIGHT, mismatch, random_direction, wrong_gradient
 from isoloss.flat import Layout
@@ -37,6 +38,9 @@ class Finding:
     found: str
     status: str = NOTE  # or OK or FAILED; NOTE is for a figure without a verdict
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True)
 class Check:
@@ -47,6 +51,9 @@ class Check:
     """
 
     findings: tuple[Finding, ...]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def passed(self) -> bool:
@@ -63,6 +70,7 @@ class Check:
     __repr__ = __str__
 
 
+@checked
 def check(
     problem: Problem, regularizer: AnyRegularizer = "squared_norm", *, seed: int = 0
 ) -> Check:
@@ -83,6 +91,7 @@ def check(
     Raises:
         InputError: The regularizer is none.
     """
+    whole("seed", seed)
     theta = problem.current()
     rows = [*_made_with(problem), *_start(problem, theta)]
     function = _function(problem, theta)
@@ -115,10 +124,12 @@ def _start(problem: Problem, theta: Tensor) -> list[Finding]:
     except IsolossError as error:
         return [Finding("training loss L", str(error), FAILED)]
     size = grad.norm().item()
-    good = 0 < loss.item() < math.inf and 0 < size < math.inf
+    good = math.isfinite(loss.item()) and 0 < size < math.inf
     found = f"{loss.item():.6g}, gradient of norm {size:.4g}"
+    if good and loss.item() <= 0:
+        found += "; to be held by atol=, since it is not positive"
     if not good:
-        found += "; both must be positive and finite"
+        found += "; both must be finite, the gradient not zero"
         infinite = "" if math.isfinite(loss.item()) else inside(problem).chunks.infinite
         found += f", and {infinite}" if infinite else ""
     return [Finding("training loss L", found, OK if good else FAILED)]
@@ -146,7 +157,7 @@ def _in_float64(problem: Problem, theta: Tensor) -> Problem:
     exact = problem.with_dtype(torch.float64)
     try:
         exact.loss_and_grad(theta.double())
-    except (RuntimeError, InputError):  # the model holds float32 tensors of its own
+    except Exception:  # the model holds float32 tensors of its own
         return problem
     return exact
 
@@ -154,7 +165,12 @@ def _in_float64(problem: Problem, theta: Tensor) -> Problem:
 def _loss_gradient(problem: Problem, judge: Problem, theta: Tensor, seed: int) -> list[Finding]:
     x = theta.to(judge.dtype)
     grad = judge.loss_and_grad(x)[1]
-    row = _gradient("gradient of L", judge.loss, x, grad, judge, relative_noise(judge, x), seed)
+    held = inside(judge).held
+
+    def loss(at: Tensor) -> Tensor:
+        return judge.loss(at if held is None else torch.where(held, x, at))
+
+    row = _gradient("gradient of L", loss, x, grad, judge, relative_noise(judge, x), seed)
     rows = [row]
     if judge is not problem:
         own = problem.loss_and_grad(theta)[1].double()
@@ -189,7 +205,7 @@ def _gradient(
 
 
 def _hessian(problem: Problem, x: Tensor, seed: int) -> Finding:
-    v = random_direction(x, seed)
+    v = inside(problem).walked(random_direction(x, seed))
     try:
         product = problem.hvp(x, v)
     except (IsolossError, RuntimeError) as error:
@@ -233,7 +249,11 @@ def _regularizer_gradient(
 
 
 def _noise(problem: Problem, theta: Tensor) -> Finding:
-    noise = relative_noise(problem, theta)
+    noise, loss = relative_noise(problem, theta), problem.loss(theta).item()
+    if loss <= 0:
+        return Finding(
+            "noise of L", f"{noise:.1e} of L; atol must be larger than {noise * -loss:.1e}"
+        )
     found = f"{noise:.1e} of L; rtol must be larger (usual: {USUAL_RTOL:g})"
     if noise >= USUAL_RTOL:
         return Finding("noise of L", f"{found}; use dtype=torch.float64", FAILED)
@@ -248,7 +268,7 @@ def _costs(problem: Problem, theta: Tensor) -> list[Finding]:
         return []
     vector = problem.size * theta.element_size()
     points = (Record().points_at_most or 0) * vector
-    walk = 2 * SQP().memory * vector + points
+    walk = SQP().vectors * vector + points
     sizes = (
         f"some {_size(activations + 2 * vector)} for a chunk and its gradient, "
         f"{_size(data_bytes(problem))} for data; a walk by sqp up to {_size(walk)}, of it "

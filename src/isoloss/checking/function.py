@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
+from isoloss.checking.estimates import warn_of_estimates
+from isoloss.checking.words import listed, named
 from isoloss.data import Chunk, is_opaque, leaves, map_tensors, random_state_kept
 from isoloss.errors import InputError, one_line
 from isoloss.evaluation.autograd import differentiable
-from isoloss.evaluation.differences import CLEARLY, leaves_of, random_direction, wrong_gradient
-from isoloss.flat import fixed
+from isoloss.evaluation.differences import leaves_of
+from isoloss.flat import fixed, reached
+from isoloss.point import Tolerance
 from isoloss.problem import Problem, inside
 
 ROUNDINGS, LEAST_ROUNDINGS = 1e5, 100
@@ -29,15 +32,15 @@ tenth of the tolerance where that is less, but always by the least."""
 FEW = 4
 """Examples that are enough to see what the loss depends on."""
 
-SAMPLE = 32
-"""Examples on which the gradient is compared with differences."""
+USUAL = Tolerance()
 
 NO_FUNCTION = "the loss is not a function of the parameters alone"
 
 
-def check_function(problem: Problem, theta: Tensor, tolerance: float = 1e-3) -> None:
+def check_function(problem: Problem, theta: Tensor, tolerance: Tolerance = USUAL) -> None:
     """Insist on the same losses in two evaluations, and of a few examples in another order."""
     _check_batch_norm(problem)
+    warn_of_estimates(problem)
     with random_state_kept():
         first = problem.example_losses(theta)
         _check_place(problem, theta)
@@ -46,7 +49,7 @@ def check_function(problem: Problem, theta: Tensor, tolerance: float = 1e-3) -> 
         _check_buffers(problem, held)
         if not _same(first, second):
             _refuse_random(problem, first, second)
-        _check_order(problem, first, tolerance)
+        _check_order(problem, first, tolerance, theta)
         _check_dependence(problem, theta)
 
 
@@ -57,7 +60,7 @@ def _check_place(problem: Problem, theta: Tensor) -> None:
     moved = [name for name, now, before in places if not _same(now.detach(), before)]
     if moved:
         raise InputError(
-            f"{NO_FUNCTION}: an evaluation changes the parameter {_listed(moved)} itself, as "
+            f"{NO_FUNCTION}: an evaluation changes the parameter {listed(moved)} itself, as "
             f"nn.Embedding(max_norm=...) does; take that out, or renormalize in training alone"
         )
 
@@ -72,12 +75,7 @@ def _check_dependence(problem: Problem, theta: Tensor) -> None:
     given = {id(parameter): name for name, parameter in own.given.items()}
     for leaf in met:
         if id(leaf) in given:
-            raise InputError(
-                f"the loss is computed with {given[id(leaf)]!r} of the given model instead of the "
-                f"problem's copy, so that it would be constant along the walk: a closure, a "
-                f"bound method or a patched forward reaches it; let forward use self, and the loss "
-                f"what forward returns"
-            )
+            raise reached(given[id(leaf)])
         if id(leaf) not in ours:
             raise InputError(
                 f"the loss is computed with a tensor of shape {tuple(leaf.shape)} that requires a "
@@ -92,27 +90,6 @@ def _check_dependence(problem: Problem, theta: Tensor) -> None:
         )
 
 
-def check_gradient(problem: Problem, theta: Tensor) -> None:
-    """Insist that the gradient is that of the values, on a few examples, in float64 if possible."""
-    with random_state_kept():
-        few, at = inside(problem).autograd.sample(SAMPLE, theta)
-        v = random_direction(at, 1)
-        # a little beside the point, where a kink may lie: a bias of zero before a ReLU
-        at = at + 1e-3 * (at.norm() or 1.0) / v.norm() * v
-        if not few.loss(at).isfinite():
-            return
-        grad = few.loss_and_grad(at)[1]
-        wrong = wrong_gradient(few.loss, at, grad, few.network.layout, CLEARLY[at.dtype])
-    if wrong is not None:
-        error, names = wrong
-        raise InputError(
-            f"the gradient of the loss is off by {error:.2g} of its length from the change of its "
-            f"values, in {_listed(names)}; look for a hook on a gradient, a straight-through or "
-            f"detached operation, scale_grad_by_freq, or a backward of your own, or give "
-            f"check=False if the walk is to follow that gradient all the same"
-        )
-
-
 def _check_batch_norm(problem: Problem) -> None:
     model = inside(problem).network.model
     if not isinstance(model, nn.Module):
@@ -122,12 +99,12 @@ def _check_batch_norm(problem: Problem) -> None:
     if averaging:
         raise InputError(
             f"{NO_FUNCTION}, since batch statistics go into it: in training mode are "
-            f"{_listed(averaging)}; call model.eval()"
+            f"{listed(averaging)}; call model.eval()"
         )
     without = [named(k, m) for k, m in norms if m.running_mean is None]
     if without:
         raise InputError(
-            f"{NO_FUNCTION}, since batch statistics go into it: {_listed(without)} keep no running "
+            f"{NO_FUNCTION}, since batch statistics go into it: {listed(without)} keep no running "
             f"statistics; make them with track_running_stats=True and train again"
         )
 
@@ -140,7 +117,7 @@ def _check_buffers(problem: Problem, before: dict[str, Tensor]) -> None:
         modules = dict(model.named_modules())  # pyright: ignore
         owner = changed[0].rpartition(".")[0]
         raise InputError(
-            f"{NO_FUNCTION}: an evaluation changes {_listed([repr(k) for k in changed])} of "
+            f"{NO_FUNCTION}: an evaluation changes {listed([repr(k) for k in changed])} of "
             f"{named(owner, modules.get(owner))}; call model.eval(), or do not write to it in "
             f"forward"
         )
@@ -155,13 +132,24 @@ def _refuse_random(problem: Problem, first: Tensor, second: Tensor) -> None:
         random = changing(problem, chunk)
         if random:
             raise InputError(
-                f"{start}, since the outputs of {_listed(random)} are random; call model.eval() or "
+                f"{start}, since the outputs of {listed(random)} are random; call model.eval() or "
                 f"remove what is random there"
             )
     raise InputError(f"{start}; remove what is random in the loss function")
 
 
-def _check_order(problem: Problem, losses: Tensor, tolerance: float) -> None:
+def _in_float64(problem: Problem, theta: Tensor) -> tuple[Problem, Tensor] | None:
+    """The problem in float64 with its examples' losses; None where it is or cannot be."""
+    if problem.dtype == torch.float64:
+        return None
+    exact = problem.with_dtype(torch.float64)
+    try:
+        return exact, exact.example_losses(theta.double())
+    except Exception:  # the model holds float32 tensors of its own
+        return None
+
+
+def _check_order(problem: Problem, losses: Tensor, tolerance: Tolerance, theta: Tensor) -> None:
     start = 0
     for chunk in inside(problem).chunks:
         if chunk.examples > 1 and not is_opaque(chunk[:2]):
@@ -183,10 +171,15 @@ def _check_order(problem: Problem, losses: Tensor, tolerance: float) -> None:
             f"({one_line(error)}); if examples belong together, give them as one: inputs[None]"
         ) from error
     eps = torch.finfo(problem.dtype).eps
-    relative = max(LEAST_ROUNDINGS * eps, min(ROUNDINGS * eps, 0.1 * tolerance))
     together, mean = losses[rows], losses.abs().mean()
+    asked = tolerance.relative(mean.item())
+    relative = max(LEAST_ROUNDINGS * eps, min(ROUNDINGS * eps, 0.1 * asked))
     far = (together - alone).abs() > relative * (mean + together.abs())
     if not far.any():
+        return
+    exact = _in_float64(problem, theta)
+    if exact is not None:  # where rounding cannot be what sets them apart
+        _check_order(exact[0], exact[1], tolerance, theta.double())
         return
     k = int(far.nonzero()[0])
     modules = mixing(problem, chunk, few, rows, relative)
@@ -196,11 +189,6 @@ def _check_order(problem: Problem, losses: Tensor, tolerance: float) -> None:
         f"its chunk and {alone[k].item():.6g} among others{where}; look for batch statistics or a "
         f"wrong axis of the examples (batch_first), or give what belongs together as one example"
     )
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def relative_noise(problem: Problem, theta: Tensor) -> float:
@@ -213,7 +201,7 @@ def relative_noise(problem: Problem, theta: Tensor) -> float:
     if problem.dtype == torch.float32:
         try:
             exact = _weighted(problem.with_dtype(torch.float64), theta.double())
-        except (RuntimeError, InputError):  # the model holds float32 tensors of its own
+        except Exception:  # the model holds float32 tensors of its own
             return eps
         differences = losses - exact
         # the sum's own error; were those of the examples independent, the root of their squares
@@ -228,13 +216,13 @@ def _weighted(problem: Problem, theta: Tensor) -> Tensor:
     return losses if weights is None else losses * weights
 
 
-def check_tolerance(problem: Problem, theta: Tensor, tolerance: float) -> None:
+def check_tolerance(problem: Problem, theta: Tensor, tolerance: Tolerance, level: float) -> None:
     """Insist that a tolerance of the level means something at a point."""
-    noise = relative_noise(problem, theta)
-    if tolerance < noise:
+    noise, asked = relative_noise(problem, theta), tolerance.relative(level)
+    if asked < noise:
         better = " or use dtype=torch.float64" if problem.dtype == torch.float32 else ""
         raise InputError(
-            f"a relative tolerance of {tolerance:.3g} is below the noise of the loss, {noise:.2g} "
+            f"a relative tolerance of {asked:.3g} is below the noise of the loss, {noise:.2g} "
             f"in {str(problem.dtype).removeprefix('torch.')}; allow more than that{better}"
         )
 
@@ -249,11 +237,6 @@ class Call(NamedTuple):
     path: str  # of the module within the model
     inputs: list[Tensor]
     outputs: list[Tensor]
-
-
-def named(path: str, module: nn.Module | None) -> str:
-    """A module for people: `layers.1 (Dropout)`."""
-    return f"{path or 'the model'} ({type(module).__name__})"
 
 
 def changing(problem: Problem, chunk: Chunk) -> list[str]:

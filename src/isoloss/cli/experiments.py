@@ -1,4 +1,4 @@
-"""`isoloss experiments`, `isoloss data fetch`, `isoloss data verify`."""
+"""`isoloss experiments`, `isoloss data fetch`, `isoloss data verify`, `isoloss data pack`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from isoloss.cli.options import DataNames, console, say, table
+from isoloss.cli.options import (
+    DataNames,
+    Names,
+    PackFile,
+    Runs,
+    Seed,
+    chosen,
+    console,
+    say,
+    table,
+)
 
 if TYPE_CHECKING:
     from isoloss.experiments import Experiment
@@ -108,10 +118,14 @@ def verify(names: DataNames = None) -> None:
 
     Exits with 1 if any is not right.
     """
-    from isoloss.experiments import datasets
+    from isoloss.experiments import datasets, packs
 
     wrong = False
     for name in names or datasets.FORMS:
+        if packed := datasets.pack_of(name):
+            packs.read(packed, name)
+            say(f"{name}: in {packed}, which is whole")
+            continue
         reports = datasets.verify(name)
         if not reports:
             say(f"{name}: comes with scikit-learn")
@@ -121,3 +135,25 @@ def verify(names: DataNames = None) -> None:
             say(f"{one.state:<8} {one.file.path}: {reason}")
     if wrong:
         raise typer.Exit(1)
+
+
+@data.command("pack")
+def pack(
+    names: Names,
+    file: PackFile,
+    runs: Runs = None,
+    seed: Seed = 0,
+) -> None:
+    """Write what runs of experiments need into one file, for a machine without the data sets.
+
+    ISOLOSS_DATA may name that file there, or a folder with some.
+    """
+    from isoloss.experiments import catalog
+
+    experiments = chosen(names)
+    seeds = range(seed, seed + (runs or max(max(one.runs, one.decay_runs) for one in experiments)))
+    sizes = catalog.pack(experiments, seeds, file)
+    for name, size in sizes.items():
+        say(f"{name}: {size / 1e6:.1f} MB")
+    last = f"{seed} to {seeds[-1]}" if len(seeds) > 1 else f"{seed}"
+    say(f"{file}: {file.stat().st_size / 1e6:.1f} MB, for seeds {last}")

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from isoloss.errors import InputError
+from isoloss.errors import InputError, printable
 
 if TYPE_CHECKING:
     from isoloss.experiments import Experiment
@@ -35,6 +35,12 @@ def _folder(text: str) -> FilePath:
     except RuntimeError:  # of a home that is nobody's
         pass
     raise typer.BadParameter(f"must name a folder, got {text or 'nothing'}")
+
+
+def _pack_file(text: str) -> FilePath:
+    if not text.endswith(".safetensors"):
+        raise typer.BadParameter(f"must end in .safetensors, got {text or 'nothing'}")
+    return _folder(text)
 
 
 def _number(kind: type[int | float], least: int, most: float = math.inf) -> Callable[[str], float]:
@@ -63,6 +69,8 @@ Reported = Annotated[list[str], typer.Argument(
     metavar="NAME", help="Experiments, 'all', or your functions, FILE.py:build.")]
 DataNames = Annotated[list[str] | None, typer.Argument(
     metavar="NAME", help="Data sets; all by default.")]
+PackFile = Annotated[FilePath, typer.Argument(
+    metavar="FILE", parser=_pack_file, help="Where to write it, such as data.safetensors.")]
 Folder = Annotated[FilePath, typer.Argument(
     metavar="FOLDER", parser=_folder, help="A folder of results, or any folder in it.")]
 Out = Annotated[FilePath, typer.Option(
@@ -169,5 +177,5 @@ def table(*headings: str) -> Table:
 
 def say(sentence: str, label: str = "", color: str = "", to: Console = console) -> None:
     """Print a sentence: in one line, unless a terminal breaks it between words."""
-    text = Text.assemble((label, color), " " if label else "", sentence)
+    text = Text.assemble((label, color), " " if label else "", printable(sentence))
     to.print(text, soft_wrap=not to.is_terminal)

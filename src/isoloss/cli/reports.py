@@ -32,8 +32,7 @@ def _report(name: str, out: FilePath) -> None:
 
     written = write(open_results(out), name)
     if written.table:
-        console.print(f"\n{name}: mean ± standard deviation over the runs\n")
-        console.print(written.table)
+        say(f"\n{name}: mean ± standard deviation over the runs\n\n{written.table}")
     for sentence in written.missing:
         say(f"not included: {sentence}")
     folder = written.tables[0].parent

@@ -24,6 +24,8 @@ from isoloss.errors import InputError, kind
 AT_ONCE = 1000
 IMAGES_AT_ONCE = 50  # on a CPU
 IMAGES_AT_ONCE_ELSEWHERE = 250
+MOST_TWICE = 256 * 2**20
+"""Bytes of a training set that is kept in another type too."""
 
 
 class Chunk(NamedTuple):
@@ -78,10 +80,7 @@ class Chunks(Iterable[Chunk]):
         self.weights = None if weights is None else _checked_weights(weights, self.examples, device)
         total = self.examples if self.weights is None else self.weights.sum().item()
         self.total_weight = float(total)
-        self._whole = None
-        if not isinstance(self._pairs, Stream):
-            self._whole = [self._map(pair) for pair in self._pairs]
-        self._kept = None if self._whole is None else list(self._placed())
+        self._keep(not isinstance(self._pairs, Stream))
 
     def __iter__(self) -> Iterator[Chunk]:
         """The chunks in order."""
@@ -137,11 +136,36 @@ class Chunks(Iterable[Chunk]):
         return other
 
     def recast(self, dtype: torch.dtype) -> Chunks:
-        """The same examples in another type, converted chunk by chunk at every pass."""
+        """The same examples in another type, converted chunk by chunk at every pass where all of
+        them would take more memory than a second set may."""
         other = copy.copy(self)
         other._dtype = dtype
         other._whole = other._kept = None
+        if not isinstance(self._pairs, Stream):
+            sizes = (t.numel() * dtype.itemsize for _, t in leaves(self._pairs, ""))
+            other._keep(sum(sizes) <= MOST_TWICE)
         return other
+
+    def __copy__(self) -> Chunks:
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what is made of the pairs, and these in memory of their own."""
+        pairs = self._pairs
+        if not isinstance(pairs, Stream):
+            pairs = map_tensors(torch.clone, pairs)
+        return {**vars(self), "_pairs": pairs, "_whole": None, "_kept": self.kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what `__getstate__` gave."""
+        vars(self).update(state)
+        self._keep(state["_kept"])
+
+    def _keep(self, keep: bool) -> None:
+        self._whole = [self._map(pair) for pair in self._pairs] if keep else None
+        self._kept = list(self._placed()) if keep else None
 
     def _placed(self) -> Iterator[Chunk]:
         start = 0

@@ -94,6 +94,9 @@ def as_pair(item: Any) -> Pair:
     for name, tensor in tensors:
         if tensor.ndim == 0:
             raise InputError(f"{WANTED}; {name} is a single number")
+        if tensor.is_meta or tensor.layout != torch.strided:
+            what = "on the device 'meta'" if tensor.is_meta else f"{tensor.layout}"
+            raise InputError(f"{WANTED}; {name} is {what}, of which no examples can be cut")
     n = examples_of(targets)
     for name, tensor in tensors:
         if len(tensor) != n:

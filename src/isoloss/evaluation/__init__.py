@@ -5,23 +5,36 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, MutableMapping
-from typing import Any, Protocol
+from collections.abc import Callable, MutableMapping
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from isoloss._kernels.capture import records
 from isoloss._kernels.chain import keep_freed_memory, plain
 from isoloss.data import Chunk, Chunks, random_state_kept
 from isoloss.errors import InputError
 from isoloss.evaluation.autograd import Autograd
 from isoloss.evaluation.by_hand import ByHand
+from isoloss.evaluation.interface import Evaluation
+from isoloss.evaluation.recorded import Recorded, Replayed
+from isoloss.evaluation.reduced import Reduced
 from isoloss.flat import FlatNetwork, flatten
 from isoloss.losses import Loss, NamedLoss
 
-__all__ = ["Autograd", "Evaluation", "choose", "measured_size", "saved_bytes"]
+__all__ = [
+    "Autograd",
+    "Evaluation",
+    "Reduced",
+    "Replayed",
+    "choose",
+    "fitting_now",
+    "measured_size",
+    "saved_bytes",
+]
 
 IMAGES = (16, 128)
 VECTORS = (64, 1024)
@@ -30,6 +43,14 @@ VECTORS = (64, 1024)
 MOST_BYTES = 512 * 2**20
 """Autograd's own cost of a chunk is larger, so of images too it is tried on as many as of all else,
 unless it would hold more than that for its backward."""
+
+SHARE = 0.4
+"""Of a GPU's memory that is free beside a walk's vectors, what an evaluation may take: a recording
+keeps its own, beside what others need for a while."""
+SAMPLE = 32
+"""Examples on which the memory that one takes is measured."""
+VECTORS_BESIDE = 100
+"""Vectors of the size of theta that a walk with the default settings may hold."""
 
 ROUNDS = 3
 HANDING_OVER = 2e-4
@@ -44,28 +65,20 @@ _numbers: MutableMapping[Any, int] = WeakKeyDictionary()
 _next = itertools.count()
 
 
-class Evaluation(Protocol):
-    """The loss and its derivatives at a point; small classes of this kind may wrap one another."""
-
-    def outputs(self, theta: Tensor) -> Iterator[tuple[Chunk, Any]]:
-        """Each chunk with what the model gives for it, detached."""
-        ...
-
-    def loss(self, theta: Tensor) -> Tensor:
-        """The mean loss, shape (), float64."""
-        ...
-
-    def loss_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean loss, shape (), float64, and its flat gradient, new tensors."""
-        ...
-
-    def hvp(self, theta: Tensor, vector: Tensor) -> Tensor:
-        """The Hessian of the mean loss times a flat vector."""
-        ...
+def choose(
+    network: FlatNetwork, chunks: Chunks, loss: Loss, precision: str = "exact"
+) -> Evaluation:
+    """The fastest way to evaluate: `ByHand` for plain networks on a CPU, else `Autograd`, with
+    rounded gradients where these are asked for, recorded where a device can."""
+    strict = _in_full(network, chunks, loss)
+    exact = precision == "exact"
+    evaluation = strict if exact else Autograd(network, chunks, loss, precision)
+    if records(network.device) and chunks.kept:
+        evaluation = Recorded(evaluation, network.device)
+    return evaluation if exact else Reduced(strict, evaluation)
 
 
-def choose(network: FlatNetwork, chunks: Chunks, loss: Loss) -> Evaluation:
-    """The fastest way to evaluate: `ByHand` for plain networks on a CPU, else `Autograd`."""
+def _in_full(network: FlatNetwork, chunks: Chunks, loss: Loss) -> Evaluation:
     if network.device.type != "cpu":
         return Autograd(network, chunks, loss)
     keep_freed_memory()
@@ -81,8 +94,10 @@ def choose(network: FlatNetwork, chunks: Chunks, loss: Loss) -> Evaluation:
 def measured_size(network: FlatNetwork, chunks: Chunks, loss: Loss) -> int | None:
     """Examples in a chunk with which the gradient takes the least CPU time on this machine at the
     point loaded, measured once a process for problems of one kind; None: nothing to choose from."""
-    if not chunks.kept or network.device.type != "cpu":
+    if not chunks.kept:
         return None
+    if network.device.type == "cuda":
+        return _fitting(network, chunks, loss)
     first = max(chunks, key=lambda chunk: chunk.examples)
     if not isinstance(first.inputs, Tensor):
         return None
@@ -116,6 +131,32 @@ def measured_size(network: FlatNetwork, chunks: Chunks, loss: Loss) -> int | Non
     return _measured.setdefault(kind, fastest if clear else usual)
 
 
+def _fitting(network: FlatNetwork, chunks: Chunks, loss: Loss) -> int:
+    """Examples in a chunk on a GPU: as many as its memory allows, since each chunk costs the time
+    to launch its kernels. By the card's whole memory, so that the bits depend on nothing else."""
+    vectors = VECTORS_BESIDE * network.size * network.dtype.itemsize
+    whole = torch.cuda.get_device_properties(network.device).total_memory
+    return _equal_parts(network, chunks, loss, SHARE * max(0, whole - vectors))
+
+
+def fitting_now(network: FlatNetwork, chunks: Chunks, loss: Loss) -> int:
+    """Examples in a chunk for which there is memory now, as far as a device tells."""
+    largest = max(chunk.examples for chunk in chunks)
+    if network.device.type != "cuda":
+        return max(1, largest // 2)
+    torch.cuda.empty_cache()
+    free = torch.cuda.mem_get_info(network.device)[0]
+    return _equal_parts(network, chunks, loss, 0.8 * free)
+
+
+def _equal_parts(network: FlatNetwork, chunks: Chunks, loss: Loss, most_bytes: float) -> int:
+    """The size of as few equal chunks as need no more memory than that each."""
+    first = max(chunks, key=lambda chunk: chunk.examples).first(SAMPLE)
+    each = 2 * _bytes_each(network, Autograd(network, chunks, loss), first)
+    most, longest = max(1, int(most_bytes) // each), chunks.longest
+    return math.ceil(longest / math.ceil(longest / most))
+
+
 def _number(function: Any) -> int:
     """What stands for a function in a key: unlike its id, never that of another one after it."""
     try:
@@ -128,13 +169,15 @@ def saved_bytes(forward: Callable[[], Any]) -> dict[int, int]:
     """Bytes of the storages that autograd keeps for the backward of a function, by address."""
     held: dict[int, int] = {}
 
-    def hold(tensor: Tensor) -> Tensor:
+    kept: list[Tensor] = []  # so that no address is used twice
+
+    def count(tensor: Tensor) -> None:  # were it to give the tensor, that would hold its own graph
         storage = tensor.untyped_storage()
         held[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        kept.append(tensor.detach())
 
-    with saved_tensors_hooks(hold, lambda tensor: tensor):
-        outputs = forward()  # held, so that no address is used twice
+    with saved_tensors_hooks(count, lambda nothing: nothing):
+        outputs = forward()
     del outputs
     return held
 

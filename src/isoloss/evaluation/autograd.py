@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -13,15 +14,18 @@ from isoloss.data import Chunk, Chunks, leaves, map_tensors
 from isoloss.errors import DerivativeError, InputError, kind, one_line
 from isoloss.evaluation.arithmetic import plain_norms, reproducible, twice_differentiable
 from isoloss.evaluation.differences import TOLERANCE, mismatch, own_functions, random_direction
+from isoloss.evaluation.failures import of_the_device
 from isoloss.flat import FlatNetwork, flatten
 from isoloss.losses import Loss
 
 TYPES = re.compile(r"\bd?types?\b|not implemented for")
 """In torch's errors on tensors of types that an operation does not take."""
-ALLOCATORS = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "MPS backend out of memory")
-"""What torch says where it has no error of its own for memory that ran out."""
-UNDIFFERENTIABLE = ("derivative", "double backward", "differentiate twice")
+REENTRANT = "use_reentrant=True"
+"""In torch's error on a checkpoint of activations that takes `backward` alone."""
+UNDIFFERENTIABLE = ("derivative", "double backward", "differentiate twice", REENTRANT)
 """In torch's errors on operations that cannot be differentiated again."""
+FAILURES = (RuntimeError, TypeError, LookupError, ValueError, AttributeError, AssertionError)
+"""What a model raises on inputs that it does not take."""
 FEW = 4
 """Examples on which derivatives are checked: few, so that no kink lies within the least step."""
 
@@ -32,19 +36,22 @@ Term = Callable[["Autograd", Chunk], Iterator[Tensor]]
 class Autograd:
     """Evaluates the loss in the memory of one chunk."""
 
-    def __init__(self, network: FlatNetwork, chunks: Chunks, loss: Loss) -> None:
+    def __init__(
+        self, network: FlatNetwork, chunks: Chunks, loss: Loss, precision: str = "exact"
+    ) -> None:
         self.network = network
         self.chunks = chunks
         self._loss = loss
         self._scale = torch.tensor(
             1 / chunks.total_weight, dtype=torch.float64, device=network.device
         )
+        self._precision = precision
         self._checked: set[str] = set()
 
     def outputs(self, theta: Tensor) -> Iterator[tuple[Chunk, Any]]:
         """Each chunk with what the model gives for it."""
         self.network.load(theta)
-        with reproducible(self.network.device):
+        with self._kernels():
             for chunk in self.chunks:
                 yield chunk, self.detached(chunk)
 
@@ -52,7 +59,7 @@ class Autograd:
         """The mean loss, shape (), float64."""
         self.network.load(theta)
         total = torch.zeros((), dtype=torch.float64, device=self.network.device)
-        with reproducible(self.network.device):
+        with self._kernels():
             for chunk in self.chunks:
                 losses = self.losses(self.detached(chunk), chunk).detach()
                 total += weighted_sum(losses, chunk)
@@ -61,7 +68,7 @@ class Autograd:
     def loss_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """The mean loss, shape (), float64, and its flat gradient; summed in the chunks' order."""
         self.network.load(theta)
-        with reproducible(self.network.device):
+        with self._kernels():
             chunks = iter(self.chunks)
             value, pieces = self._differentiate(next(chunks))
             grad = flatten(pieces)
@@ -79,8 +86,8 @@ class Autograd:
         self.network.load(theta)
         directions = self.network.layout.split(vector)
         product = torch.zeros_like(vector)
-        device = self.network.device
-        with torch.enable_grad(), reproducible(device), twice_differentiable(device):
+        kernels = twice_differentiable(self.network.device)
+        with torch.enable_grad(), self._kernels(), kernels:
             for chunk in self.chunks:
                 product += flatten(self._second(chunk, directions))
         return product
@@ -96,9 +103,9 @@ class Autograd:
             network, chunks = self.network.in_dtype(dtype), self.chunks.few(count, dtype)
             few, at = Autograd(network, chunks, self._loss), theta.to(dtype)
             try:
-                few.loss(at)
+                few.loss_and_grad(at)
                 return few, at
-            except (RuntimeError, InputError):  # the model holds float32 tensors of its own
+            except Exception:  # the model holds float32 tensors of its own
                 if dtype == self.network.dtype:
                     raise
         raise AssertionError
@@ -107,8 +114,8 @@ class Autograd:
         """What the model gives for a chunk at the point loaded."""
         try:
             return self.network(chunk.inputs)
-        except (RuntimeError, TypeError, LookupError, ValueError) as error:
-            if _out_of_memory(error):
+        except FAILURES as error:
+            if of_the_device(error):
                 raise
             raise _explained(chunk.inputs, self.network.dtype, error) from error
 
@@ -126,10 +133,19 @@ class Autograd:
         """The weighted sum of the losses of a chunk, shape (), float64, differentiable."""
         return weighted_sum(self.losses(self.forward(chunk), chunk), chunk)
 
+    def _kernels(self) -> AbstractContextManager[None]:
+        return reproducible(self.network.device, self._precision)
+
     def _differentiate(self, chunk: Chunk) -> tuple[Tensor, tuple[Tensor, ...]]:
         with torch.enable_grad():
-            total = self.total(chunk)
-        return total.detach(), self.network.gradients(differentiable(total), self._scale)
+            total = differentiable(self.total(chunk))
+        try:
+            return total.detach(), self.network.gradients(total, self._scale)
+        except RuntimeError as error:
+            if REENTRANT not in str(error):
+                raise
+        self.network.accumulates = True
+        return self._differentiate(chunk)
 
     def _second(self, chunk: Chunk, directions: Sequence[Tensor]) -> tuple[Tensor, ...]:
         total = differentiable(self.total(chunk))
@@ -144,17 +160,15 @@ class Autograd:
             if not _undifferentiable(error):
                 raise
             raise DerivativeError(
-                f"the model cannot be differentiated twice ({one_line(error)}); write that "
-                f"operation out in plain ones"
+                f"the model cannot be differentiated twice {_why(error)}"
             ) from error
 
     def _sum_of(self, theta: Tensor, name: str, term: Term) -> tuple[Tensor, Tensor]:
         self.network.load(theta)
         value, grad = theta.new_zeros(()), torch.zeros_like(theta)
-        device = self.network.device
         try:
-            kernels = twice_differentiable(device)
-            with torch.enable_grad(), reproducible(device), kernels, plain_norms():
+            kernels = twice_differentiable(self.network.device)
+            with torch.enable_grad(), self._kernels(), kernels, plain_norms():
                 for chunk in self.chunks:
                     for part in term(self, chunk):
                         value += part.detach()
@@ -165,7 +179,7 @@ class Autograd:
                 raise
             raise DerivativeError(
                 f"{name} needs higher derivatives, which an operation of the model does not have "
-                f"({one_line(error)}); write that operation out in plain ones"
+                f"{_why(error)}"
             ) from error
         return value, grad
 
@@ -232,9 +246,11 @@ def _undifferentiable(error: RuntimeError) -> bool:
     return any(word in str(error) for word in UNDIFFERENTIABLE)
 
 
-def _out_of_memory(error: Exception) -> bool:
-    own = isinstance(error, torch.OutOfMemoryError)
-    return own or (isinstance(error, RuntimeError) and any(a in str(error) for a in ALLOCATORS))
+def _why(error: RuntimeError) -> str:
+    """Why there is no second derivative, and what to do."""
+    if REENTRANT in str(error):
+        return f"(its activations are checkpointed with {REENTRANT}); give use_reentrant=False"
+    return f"({one_line(error)}); write that operation out in plain ones"
 
 
 def _explained(inputs: Any, dtype: torch.dtype, error: Exception) -> InputError:

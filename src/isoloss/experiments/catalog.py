@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isoloss.errors import InputError, unknown
-from isoloss.experiments import datasets
-from isoloss.flat import load_into
+from isoloss.arguments import checked, whole
+from isoloss.errors import unknown
+from isoloss.experiments import datasets, packs
+from isoloss.flat import usable_device, vector
 from isoloss.methods import Method, Paper, get_method
+from isoloss.names import load_into
 from isoloss.path import Record, Stop
 from isoloss.problem import Problem
 from isoloss.subject import Start
@@ -87,29 +90,30 @@ class Experiment:
         """Number of parameters of the network."""
         return sum(p.numel() for p in self._uninitialized().parameters())
 
+    @checked
     def data(self, seed: int) -> Data:
         """The training and test examples of a run, on the CPU; the seed determines the draw.
 
         Raises:
             DataError: The data set is not here and cannot be fetched.
         """
-        _check_seed(seed)
-        examples, targets, test_examples, test_targets = datasets.load(self.dataset)
-        rows = np.arange(len(targets))
-        if self.draw is not None:
-            rows = datasets.drawn(len(targets), self.draw, seed)
-            examples, targets = examples[rows], targets[rows]
+        seed = whole("seed", seed)
+        rows, (examples, targets, test_examples, test_targets) = datasets.draw(
+            self.dataset, self.draw, seed
+        )
         inputs, test_inputs = map(datasets.floats, (examples, test_examples))
         if isinstance(self._uninitialized()[0], nn.Linear):
             inputs, test_inputs = (part.reshape(len(part), -1) for part in (inputs, test_inputs))
         arrays = inputs, targets, test_inputs, test_targets, rows
         return Data(*map(torch.from_numpy, arrays))
 
+    @checked
     def network(self, seed: int) -> nn.Module:
         """The network at its random initialization by the seed, on the CPU in float32."""
-        _check_seed(seed)
+        seed = whole("seed", seed)
         return glorot_normal(self._uninitialized(), seed)
 
+    @checked
     def start(
         self,
         seed: int = 0,
@@ -138,6 +142,9 @@ class Experiment:
         Raises:
             DataError: The data set is not here and cannot be fetched.
         """
+        device = usable_device(device)
+        if weights is not None:
+            weights = vector("weights", weights, self.parameters)
         data = self.data(seed)
         model = self.network(seed).to(device)
         inputs, targets = data.inputs.to(device), data.targets.to(device)
@@ -168,10 +175,12 @@ class Experiment:
         """The walk's end in the paper: its number of predictor steps."""
         return Stop(steps=self.steps)
 
+    @checked
     def method(self, name: str) -> Method:
         """The method of that name; the paper's has step lengths of its own in each experiment."""
         return self.paper if name == self.paper.name else get_method(name)
 
+    @checked
     def record(self, method: Method) -> Record:
         """What is kept of a walk.
 
@@ -284,6 +293,7 @@ def names() -> list[str]:
     return list(EXPERIMENTS)
 
 
+@checked
 def get(name: str) -> Experiment:
     """The experiment of that name, for example `"IRIS_FF"`.
 
@@ -295,6 +305,33 @@ def get(name: str) -> Experiment:
     return EXPERIMENTS[name]
 
 
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**63:
-        raise InputError(f"seed must be a whole number from 0 to 2^63 - 1, got {seed}")
+def pack(chosen: Sequence[Experiment], seeds: Sequence[int], file: Path) -> dict[str, int]:
+    """Write what runs of experiments need of their data sets into one file.
+
+    `$ISOLOSS_DATA` may name that file where the data sets themselves are not at hand.
+
+    Args:
+        chosen: The experiments.
+        seeds: The seeds of their runs.
+        file: Where to write it, such as `data.safetensors`.
+
+    Returns:
+        For each data set the bytes it takes.
+
+    Raises:
+        DataError: A data set is not here and cannot be fetched.
+    """
+    sets: dict[str, packs.Packed] = {}
+    for name in dict.fromkeys(one.dataset for one in chosen):
+        dataset, draws = datasets.load(name), {one.draw for one in chosen if one.dataset == name}
+        total = len(dataset.train_targets)
+        every = [
+            np.arange(total) if count is None else datasets.drawn(total, count, seed)
+            for count in draws
+            for seed in seeds
+        ]
+        rows = np.unique(np.concatenate(every))
+        examples, targets = dataset.train_examples[rows], dataset.train_targets[rows]
+        fewer = dataset._replace(train_examples=examples, train_targets=targets)
+        sets[name] = packs.Packed(fewer, rows, total)
+    return packs.write(file, sets)

@@ -1,30 +1,26 @@
 """The data sets of the experiments: finding, checking and loading their official files.
 
 Files are looked for in `$ISOLOSS_DATA`, then in a cache of this user, and are downloaded to the
-cache otherwise. Each is compared with its published hash before it is read.
+cache otherwise. Each is compared with its published hash before it is read. Packs, which hold what
+some runs need, come before them where `$ISOLOSS_DATA` is one or is a folder of some.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
-from isoloss.errors import DataError, one_line, require_extra, unknown
-from isoloss.experiments.readers import READERS, Dataset, Examples
-
-SILENCE = 30.0  # seconds for which a server may be silent
-LONGEST_WAIT = 3600.0  # seconds for which another process may take to download a file
-CHUNK = 2**16
+from isoloss.errors import DataError, require_extra, unknown
+from isoloss.experiments import packs
+from isoloss.experiments.download import download
+from isoloss.experiments.readers import READERS, Dataset, Examples, Rows
 
 
 @dataclass(frozen=True)
@@ -113,8 +109,18 @@ class FileReport:
 
 
 def at_hand(name: str) -> bool:
-    """Whether `load` needs no download; no file is read, so that this takes no time."""
-    return _complete_form(name) is not None
+    """Whether `draw` needs no download; no file is read, so that this takes no time."""
+    return pack_of(name) is not None or _complete_form(name) is not None
+
+
+def pack_of(name: str) -> Path | None:
+    """The pack that holds a data set, if `$ISOLOSS_DATA` is one or has one."""
+    _check_name(name)
+    place = _own()
+    if place is None:
+        return None
+    files = [place] if place.is_file() else sorted(place.glob("*.safetensors"))
+    return next((file for file in files if packs.holds(file, name)), None)
 
 
 def verify(name: str) -> list[FileReport]:
@@ -138,6 +144,36 @@ def load(name: str) -> Dataset:
     return READERS[name]((Path(file.path).name, _content(file)) for file in form)
 
 
+def draw(name: str, count: int | None, seed: int) -> tuple[Rows, Dataset]:
+    """Which training examples a seed draws, None for all, and the data set with those alone.
+
+    What is missing is downloaded first.
+    """
+    file = pack_of(name)
+    if file is None:
+        dataset = load(name)
+        total = len(dataset.train_targets)
+        held = np.arange(total)
+    else:
+        status = file.stat()
+        whole, held, total = _unpacked(file, name, status.st_mtime_ns, status.st_size)
+        dataset = Dataset(*cast(Any, [array.copy() for array in whole]))  # the kept stay
+    rows = np.arange(total) if count is None else drawn(total, count, seed)
+    places = np.searchsorted(held, rows).clip(max=len(held) - 1)
+    if not np.array_equal(held[places], rows):
+        raise DataError(
+            f"{file} does not hold all that seed {seed} draws from {name}; pack it with more runs "
+            f"('isoloss data pack'), or set ISOLOSS_DATA to the official files"
+        )
+    examples, targets = dataset.train_examples[places], dataset.train_targets[places]
+    return rows, Dataset(examples, targets, dataset.test_examples, dataset.test_targets)
+
+
+@functools.lru_cache(maxsize=1)  # the runs of an experiment draw from one after another
+def _unpacked(file: Path, name: str, _time: int, _size: int) -> packs.Packed:
+    return packs.read(file, name)
+
+
 def drawn(total: int, count: int, seed: int) -> NDArray[np.int64]:
     """Rows of `total`, drawn without replacement by numpy's PCG64 from that seed."""
     generator = np.random.Generator(np.random.PCG64(seed))
@@ -155,12 +191,18 @@ def _cache() -> Path:
     return require_extra("platformdirs", "experiments").user_cache_path("isoloss") / "data"
 
 
-def _folders() -> list[Path]:
+def _own() -> Path | None:
+    """What `$ISOLOSS_DATA` names."""
     own = os.environ.get("ISOLOSS_DATA", "")
     try:
-        return [*([Path(own).expanduser()] if own else []), _cache()]
+        return Path(own).expanduser() if own else None
     except RuntimeError as error:
         raise DataError(f"ISOLOSS_DATA={own!r} names no user's home; set it to a folder") from error
+
+
+def _folders() -> list[Path]:
+    own = _own()
+    return [*([own] if own else []), _cache()]
 
 
 def _find(file: DataFile) -> Path | None:
@@ -176,9 +218,13 @@ def _find(file: DataFile) -> Path | None:
 
 def _complete_form(name: str) -> Form | None:
     """The first of a data set's forms whose files all lie somewhere."""
+    _check_name(name)
+    return next((form for form in FORMS[name] if all(map(_find, form))), None)
+
+
+def _check_name(name: str) -> None:
     if name not in FORMS:
         raise unknown("data set", name, FORMS)
-    return next((form for form in FORMS[name] if all(map(_find, form))), None)
 
 
 def _look(file: DataFile) -> tuple[FileReport, bytes]:
@@ -213,86 +259,9 @@ def _fetched(file: DataFile) -> FileReport:
     target = _cache() / file.path
     if before.where is not None and not (file.urls and before.where == target):
         raise before.error()
-    _download(file.urls, target, file.size, file.sha256, before.missing())
+    download(file.urls, target, file.size, file.sha256, before.missing())
     return FileReport(file, "present", target)
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
     return DataError(f"{path} cannot be read: {error.strerror}; check its permissions")
-
-
-class _Failed(Exception):  # noqa: N818
-    """Why an address did not give the file, as part of a sentence."""
-
-
-def _download(urls: tuple[str, ...], target: Path, size: int, sha256: str, missing: str) -> None:
-    """Place a file, whole and compared with its hash, from the first address that gives it."""
-    pooch = require_extra("pooch", "experiments")
-    name, part = target.name, target.with_name(f"{target.name}.part")
-    registry, failures = {name: f"sha256:{sha256}"}, dict[str, str]()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Runs started side by side all want the same file: one downloads and the others wait.
-        with FileLock(f"{target}.lock", timeout=LONGEST_WAIT):
-            # A part may be of something else: where the hash then is wrong, it starts over once.
-            for url in urls * (2 if part.exists() else 1):
-                cache = pooch.create(target.parent, "", registry=registry, urls={name: url})
-                try:
-                    cache.fetch(name, downloader=partial(_receive, part, size))
-                except _Failed as error:
-                    failures[url] = str(error)
-                except ValueError:  # pooch's word for a wrong hash; it has removed the file
-                    failures[url] = "its SHA-256 differs from the published one"
-                else:
-                    return
-            kept = f" ({part.stat().st_size} of {size} bytes are kept)" if part.exists() else ""
-    except Timeout as error:
-        raise DataError(
-            f"{target} is being downloaded by another process that has not finished in an hour; "
-            f"end that process, or delete {target}.lock"
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"{target} cannot be written: {error.strerror or error}; make room there, or place "
-            "the file in a folder of your own and set ISOLOSS_DATA to it"
-        ) from error
-    tried = " or ".join(f"{url} ({why})" for url, why in failures.items())
-    raise DataError(
-        f"{missing} and could not be downloaded from {tried}; connect to the "
-        f"internet and try again{kept}, or place the file there yourself"
-    )
-
-
-def _receive(part: Path, size: int, url: str, output: str, _pooch: object) -> None:
-    """Download for pooch; what has arrived stays in `part` if that fails, to be continued."""
-    import requests  # comes with pooch; slow to import
-
-    have = part.stat().st_size if part.exists() else 0
-    have = have if have < size else 0
-    # identity: a server that compressed the answer would count other bytes than the file's.
-    headers = {"User-Agent": "isoloss", "Accept-Encoding": "identity"}
-    headers |= {"Range": f"bytes={have}-"} if have else {}
-    try:
-        with requests.get(url, headers=headers, stream=True, timeout=SILENCE) as answer:
-            if answer.status_code == 200:  # also from servers that know no ranges
-                have = 0
-            elif answer.headers.get("Content-Range") != f"bytes {have}-{size - 1}/{size}":
-                raise _Failed(f"HTTP status {answer.status_code} {answer.reason}")
-            offered = int(answer.headers.get("Content-Length", size - have))
-            if offered != size - have:
-                raise _Failed(f"the server offers {offered} bytes instead of {size - have}")
-            chunks, console = (size - have) / CHUNK, Console(stderr=True)
-            for piece in track(answer.iter_content(CHUNK), part.stem, chunks, console=console):
-                with part.open("ab") as out:
-                    out.truncate(have)
-                    have += out.write(piece[: size - have])
-                if have == size:
-                    break
-    except requests.RequestException as error:
-        root: BaseException = error
-        while root.__context__ is not None:
-            root = root.__context__
-        silent = f"the server was silent for {SILENCE:g} s"
-        why = silent if isinstance(root, TimeoutError) else getattr(root, "strerror", None)
-        raise _Failed(f"{why or one_line(root)} after {have} of {size} bytes") from error
-    part.replace(output)

@@ -5,6 +5,7 @@ Every loss here keeps its relative accuracy near zero, in value and gradient.
 
 from __future__ import annotations
 
+from isoloss.arguments import checked
 from isoloss.errors import InputError, check_takes, unknown
 from isoloss.losses.cross_entropy import CrossEntropy
 from isoloss.losses.elementwise import MSE, BCEWithLogits, Huber
@@ -55,6 +56,7 @@ METRIC_OF_LOSS: dict[type[NamedLoss], Loss] = {
 }
 
 
+@checked
 def get_loss(loss: str | Loss) -> Loss:
     """The per-example loss of that name, or the function itself.
 
@@ -82,6 +84,7 @@ def get_loss(loss: str | Loss) -> Loss:
     return LOSSES[loss]
 
 
+@checked
 def get_metric(metric: str | Loss | None, loss: str | Loss) -> Loss | None:
     """The metric of that name, the function itself, or the one that goes with the loss.
 
@@ -99,6 +102,9 @@ def get_metric(metric: str | Loss | None, loss: str | Loss) -> Loss | None:
     if metric is None:
         named = get_loss(loss)
         return METRIC_OF_LOSS.get(type(named)) if isinstance(named, NamedLoss) else None
+    if isinstance(metric, type):
+        name = metric.__name__
+        raise InputError(f"metric={name} is a class; give an object of it, {name}()")
     if callable(metric):
         check_takes("the metric", metric, "outputs", "targets")
         return metric

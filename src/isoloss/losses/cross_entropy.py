@@ -108,14 +108,16 @@ def _check(logits: Any, targets: Any) -> None:
             f"own that takes what the model gives"
         )
     shape = tuple(logits.shape)
-    if logits.ndim >= 2 and targets.is_floating_point() and targets.shape == logits.shape:
+    both = (logits, targets)
+    real = not any(t.is_complex() or t.is_meta or t.layout != torch.strided for t in both)
+    if real and logits.ndim >= 2 and targets.is_floating_point() and targets.shape == logits.shape:
         return
     positions = shape[:1] + shape[2:]
-    if logits.ndim >= 2 and targets.dtype == torch.int64 and targets.shape == positions:
+    if real and logits.ndim >= 2 and targets.dtype == torch.int64 and targets.shape == positions:
         return
     raise InputError(
         f"cross_entropy takes logits of shape (n, classes) or (n, classes, ...) with int64 class "
-        f"indices of shape (n,) or (n, ...), or probabilities of the logits' shape, not {shape} "
-        f"with {targets.dtype} {tuple(targets.shape)}; convert indices with targets.long(), and "
-        f"move the classes to axis 1, as outputs.transpose(1, 2)"
+        f"indices of shape (n,) or (n, ...), or probabilities of the logits' shape, not "
+        f"{logits.dtype} {shape} with {targets.dtype} {tuple(targets.shape)}; convert "
+        f"indices with targets.long(), and move the classes to axis 1, as outputs.transpose(1, 2)"
     )

@@ -7,7 +7,7 @@ from pydantic import PositiveFloat
 from torch import Tensor
 from torch.nn import functional
 
-from isoloss.losses.shared import NamedLoss, check_range, check_same_shape, per_example
+from isoloss.losses.shared import NamedLoss, check_range, check_same_shape, difference, per_example
 
 LINEAR_FROM = 40.0
 """Above it log(1 + exp(x)) is x in float64 too; torch's own 20 is too soon."""
@@ -22,8 +22,7 @@ class MSE(NamedLoss):
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of each example."""
-        check_same_shape("mse", outputs, targets)
-        return per_example((outputs - targets).square())
+        return per_example(difference("mse", outputs, targets).square())
 
 
 class Huber(NamedLoss):
@@ -40,8 +39,7 @@ class Huber(NamedLoss):
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of each example."""
-        check_same_shape("huber", outputs, targets)
-        error = outputs - targets
+        error = difference("huber", outputs, targets)
         small = error.clamp(-self.delta, self.delta)
         return per_example(small * (error - small / 2))
 

@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
+from isoloss.arguments import checked
 from isoloss.errors import InputError
 from isoloss.settings import Settings
 
@@ -51,6 +52,20 @@ def check_same_shape(loss: str, outputs: Any, targets: Any) -> None:
             f"{loss} takes outputs and targets of one shape, not {tuple(outputs.shape)} and "
             f"{tuple(targets.shape)}; reshape the targets, for example with targets[:, None]"
         )
+    for part in (outputs, targets):
+        if part.is_complex() or part.layout != torch.strided or part.is_meta:
+            raise InputError(
+                f"{loss} takes dense tensors of real numbers, not {part.dtype} of {part.layout} on "
+                f"{part.device}; convert it, for example with torch.view_as_real"
+            )
+
+
+def difference(loss: str, outputs: Any, targets: Any) -> Tensor:
+    """Outputs less targets, of one shape."""
+    check_same_shape(loss, outputs, targets)
+    if outputs.dtype == torch.bool or targets.dtype == torch.bool:
+        raise InputError(f"{loss} takes numbers, not True and False; convert them with .float()")
+    return outputs - targets
 
 
 def check_range(loss: str, targets: Tensor, low: float, high: float) -> None:
@@ -63,12 +78,23 @@ def check_range(loss: str, targets: Tensor, low: float, high: float) -> None:
         )
 
 
+@checked
 def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
     """1 where the largest logit is the target's class, else 0; the mean over positions."""
-    classes = targets.argmax(1) if targets.is_floating_point() else targets
+    classes = targets
+    if targets.is_floating_point() and targets.ndim > 1:
+        classes = targets.argmax(1)
+    fits = logits.ndim > 1 and logits.numel() > 0 and logits.dtype != torch.bool
+    if not fits or logits.shape[:1] + logits.shape[2:] != classes.shape:
+        raise InputError(
+            f"accuracy takes logits of shape (n, classes, ...) with class indices of shape "
+            f"(n, ...) or probabilities of the logits' shape, not {logits.dtype} "
+            f"{tuple(logits.shape)} with {tuple(targets.shape)}"
+        )
     return per_example((logits.argmax(1) == classes).double())
 
 
+@checked
 def binary_accuracy(logits: Tensor, targets: Tensor) -> Tensor:
     """1 where a logit's sign says what the target says, else 0; the mean over outputs."""
     check_same_shape("binary_accuracy", logits, targets)
@@ -77,5 +103,4 @@ def binary_accuracy(logits: Tensor, targets: Tensor) -> Tensor:
 
 def mae(outputs: Tensor, targets: Tensor) -> Tensor:
     """Absolute error, averaged over an example's outputs."""
-    check_same_shape("mae", outputs, targets)
-    return per_example((outputs - targets).abs())
+    return per_example(difference("mae", outputs, targets).abs())

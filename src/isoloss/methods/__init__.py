@@ -6,15 +6,16 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from isoloss.errors import InputError, kind, unknown
+from isoloss.arguments import checked
+from isoloss.errors import InputError, unknown
 from isoloss.methods.paper import Paper
 from isoloss.methods.sqp import SQP
 from isoloss.outcome import Ending
-from isoloss.point import Objective, Point
+from isoloss.point import Objective, Point, Tolerance
 
 METHODS: dict[str, type[Paper] | type[SQP]] = {"sqp": SQP, "paper": Paper}
 
-__all__ = ["METHODS", "SQP", "Method", "Paper", "State", "get_method"]
+__all__ = ["METHODS", "SQP", "Method", "Paper", "State", "Tolerance", "get_method"]
 
 
 class State(Protocol):
@@ -59,26 +60,30 @@ class Method(Protocol):
     takes_all_steps: ClassVar[bool]
     """Whether a walk usually ends at `Stop.steps` rather than by convergence."""
 
-    def relative_tolerance(self, level: float, rtol: float) -> float:
-        """Largest |L - c| / c of a point on the level set.
+    def kept_tolerance(self, tolerance: Tolerance) -> Tolerance:
+        """The tolerance of the level that this method keeps.
 
         Args:
-            level: The loss c.
-            rtol: What the user asked of `traverse`.
+            tolerance: What the user asked of `traverse`.
 
         Returns:
-            The tolerance that this method keeps.
+            The same, or the method's own.
+
+        Raises:
+            InputError: It cannot hold a loss to that.
         """
         ...
 
-    def init(self, objective: Objective, theta: Tensor, level: float | None, rtol: float) -> State:
+    def init(
+        self, objective: Objective, theta: Tensor, level: float | None, tolerance: Tolerance
+    ) -> State:
         """Evaluate the start.
 
         Args:
             objective: Evaluates points.
             theta: The start, shape (n,).
             level: The loss to hold; None holds the start's.
-            rtol: Relative tolerance of the level.
+            tolerance: Of the level, as the user asked.
 
         Returns:
             The state at the start.
@@ -98,16 +103,12 @@ class Method(Protocol):
         ...
 
 
+@checked
 def get_method(method: str | Method) -> Method:
     """The method of that name with its default settings, or the object itself."""
     if isinstance(method, type):
         name = method.__name__
         raise InputError(f"method must be an object, got the class {name}; give {name}()")
-    if not isinstance(method, (str, Method)):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InputError(
-            f"method must be 'sqp', 'paper', or an object such as isoloss.SQP(memory=20), got "
-            f"{kind(method)}"
-        )
     if not isinstance(method, str):
         return method
     if method not in METHODS:

@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveFloat, model_validator
 from torch import Tensor
 
+from isoloss.errors import InputError
 from isoloss.outcome import Ending, Outcome
-from isoloss.point import Objective, Point
-from isoloss.settings import Settings
+from isoloss.point import Objective, Point, Tolerance
+from isoloss.settings import Count, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Paper(Settings):
     largest_step: PositiveFloat = 0.1
     corrector_step: PositiveFloat = 1e-6
     tolerance: PositiveFloat = 1e-5
-    max_corrections: PositiveInt = 10_000
+    max_corrections: Count = 10_000
 
     @model_validator(mode="after")
     def _ordered(self) -> Paper:
@@ -63,16 +64,20 @@ class Paper(Settings):
             )
         return self
 
-    def relative_tolerance(self, level: float, rtol: float) -> float:
-        """The absolute tolerance over the level."""
-        del rtol
-        return self.tolerance / level
+    def kept_tolerance(self, tolerance: Tolerance) -> Tolerance:
+        """The method's own, which is absolute."""
+        if tolerance.atol is not None:
+            raise InputError(
+                f"the method 'paper' has an absolute tolerance of its own; leave atol= out and "
+                f"give method=isoloss.Paper(tolerance={tolerance.atol:g})"
+            )
+        return Tolerance(atol=self.tolerance)
 
     def init(
-        self, objective: Objective, theta: Tensor, level: float | None, rtol: float
+        self, objective: Objective, theta: Tensor, level: float | None, tolerance: Tolerance
     ) -> PaperState:
         """Evaluate the start."""
-        del rtol
+        del tolerance
         point = objective.evaluate(theta)
         level = point.loss if level is None else level
         state = PaperState(point, level, self._inside(point, level))
@@ -146,7 +151,7 @@ class Paper(Settings):
         )
 
     def _inside(self, point: Point, level: float) -> bool:
-        return (point.loss - level) ** 2 <= self.tolerance**2
+        return (point.loss - level) ** 2 <= self.tolerance * self.tolerance
 
 
 def _stranded(state: PaperState, point: Point, length: float) -> PaperState:

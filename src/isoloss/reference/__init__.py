@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from isoloss import __version__, experiments
-from isoloss.disk import ResultsError
+from isoloss.arguments import checked
+from isoloss.disk import ResultsError, as_folder
 from isoloss.errors import InputError
 from isoloss.experiments.catalog import PENALTIES, Experiment
 from isoloss.outcome import Outcome
@@ -52,6 +53,7 @@ class Imported:
     skipped: list[str]
 
 
+@checked
 def import_reference(folder: str | FilePath, out: str | FilePath | None = None) -> Imported:
     """Read what the code of Tahir and Katz logged.
 
@@ -77,18 +79,20 @@ def import_reference(folder: str | FilePath, out: str | FilePath | None = None) 
         InputError: There is no such folder, an experiment's name is unknown, or the results folder
             holds other runs.
     """
-    folder, made = FilePath(folder), Imported({}, {}, {}, [])
+    folder, made = as_folder(folder), Imported({}, {}, {}, [])
+    out = None if out is None else as_folder(out)
     for file, match in logs.find(folder, logs.WALK_NAME):
         experiment = experiments.get(match["experiment"])
         try:
             with logs.parsing(file):
-                path = _path(file, logs.read(file, WALK_ARRAYS), experiment)
+                also = ("SEED", "index_weights_phase2")
+                path = _path(file, logs.read(file, WALK_ARRAYS, also), experiment)
         except ResultsError as error:
             made.skipped.append(str(error))
             continue
         made.paths.setdefault(experiment.name, []).append(path)
         if out is not None:
-            place = run_folder(FilePath(out), experiment.name, path.method, int(match["run"]) - 1)
+            place = run_folder(out, experiment.name, path.method, int(match["run"]) - 1)
             config = {**path.metadata["config"], "method": {"name": path.method}}
             begin(place, {**config, "imported": path.message}, {"isoloss": __version__})
             save_walk(place, path)
@@ -117,7 +121,9 @@ def _path(file: FilePath, arrays: Arrays, experiment: Experiment) -> Path:
     lengths |= {name: len(arrays[name]) for name in ("test_loss", "test_accuracy")}
     lengths["train_loss"] = len(arrays["train_loss"]) // 2
     wrong = [name for name, length in lengths.items() if length != count]
-    if count + len(corrected) != steps or len(arrays["lr_corr"]) != len(corrected):
+    both = np.sort(np.concatenate([predicted, corrected]))
+    counted = np.array_equal(both, np.arange(1, steps + 1))
+    if not counted or len(arrays["lr_corr"]) != len(corrected):
         wrong.append("index_epoch")
     if wrong or not count:
         raise unreadable(
@@ -133,6 +139,8 @@ def _path(file: FilePath, arrays: Arrays, experiment: Experiment) -> Path:
     table["kind"], table["step_length"] = kinds, step_lengths
     table["arc_length"] = table["step_length"].cumsum()
     level = float(arrays["train_loss"][1])
+    if not 0 < level < math.inf:
+        raise unreadable(file, f"its loss at the first step is {level:g}")
     for column, values in {
         "loss": arrays["train_loss"][::2],
         "regularizer": arrays["param_norms"],
@@ -166,7 +174,11 @@ def _points(file: FilePath, arrays: Arrays, network: nn.Module) -> tuple[Tensor,
     """The start and the weights kept, and after which step each was."""
     kept, predicted = arrays["weights_phase2"], arrays["index_epoch_pred"].astype(int)
     if "index_weights_phase2" in arrays:  # written by us, who keep other points
-        after = arrays["index_weights_phase2"].astype(int)
+        after = arrays["index_weights_phase2"]
+        known = np.isin(after, np.arange(1, len(arrays["index_epoch"]) + 1)).all()
+        if len(after) != len(kept) or not known:
+            raise unreadable(file, "index_weights_phase2 does not name a step of each point")
+        after = after.astype(int)
     else:
         number = np.arange(1, len(predicted) + 1)
         whole = number % KEPT_EVERY == 0
@@ -181,6 +193,8 @@ def _points(file: FilePath, arrays: Arrays, network: nn.Module) -> tuple[Tensor,
         after = predicted[chosen[0]]
         if len(kept) > len(predicted) // 2 + 1:
             kept, after = kept[::KEPT_EVERY], after[::KEPT_EVERY]
+    if {kept.dtype.kind, arrays["weights_phase1"].dtype.kind} != {"f"}:
+        raise unreadable(file, "its weights are no floating numbers")
     whole_path = np.concatenate([arrays["weights_phase1"][None], kept.reshape(len(kept), -1)])
     points = from_keras(torch.from_numpy(np.ascontiguousarray(whole_path)), network)
     return points, [0, *after.tolist()]
@@ -189,9 +203,11 @@ def _points(file: FilePath, arrays: Arrays, network: nn.Module) -> tuple[Tensor,
 def _network(file: FilePath, index: int, experiment: Experiment) -> tuple[dict[str, Any], Tensor]:
     metric = logs.METRICS.get(experiment.metric, experiment.metric)
     needed = ("weights", "loss", "val_loss", metric, f"val_{metric}")
-    arrays = logs.read(file, needed)
+    arrays = logs.read(file, needed, ("SEED",))
     if not 1 <= index <= len(PENALTIES):
         raise unreadable(file, f"it has no place among the reference's {len(PENALTIES)} penalties")
+    if arrays["weights"].dtype.kind != "f" or arrays["weights"].ndim != 1:
+        raise unreadable(file, "its weights are no vector of floating numbers")
     penalty, network = PENALTIES[index - 1], experiment.network(0)
     end = from_keras(torch.from_numpy(arrays["weights"]), network)
     last = {name: float(arrays[name][-1]) for name in needed[1:]}
@@ -234,6 +250,7 @@ class Exported:
     skipped: list[str]
 
 
+@checked
 def export_reference(
     results: Results, experiment: str, folder: str | FilePath, *, method: str = "paper"
 ) -> Exported:
@@ -256,7 +273,7 @@ def export_reference(
     Raises:
         InputError: There is no walk by the method and no weight decay of the experiment.
     """
-    folder, known, made = FilePath(folder), experiments.get(experiment), Exported([], [])
+    folder, known, made = as_folder(folder), experiments.get(experiment), Exported([], [])
     for k, path in enumerate(results.paths(experiment, method)):
         file = folder / experiment / f"logs_{experiment}_exp_{k + 1}.npz"
         logs.write(file, _logged(path, known))

@@ -9,7 +9,9 @@ channels first.
 from __future__ import annotations
 
 import contextlib
+import math
 import re
+import zipfile
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
@@ -19,8 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from isoloss.arguments import checked
 from isoloss.disk import ResultsError, atomically
 from isoloss.errors import InputError, one_line
+from isoloss.flat import trainable
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -29,25 +33,53 @@ WALK_NAME = re.compile(r"logs_(?P<experiment>\w+)_exp_(?P<run>\d+)\.npz")
 DECAY_NAME = re.compile(r"logs_regpenidx_(?P<penalty>\d+)_expidx_(?P<run>\d+)\.npz")
 DECAY_FOLDER = "L2_"
 
+LEAST_BOUND = 2**24
+MOST_COMPRESSED = 100
+"""Bytes of an array that are read of any file; beyond, as many times those of the file."""
+
 METRICS = {"accuracy": "categorical_accuracy", "mse": "mean_squared_error"}
 """Keras' names of the metrics."""
 
 
-def read(file: FilePath, needed: Sequence[str]) -> Arrays:
-    """The numeric arrays of an `.npz` file, by name; ResultsError where needed ones are missing."""
+def read(file: FilePath, needed: Sequence[str], also: Sequence[str] = ()) -> Arrays:
+    """Numeric arrays of an `.npz` file, by name; ResultsError where needed ones are missing."""
     arrays: Arrays = {}
-    with parsing(file), file.open("rb") as opened, np.load(opened, allow_pickle=False) as content:
-        for name in content.files:
-            try:
-                arrays[name] = content[name]
-            except ValueError as error:
-                # objects, as where it has a None, would run code to be read: they are left out
-                if "allow_pickle" not in str(error):
-                    raise
+    with parsing(file), zipfile.ZipFile(file) as archive:
+        most = max(LEAST_BOUND, MOST_COMPRESSED * file.stat().st_size)
+        members = {info.filename: info for info in archive.infolist()}
+        for name in (*needed, *also):
+            info = members.get(f"{name}.npy")
+            array = None if info is None else _array(archive, info, most)
+            if array is not None:
+                arrays[name] = array
     missing = [name for name in needed if name not in arrays]
     if missing:
         raise unreadable(file, f"it has no numbers called {', '.join(missing)}")
     return arrays
+
+
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> NDArray[Any] | None:
+    """A member's array, of at most so many bytes; None where it is not of numbers: objects, as
+    where the reference has a None, would run code to be read."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("NumPy does not compress so")
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        old = version == (1, 0)
+        header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+        shape, by_columns, dtype = header(member)
+        if dtype.kind not in "biuf":
+            return None
+        size, there = math.prod(shape) * dtype.itemsize, info.file_size - member.tell()
+        if size != there:
+            raise ValueError(f"{info.filename} declares {size:,} bytes and has {there:,}")
+        if size > most:
+            raise ValueError(
+                f"{info.filename} declares {size:,} bytes, more than is read: {most:,}"
+            )
+        content = member.read()  # to the end, where its checksum is compared
+    array = np.frombuffer(content, dtype).reshape(shape, order="F" if by_columns else "C")
+    return array.astype(dtype.newbyteorder("="))
 
 
 @contextlib.contextmanager
@@ -94,11 +126,13 @@ def find(folder: FilePath, name: re.Pattern[str]) -> list[tuple[FilePath, re.Mat
     )
 
 
+@checked
 def to_keras(points: Tensor, network: nn.Module) -> Tensor:
     """Flat parameters (..., parameters) of dense and convolutional layers, in Keras' order."""
     return points[..., _order(network, points)]
 
 
+@checked
 def from_keras(points: Tensor, network: nn.Module) -> Tensor:
     """Points in torch's order, from Keras'; the inverse of `to_keras`."""
     return points[..., torch.argsort(_order(network, points))]
@@ -106,6 +140,7 @@ def from_keras(points: Tensor, network: nn.Module) -> Tensor:
 
 def _order(network: nn.Module, points: Tensor) -> Tensor:
     """Where each of Keras' parameters stands in torch's order."""
+    trainable(network, None)  # refuses one without shapes or numbers
     pieces: list[Tensor] = []
     start, channels, flattened = 0, 0, False
     for layer in network.modules():
@@ -131,8 +166,9 @@ def _order(network: nn.Module, points: Tensor) -> Tensor:
             elif parameter.ndim == 2:
                 index = index.T
             pieces.append(index.reshape(-1))
-    if points.shape[-1] != start:
+    if points.ndim == 0 or points.shape[-1] != start:
         raise InputError(
-            f"points must have the {start} parameters of this network, got {points.shape[-1]}"
+            f"points must have the {start} parameters of this network, got shape "
+            f"{tuple(points.shape)}"
         )
     return torch.cat(pieces)

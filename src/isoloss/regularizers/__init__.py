@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from isoloss.errors import InputError, kind, unknown
+from isoloss.arguments import checked
+from isoloss.errors import InputError, shown, unknown
 from isoloss.problem import Problem
 from isoloss.regularizers.derivatives import GradientNorm, HessianTrace, InputGradient
 from isoloss.regularizers.path_norm import PathNorm
@@ -78,6 +79,7 @@ def _bindable(regularizer: Any) -> Bindable:
     return regularizer if known else _Given(regularizer)
 
 
+@checked
 def get_regularizer(regularizer: AnyRegularizer, problem: Problem) -> Regularizer:
     """The regularizer that a user means, for a problem.
 
@@ -112,12 +114,7 @@ def get_regularizer(regularizer: AnyRegularizer, problem: Problem) -> Regularize
         return regularizer.bind(problem)
     if isinstance(regularizer, Regularizer):
         return regularizer
-    if callable(regularizer):
-        return from_function(regularizer, problem)
-    raise InputError(
-        f"regularizer must be a name such as 'squared_norm', an object such as isoloss.L1(), or a "
-        f"function of the parameters by name, got {kind(regularizer)}"
-    )
+    return from_function(regularizer, problem)
 
 
 def weighted_sum(*parts: tuple[float, Any] | Combination) -> Combination:
@@ -148,7 +145,7 @@ def weighted_sum(*parts: tuple[float, Any] | Combination) -> Combination:
         else:
             raise InputError(
                 f"a part of weighted_sum must be a pair of a weight and a regularizer, as in "
-                f'(1.0, "squared_norm"), got {part!r}'
+                f'(1.0, "squared_norm"), got {shown(part)}'
             )
     return combine(*pairs)
 

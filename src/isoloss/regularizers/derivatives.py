@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field
 from torch import Tensor
 
+from isoloss.arguments import checked
 from isoloss.data import Chunk, leaves, map_tensors
-from isoloss.errors import InputError
+from isoloss.errors import MOST, InputError
 from isoloss.evaluation import Autograd
 from isoloss.evaluation.autograd import weighted_sum
 from isoloss.problem import PRODUCT, Problem, inside
@@ -21,6 +22,8 @@ EXACT_UP_TO = 200
 """Parameters up to which the trace is computed exactly by default."""
 PROBES = 10
 """Probe vectors by default where it is not."""
+MOST_PROBES = 10_000
+"""Probe vectors at most: all are held."""
 AT_ONCE = 25
 """Probe vectors that are differentiated together."""
 
@@ -40,9 +43,10 @@ class HessianTrace(Settings, Combinable):
     """
 
     name: ClassVar[str] = "hessian_trace"
-    probes: PositiveInt | None = None
-    seed: NonNegativeInt = 0
+    probes: Annotated[int, Field(ge=1, le=MOST_PROBES)] | None = None
+    seed: Annotated[int, Field(ge=0, le=MOST)] = 0
 
+    @checked
     def bind(self, problem: Problem) -> Regularizer:
         """The regularizer for a problem."""
         n = problem.size
@@ -89,6 +93,7 @@ class GradientNorm(Settings, Combinable):
 
     name: ClassVar[str] = "gradient_norm"
 
+    @checked
     def bind(self, problem: Problem) -> Regularizer:
         """The regularizer for a problem."""
         return _GradientNorm(problem)
@@ -117,6 +122,7 @@ class InputGradient(Settings, Combinable):
 
     name: ClassVar[str] = "input_gradient"
 
+    @checked
     def bind(self, problem: Problem) -> Regularizer:
         """The regularizer for a problem.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from isoloss.arguments import checked
 from isoloss.errors import InputError
 from isoloss.problem import Problem, inside
 from isoloss.regularizers.regularizer import (
@@ -54,6 +55,7 @@ class PathNorm(Settings, Combinable):
 
     name: ClassVar[str] = "path_norm"
 
+    @checked
     def bind(self, problem: Problem) -> Regularizer:
         """The regularizer for a problem's model.
 

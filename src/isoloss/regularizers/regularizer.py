@@ -10,7 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from isoloss.errors import InputError, check_takes, kind, unknown
+from isoloss.arguments import real
+from isoloss.errors import InputError, check_takes, kind, one_line, unknown
 from isoloss.flat import Layout, Shapes
 from isoloss.problem import Problem
 
@@ -82,12 +83,13 @@ def combine(*parts: tuple[float, Any]) -> Combination:
     """The weighted sum of regularizers, sums among them taken apart."""
     flat: list[tuple[float, Bindable]] = []
     for weight, part in parts:
-        if isinstance(weight, bool) or not isinstance(weight, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError(f"the weight of a regularizer must be a finite number, got {weight!r}")
+        weight = real("the weight of a regularizer", weight, "a finite number")
         if not math.isfinite(weight):
             raise InputError(f"the weight of a regularizer must be finite, got {weight}")
         inner = part.parts if isinstance(part, Combination) else ((1.0, part),)
-        flat += [(float(weight * own), each) for own, each in inner]
+        flat += [(weight * own, each) for own, each in inner]
+        if not all(math.isfinite(product) for product, _ in flat):
+            raise InputError(f"the weights of regularizers multiply to infinity, with {weight:g}")
     return Combination(tuple(flat))
 
 
@@ -184,6 +186,11 @@ def from_function(function: Callable[[dict[str, Tensor]], Any], problem: Problem
             raise
         what = f"parameter in the regularizer {made.name!r}:"
         raise unknown(what, key, problem.shapes) from error
+    except (TypeError, AttributeError) as error:
+        raise InputError(
+            f"the regularizer {made.name!r} failed on a dict of the parameters by name "
+            f"({type(error).__name__}: {one_line(error)}); correct it"
+        ) from error
     if first != second and not (math.isnan(first) and math.isnan(second)):
         raise InputError(
             f"the regularizer {made.name!r} is not a function of the parameters alone: two calls "

@@ -8,6 +8,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
+from isoloss.arguments import checked
 from isoloss.errors import InputError
 from isoloss.problem import Problem
 from isoloss.regularizers.regularizer import (
@@ -22,7 +23,7 @@ from isoloss.settings import Settings
 def smooth_root(square: Tensor, smoothing: float) -> Tensor:
     """The hyperbola sqrt(x^2 + s^2) - s of x^2: |x| less s far out, and smooth at zero."""
     # the form without cancellation near zero
-    return square / ((square + smoothing**2).sqrt() + smoothing)
+    return square / ((square + smoothing * smoothing).sqrt() + smoothing)
 
 
 class L1(Settings, Combinable):
@@ -35,6 +36,7 @@ class L1(Settings, Combinable):
     name: ClassVar[str] = "l1"
     smoothing: PositiveFloat = 1e-2
 
+    @checked
     def bind(self, problem: Problem) -> Regularizer:
         """The regularizer for a problem's parameters."""
 
@@ -60,6 +62,7 @@ class GroupLasso(Settings, Combinable):
     name: ClassVar[str] = "group_lasso"
     smoothing: PositiveFloat = 1e-2
 
+    @checked
     def bind(self, problem: Problem) -> Regularizer:
         """The regularizer for a problem's parameters."""
         names = _matrices(problem, self.name)
@@ -88,6 +91,7 @@ class NuclearNorm(Settings, Combinable):
     name: ClassVar[str] = "nuclear_norm"
     smoothing: PositiveFloat = 1e-2
 
+    @checked
     def bind(self, problem: Problem) -> Regularizer:
         """The regularizer for a problem's parameters."""
         names = _matrices(problem, self.name)

@@ -10,6 +10,7 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from isoloss.arguments import checked
 from isoloss.errors import InputError, unknown
 from isoloss.flat import flatten, inner
 from isoloss.problem import Problem
@@ -39,6 +40,7 @@ class SquaredNorm(Settings, Combinable):
         what = "squared_norm" if self.center is None else "squared_distance"
         return f"{what}_weights" if self.without_biases else what
 
+    @checked
     def bind(self, problem: Problem) -> Regularizer:
         """The regularizer for a problem's parameters.
 
@@ -48,10 +50,13 @@ class SquaredNorm(Settings, Combinable):
         """
         center = self.center
         if center is not None:
-            if center.shape != (problem.size,) or not torch.isfinite(center).all():
+            real = center.is_floating_point() and center.layout == torch.strided
+            whole = center.shape == (problem.size,) and real and not center.is_meta
+            if not whole or not torch.isfinite(center).all():
                 raise InputError(
                     f"center of SquaredNorm must be one flat vector of {problem.size} finite "
-                    f"weights, as problem.current() gives, got shape {tuple(center.shape)}"
+                    f"weights, as problem.current() gives, got {center.dtype} of shape "
+                    f"{tuple(center.shape)}"
                 )
             center = center.detach().to(problem.device, problem.dtype, copy=True)
         return _Quadratic(self.name, self._vector(problem), center)
@@ -61,7 +66,10 @@ class SquaredNorm(Settings, Combinable):
         each = self._weights(problem.shapes)
         if all(weight == 1 for weight in each.values()):
             return None
-        pieces = [torch.full(shape, each[name]) for name, shape in problem.shapes.items()]
+        pieces = [
+            torch.full(shape, each[name], dtype=torch.float64)
+            for name, shape in problem.shapes.items()
+        ]
         return flatten(pieces).to(problem.device, problem.dtype)
 
     def _weights(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, float]:

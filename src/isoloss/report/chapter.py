@@ -12,6 +12,7 @@ import pandas as pd
 from torch import Tensor
 
 from isoloss import experiments
+from isoloss.arguments import checked
 from isoloss.disk import refuse_links, refuse_links_in
 from isoloss.errors import unknown
 from isoloss.files import write_json, write_text
@@ -64,6 +65,7 @@ class Report:
     missing: list[str] = field(default_factory=list[str])
 
 
+@checked
 def report(results: Results, experiment: str) -> Report:
     """Write the figures and tables of an experiment, and the page again.
 
@@ -163,6 +165,7 @@ def report_tables(runs: Runs) -> tuple[list[Table], dict[str, str]]:
     return shown, files
 
 
+@checked
 def outcome_table(
     methods: Methods, unfinished: Mapping[str, Mapping[str, str]] | None = None
 ) -> pd.DataFrame:
@@ -273,7 +276,7 @@ def _from_to(start: Any, end: Any) -> str:
 
 def _csv(table: pd.DataFrame) -> str:
     """A table as CSV in which a spreadsheet takes no text for a formula."""
-    begins = ("=", "+", "-", "@", "\t", "\r")
+    begins = (*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20")  # the last are full-width signs
     safe = table.map(lambda x: f"'{x}" if isinstance(x, str) and x.startswith(begins) else x)
     return safe.to_csv(index=False, lineterminator="\n")
 

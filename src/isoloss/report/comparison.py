@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from isoloss.arguments import check_columns, checked
+from isoloss.errors import InputError
 from isoloss.path import Path
 from isoloss.report.page import NONE, Section, Table, color, drawing, picture
 from isoloss.report.statistics import Array
@@ -28,6 +30,7 @@ OF_WALK = {"train_loss": "loss", "squared_norm": "regularizer"}
 MARKS = ("o", "s", "D", "^")
 
 
+@checked
 def comparison_scatter(
     methods: Methods, decay: pd.DataFrame, *, title: str = "", metric: str = "metric"
 ) -> Figure:
@@ -43,6 +46,8 @@ def comparison_scatter(
         title: Above all panels.
         metric: Name of the test metric.
     """
+    if len(decay):
+        check_columns("decay", decay, "penalty", *QUANTITIES)
     ordinates = {"test_loss": "test loss (without penalty)"}
     if metric != "mse":  # where the metric is the loss once is enough
         ordinates["test_metric"] = f"test {metric}"
@@ -69,6 +74,7 @@ def comparison_scatter(
     return figure
 
 
+@checked
 def decay_history(epochs: pd.DataFrame, *, title: str = "", metric: str = "metric") -> Figure:
     """Losses, metric and squared norm of weight decay against the epoch, mean over the runs.
 
@@ -83,6 +89,9 @@ def decay_history(epochs: pd.DataFrame, *, title: str = "", metric: str = "metri
         "test_metric": f"test {metric}",
         "squared_norm_weights": "squared norm\nwithout biases",
     }
+    check_columns("epochs", epochs, "penalty", "epoch", *panels)
+    if not len(epochs):
+        raise InputError("epochs must hold an epoch at least, as Results.decay_epochs returns them")
     penalties = sorted(epochs["penalty"].unique())
     means: Any = epochs.groupby(["penalty", "epoch"])[list(panels)].mean()
     with drawing(9.2, 6.0, title) as figure:
@@ -120,7 +129,8 @@ def _name(panel: Axes, xs: Array, ys: Array, penalties: Sequence[float]) -> None
     from matplotlib.patheffects import withStroke
 
     named: list[tuple[float, float]] = []
-    spread = max(float(np.ptp(np.log(xs))), 1e-9), max(float(np.ptp(ys)), 1e-9)
+    with np.errstate(invalid="ignore"):  # of networks that were lost
+        spread = max(float(np.ptp(np.log(xs))), 1e-9), max(float(np.ptp(ys)), 1e-9)
     for x, y, penalty in zip(xs, ys, penalties, strict=True):
         here = float(np.log(x)) / spread[0], y / spread[1]
         if all(abs(here[0] - a) + abs(here[1] - b) > 0.05 for a, b in named):
@@ -191,7 +201,9 @@ def _color_bar(figure: Figure, axes: Any, penalties: Sequence[float]) -> None:
 
 def _number(penalty: float) -> str:
     """A penalty as short as it can be said: 0, 1e-6, 0.25."""
-    digits, power = f"{penalty:.2e}".split("e")
+    digits, e, power = f"{penalty:.2e}".partition("e")
+    if not e:  # infinite, or none
+        return digits
     return min(f"{penalty:g}", f"{float(digits):g}e{int(power)}", key=len)
 
 

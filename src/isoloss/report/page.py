@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import os
+import re
 import textwrap
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -13,9 +15,18 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isoloss import __version__
-from isoloss.disk import ResultsError, read_bytes, refuse_links
-from isoloss.errors import IsolossError, require_extra
+from isoloss.arguments import checked
+from isoloss.disk import (
+    ResultsError,
+    Stamp,
+    as_folder,
+    atomically,
+    read_bytes,
+    refuse_links,
+)
+from isoloss.errors import InputError, IsolossError, kind, require_extra, shown
 from isoloss.files import read_json, write_text
+from isoloss.store.folder import LONGEST_NAME
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,6 +53,7 @@ NONE = "-"  # in a table, where there is no number
 LATEX = {
     **{character: f"\\{character}" for character in "#$%&_{}"},
     "\\": r"\textbackslash{}",
+    "[": "{[}",  # after a line's end, it would be its height
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
@@ -60,6 +72,8 @@ class Picture(Part):
     """A figure."""
 
     file: str  # its PNG, directly beside the chapter; the PDF has the same name
+    png: Stamp
+    pdf: Stamp
     title: str
     alt: str
     caption: str = ""
@@ -190,8 +204,9 @@ def color(k: int) -> str:
     return COLORS[k % len(COLORS)]
 
 
-def save(figure: Figure, folder: FilePath, name: str) -> list[FilePath]:
-    """Write a figure as NAME.png and NAME.pdf.
+@checked
+def save(figure: Figure, folder: str | os.PathLike[str], name: str) -> list[FilePath]:
+    """Write a figure as NAME.png and NAME.pdf, each there whole or not at all.
 
     Args:
         figure: What to write.
@@ -200,22 +215,41 @@ def save(figure: Figure, folder: FilePath, name: str) -> list[FilePath]:
 
     Returns:
         The two files.
+
+    Raises:
+        InputError: One of these is none.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    png, pdf = folder / f"{name}.png", folder / f"{name}.pdf"
+    if not hasattr(figure, "savefig"):
+        raise InputError(f"figure must be a matplotlib figure, got {kind(figure)}")
+    place = as_folder(folder)
+    if (
+        not name
+        or FilePath(name).name != name
+        or not name.isprintable()
+        or len(name.encode()) > LONGEST_NAME
+    ):
+        raise InputError(f"name must be that of a file without its extension, got {shown(name)}")
+    png, pdf = place / f"{name}.png", place / f"{name}.pdf"
+    _save(figure, png, pdf)
+    return [png, pdf]
+
+
+def _save(figure: Figure, png: FilePath, pdf: FilePath) -> tuple[Stamp, Stamp]:
+    undated: Any = {"CreationDate": None}
     with style():
-        figure.savefig(png)
+        of_png = atomically(png, lambda part: figure.savefig(part, format="png"))
         engine = figure.get_layout_engine()
         figure.set_layout_engine("none")  # laid out already: once is half of the work
-        figure.savefig(pdf, metadata={"CreationDate": None})
+        of_pdf = atomically(pdf, lambda part: figure.savefig(part, format="pdf", metadata=undated))
         figure.set_layout_engine(engine)
-    return [png, pdf]
+    return of_png, of_pdf
 
 
 def picture(figure: Figure, folder: FilePath, name: str, **words: Any) -> Picture:
     """Save a figure, and say of it on the page what the words are: the fields of `Picture`."""
-    save(figure, folder, name)
-    return Picture(file=f"{name}.png", **words)
+    file = folder / f"{name}.png"
+    png, pdf = _save(figure, file, file.with_suffix(".pdf"))
+    return Picture(file=file.name, png=png, pdf=pdf, **words)
 
 
 def count(runs: int) -> str:
@@ -233,7 +267,7 @@ def number(value: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    safe = text.replace("|", "\\|").replace("\n", "<br>")
+    safe = re.sub(r"([\\|<\[`])", r"\\\1", text).replace("\n", "<br>")
     return f" {safe} |" if safe else " |"
 
 
@@ -249,10 +283,11 @@ def load_chapter(folder: FilePath) -> Chapter:
         ) from error
 
 
-def load_image(folder: FilePath, name: str) -> dict[str, Any]:
+def load_image(folder: FilePath, picture: Picture) -> dict[str, Any]:
     """A figure of a chapter for the page, its size in CSS pixels; only of files directly beside it:
     a chapter received from somebody else could name any file of this machine."""
-    file, again = folder / name, f"run 'isoloss report {folder.name}' again"
+    name, again = picture.file, f"run 'isoloss report {folder.name}' again"
+    file = folder / name
     if FilePath(name).name != name or "\\" in name or file.resolve().parent != folder.resolve():
         raise ResultsError(
             f"{folder / CHAPTER} names the figure {name!r}, which must be a file directly beside "
@@ -264,6 +299,11 @@ def load_image(folder: FilePath, name: str) -> dict[str, Any]:
         raise ResultsError(f"{error}; {again}") from error
     if not content.startswith(b"\x89PNG\r\n\x1a\n") or len(content) < 24:
         raise ResultsError(f"{file} is not a PNG; {again}")
+    try:
+        picture.png.check(file, content)
+        picture.pdf.check(file.with_suffix(".pdf"))
+    except ResultsError as error:
+        raise ResultsError(f"{error}; {again}") from error
     # width and height are in the PNG's first chunk (RFC 2083, 4.1.1)
     width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
     return {
@@ -291,7 +331,7 @@ def page_text(report: FilePath, plotly: str = "") -> str:
     for folder in sorted(file.parent for file in report.glob(f"*/{CHAPTER}")):
         refuse_links(report, folder)
         chapter = load_chapter(folder)
-        images = {one.file: load_image(folder, one.file) for one in chapter.pictures}
+        images = {one.file: load_image(folder, one) for one in chapter.pictures}
         chapters.append({"chapter": chapter, "images": images})
     loader, strict = jinja2.PackageLoader("isoloss.report"), jinja2.StrictUndefined
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=strict)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
+from isoloss.arguments import check_fields, checked, whole
 from isoloss.errors import InputError
 
 Array = NDArray[np.float64]
@@ -117,11 +118,20 @@ class PCA:
     counts: list[int]
     lengths: Array
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.scores.ndim != 2 or len(self.scores) != sum(self.counts):
+            raise InputError(
+                f"scores must have shape (points, components), with {sum(self.counts)} points as "
+                f"counts says, got {self.scores.shape}"
+            )
+
     @property
     def runs(self) -> list[Array]:
         """The scores of each run, shape (its points, components) each."""
         return np.split(self.scores, np.cumsum(self.counts)[:-1])
 
+    @checked
     def length_share(self, first: int, last: int) -> Array:
         """How much of each run's length is left in a view of some components.
 
@@ -138,6 +148,7 @@ class PCA:
         still = self.lengths == 0
         return np.where(still, np.nan, shown / np.where(still, 1.0, self.lengths))
 
+    @checked
     def transform(self, points: Tensor) -> Array:
         """Scores of other points.
 
@@ -150,11 +161,14 @@ class PCA:
         Raises:
             InputError: The points have another number of parameters.
         """
+        points = points.detach()
         if points.ndim != 2 or points.shape[1] != len(self.mean):
             raise InputError(
                 f"points must have shape (points, {len(self.mean)}), since this PCA is of "
                 f"{len(self.mean)} parameters, got {tuple(points.shape)}"
             )
+        if not points.isfinite().all():
+            raise InputError("the points must be finite: some are infinite or not a number")
         scores = np.zeros((len(points), len(self.components)))
         for span in _spans(len(points), len(self.mean)):
             block = (points[:, span].double().cpu().numpy() - self.mean[span]) / self.scale[span]
@@ -162,6 +176,7 @@ class PCA:
         return scores
 
 
+@checked
 def pca(points: Sequence[Tensor], *, scaled: bool = True, components: int = 10) -> PCA:
     """Exact PCA of the points of several runs.
 
@@ -183,6 +198,7 @@ def pca(points: Sequence[Tensor], *, scaled: bool = True, components: int = 10) 
         InputError: There are fewer than two different points, a point is not finite, or runs
             differ in their number of parameters.
     """
+    components = whole("components", components, 1)
     sizes = sorted({run.shape[1] if run.ndim == 2 else -1 for run in points})
     if len(sizes) != 1 or sizes[0] < 1:
         raise InputError(
@@ -254,7 +270,7 @@ def _largest(gram: Array, components: int) -> tuple[Array, Array]:
 def _blocks(points: Sequence[Tensor], n: int) -> Iterator[tuple[slice, Array]]:
     """All points' coordinates in double precision, some coordinates at a time."""
     for span in _spans(sum(len(run) for run in points), n):
-        yield span, torch.cat([run[:, span].double().cpu() for run in points]).numpy()
+        yield span, torch.cat([run.detach()[:, span].double().cpu() for run in points]).numpy()
 
 
 def _spans(count: int, n: int) -> Iterator[slice]:

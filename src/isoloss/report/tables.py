@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoloss.arguments import check_columns, checked
 from isoloss.flat import Layout
 from isoloss.path import Path
 from isoloss.report.page import Table, count
@@ -46,6 +47,7 @@ class Runs:
 
 def on_level(path: Path) -> pd.DataFrame:
     """The rows of a walk that no corrector step follows; column `progress` counts the others."""
+    check_columns("steps", path.steps, "step", "kind", "evaluations", "loss", "regularizer")
     kind = path.steps["kind"].to_numpy(dtype=str)
     kept = np.append(kind[1:] != "correct", [True])[: len(kind)]
     progress = np.cumsum((kind != "start") & (kind != "correct"))
@@ -58,6 +60,7 @@ def run_name(path: Path, k: int) -> str:
     return folder.replace("\\", "/").rpartition("/")[2] or f"run-{k:03d}"
 
 
+@checked
 def walk_table(methods: Methods) -> pd.DataFrame:
     """Where walks start and end: mean and sample standard deviation over the runs.
 
@@ -89,6 +92,7 @@ def _probed(table: pd.DataFrame) -> dict[str, str]:
     return {name: name.replace("_", " ") for name in names if bool(table[name].notna().any())}
 
 
+@checked
 def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """A table of `walk_table` for people: a row per quantity and place, a column per method.
 
@@ -98,6 +102,7 @@ def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     Returns:
         The headings, the first empty, and the rows; each entry is mean ± standard deviation.
     """
+    check_columns("table", table, "method", "quantity", "place", "mean", "std", "runs")
     runs: dict[str, int] = table.groupby("method", sort=False)["runs"].first().to_dict()
     columns = ["", *(f"{method} ({count(of_method)})" for method, of_method in runs.items())]
     rows: list[list[str]] = []
@@ -116,7 +121,7 @@ def ends_table(table: pd.DataFrame, title: str = "", caption: str = "") -> Table
 
 def _entry(mean: float, std: float) -> str:
     """Mean ± std, both to the last digit that the second figure of std holds."""
-    if math.isnan(std):
+    if not math.isfinite(std):
         return f"{mean:.4g}"
     if std <= 1e-12 * abs(mean):  # equal but for rounding
         return f"{mean:,.0f} ± 0" if mean == round(mean) else f"{mean:.4g} ± 0"
@@ -132,6 +137,7 @@ def chosen_per_run(decay: pd.DataFrame) -> pd.DataFrame:
     return usable.loc[usable.groupby("run")["validation_loss"].idxmin()]
 
 
+@checked
 def comparison_table(methods: Methods, decay: pd.DataFrame) -> pd.DataFrame:
     """Every quantity of every group: mean, spread, interval over the runs.
 
@@ -148,6 +154,10 @@ def comparison_table(methods: Methods, decay: pd.DataFrame) -> pd.DataFrame:
         test loss is the smallest of all penalties: a choice that looks at the test set) and
         `best_on_held_out` (likewise, by the mean loss on held-out training examples).
     """
+    if len(decay):
+        check_columns("decay", decay, "run", "penalty", "train_loss", "test_loss")
+        extra = [name for name in (*QUANTITIES, "validation_loss") if name in decay]
+        check_columns("decay", decay, *extra)
     on_test, held_out = (_best(decay, column) for column in ("test_loss", "validation_loss"))
     walks = [row for name, paths in methods.items() for path in paths for row in _ends(name, path)]
     tables = [pd.DataFrame(walks)]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from isoloss.arguments import checked
 from isoloss.errors import InputError
 from isoloss.path import Path
 from isoloss.report import page
@@ -25,6 +26,7 @@ VIEWS = ((1, 3), (4, 6))  # first and last component of each 3-D view
 COMPONENTS = 6  # shown in scenes
 
 
+@checked
 def explained_variance(*pcas: PCA, title: str = "") -> Figure:
     """Share of the variance that each component explains, as bars, and all up to it, as a line.
 
@@ -43,6 +45,7 @@ def explained_variance(*pcas: PCA, title: str = "") -> Figure:
     return figure
 
 
+@checked
 def pca_views(pca: PCA, *, ends: Ends | None = None, title: str = "") -> Figure:
     """3-D views of components 1 to 3 and 4 to 6.
 

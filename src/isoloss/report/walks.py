@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from isoloss.arguments import checked
 from isoloss.errors import InputError, unknown
 from isoloss.path import Path
 from isoloss.report.page import (
@@ -55,6 +56,7 @@ CAPTIONS = {
 }
 
 
+@checked
 def plot(walks: Walks, against: str = "step") -> Figure:
     """Angle, regularizer and probes along walks, in stacked panels.
 
@@ -82,6 +84,7 @@ def plot(walks: Walks, against: str = "step") -> Figure:
     return walk_panels(named, against=against)
 
 
+@checked
 def walk_panels(
     methods: Methods,
     *,
@@ -141,6 +144,7 @@ def walk_panels(
     return figure
 
 
+@checked
 def close_up(
     methods: Methods,
     column: str,

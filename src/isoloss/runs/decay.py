@@ -4,42 +4,27 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path as FilePath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
-import pandas as pd
 import torch
-from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from isoloss.errors import InputError
 from isoloss.experiments.catalog import Data, Experiment
 from isoloss.flat import flatten
-from isoloss.losses import METRICS
 from isoloss.path import Row
-from isoloss.runs.run import Contact, News, Run
-from isoloss.settings import Settings, override, parse_pairs
+from isoloss.runs.run import Contact, Interrupted, News, Run
+from isoloss.runs.sweep import DecayOptions, Pair, Sweep, SweepState
+from isoloss.settings import override, parse_pairs
 from isoloss.store import Results, run_folder
 from isoloss.store.checkpoint import TrainingCheckpoint
 from isoloss.store.folder import CHECKPOINT, FINISHED, Stack, save_decay
-from isoloss.training import Training, TrainingState, check_penalties
-
-Pair = tuple[Tensor, Tensor]  # inputs and targets
-
-
-class DecayOptions(Settings):
-    """How to train with weight decay."""
-
-    epochs: PositiveInt
-    # the penalty on biases too, as the walk's R is; the reference's is on matrices and kernels
-    include_biases: bool = False
-    # part of the training examples on which the best penalty is chosen: with every penalty a second
-    # network is trained on the others
-    held_out: float = Field(default=0.2, ge=0, le=0.5)
-    record_every: PositiveInt = 10  # epochs
+from isoloss.training import check_penalties
 
 
 @dataclass(frozen=True)
@@ -105,78 +90,6 @@ def equivalent_runs(
     return runs
 
 
-@dataclass
-class SweepState:
-    """All that a sweep needs to continue from the end of an epoch."""
-
-    training: TrainingState
-    lost: Tensor  # the epoch at which a member was found NaN or infinite, -1 of others; int64
-    history: list[dict[str, list[float]]] = field(default_factory=list[dict[str, list[float]]])
-
-
-class Sweep:
-    """Networks from one start on one draw of examples, one for each penalty."""
-
-    def __init__(
-        self, settings: DecaySettings, seed: int, train: Pair, tests: dict[str, Pair]
-    ) -> None:
-        self._settings = settings
-        self._measured = {"train": train, **tests}
-        self._training = Training(
-            settings.experiment.network(seed).to(settings.device),
-            settings.experiment.loss,
-            *train,
-            penalties=settings.penalties,
-            include_biases=settings.options.include_biases,
-        )
-
-    def init(self, start: Tensor) -> SweepState:
-        """The state before the first epoch, with the start measured; it is of all networks."""
-        members = self._training.members
-        training = self._training.init(start.expand(members, -1))
-        state = SweepState(training, torch.full((members,), -1))
-        self._measure(state)
-        return state
-
-    def finished(self, state: SweepState) -> bool:
-        """Whether all epochs are done."""
-        return state.training.epoch >= self._settings.options.epochs
-
-    def step(self, state: SweepState) -> None:
-        """Train for one epoch and measure where that is due; the state is changed in place."""
-        self._training.epoch(state.training)
-        epoch = state.training.epoch
-        fresh = self._training.norms(state.training).whole.isfinite().logical_not().cpu()
-        state.lost[fresh & (state.lost < 0)] = epoch
-        if epoch % self._settings.options.record_every == 0 or self.finished(state):
-            self._measure(state)
-
-    def stack(self, state: SweepState) -> Stack:
-        """The networks and what was measured of them."""
-        history = [pd.DataFrame(columns) for columns in state.history]
-        ends = self._training.thetas(state.training)
-        return Stack(pd.concat(history, ignore_index=True), ends, state.lost)
-
-    def _measure(self, state: SweepState) -> None:
-        settings, norms = self._settings, self._training.norms(state.training)
-        penalized = norms.whole if settings.options.include_biases else norms.weights
-        penalty = torch.tensor(settings.penalties, dtype=torch.float64) * penalized.cpu()
-        metric_of = METRICS[settings.experiment.metric]
-        columns: dict[str, Tensor] = {}
-        for name, pair in self._measured.items():
-            loss, metric = self._training.evaluate(state.training, *pair, metric_of)
-            columns[f"{name}_loss"] = loss.cpu()
-            columns[f"penalized_{name}_loss"] = loss.cpu() + penalty
-            columns[f"{name}_metric"] = metric.cpu()
-        columns["squared_norm"], columns["squared_norm_weights"] = norms.whole, norms.weights
-        measured: dict[str, Any] = {
-            "penalty": list(settings.penalties),
-            "epoch": [state.training.epoch] * self._training.members,
-            **{name: values.tolist() for name, values in columns.items()},
-        }
-        state.history.append(measured)
-
-
 @dataclass(frozen=True)
 class DecayRun(Run):
     """One run of weight decay."""
@@ -198,45 +111,146 @@ class DecayRun(Run):
         options = self.settings.options
         return (2 if options.held_out else 1) * options.epochs
 
+    @classmethod
+    def work_all(cls, contacts: Sequence[Contact]) -> Iterator[News]:
+        """Train the runs that are alike in one stack."""
+        alike: dict[str, list[Contact]] = {}
+        for contact in contacts:
+            settings = cast("DecayRun", contact.run).settings
+            same = {**settings.config(0), "penalties": len(settings.penalties)}
+            alike.setdefault(str(same), []).append(contact)
+        for several in alike.values():
+            yield from _trained_together(several)
+
     def _work(self, contact: Contact) -> News:
-        settings = self.settings
-        data = settings.experiment.data(self.seed)
-        start = flatten(list(settings.experiment.network(self.seed).parameters()))
-        train, test = (
-            (x.to(settings.device), y.to(settings.device))
-            for x, y in ((data.inputs, data.targets), (data.test_inputs, data.test_targets))
-        )
-        done, best = 0, None
-        contact.tell("training")
+        (news,) = self.work_all([contact])
+        return news
 
-        def follow(name: str, sweep: Sweep) -> Stack:
-            nonlocal done
-            folder = self.folder / CHECKPOINT / name
-            checkpoint = TrainingCheckpoint(folder, self.folder, self.checkpoint_every)
-            state = checkpoint.load(SweepState) or sweep.init(start.to(settings.device))
-            contact.notes += checkpoint.damage
-            done += state.training.epoch
-            while not sweep.finished(state):
-                sweep.step(state)
-                done += 1
-                if sweep.finished(state):
-                    checkpoint.save(state)
-                contact.keep_or_stop(checkpoint, state)
-                contact.tell("training", done, best)
-            return sweep.stack(state)
-
-        whole = follow("whole", Sweep(settings, self.seed, train, {"test": test}))
-        best = _best(whole)
-        chosen = None
-        if settings.options.held_out:
-            kept, aside = hold_out(data, settings.options.held_out, self.seed)
-            parts = _rows(train, kept), {"validation": _rows(train, aside)}
-            chosen = follow("chosen", Sweep(settings, self.seed, *parts))
-        save_decay(self.folder, whole, chosen, start=start, indices=data.indices)
-        return News(self.index, "done", done, best, ending=FINISHED)
-
-    def _finished_before(self) -> News:
+    def finished_before(self) -> News:
         return News(self.index, "done", self.total, ending=FINISHED)
+
+
+def _trained_together(contacts: Sequence[Contact]) -> Iterator[News]:
+    """Train runs in one stack, or in several where memory does not hold it."""
+    try:
+        trained = _train(contacts)
+    except torch.OutOfMemoryError as error:
+        if len(contacts) == 1:
+            yield contacts[0].ended_by(error)
+            return
+        trained = None
+    except Exception as error:
+        yield from (contact.ended_by(error) for contact in contacts)
+        return
+    if trained is None:  # here, where the error no longer holds what did not fit
+        middle = len(contacts) // 2
+        yield from _trained_together(contacts[:middle])
+        yield from _trained_together(contacts[middle:])
+        return
+    for contact, done in zip(contacts, trained, strict=True):
+        yield contact.end(partial(_saved, cast("DecayRun", contact.run), done))
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What training with every penalty gave for one run."""
+
+    start: Tensor
+    indices: Tensor
+    whole: Stack
+    chosen: Stack | None
+
+
+def _train(contacts: Sequence[Contact]) -> list[_Trained]:
+    """Train what is left of runs that are alike."""
+    for contact in contacts:
+        contact.tell("training")
+    runs = [cast("DecayRun", contact.run) for contact in contacts]
+    settings = runs[0].settings
+    draws = [settings.experiment.data(runs[0].seed)]
+    for run in runs[1:]:  # all have one test set
+        draw, first = settings.experiment.data(run.seed), draws[0]
+        shared = {"test_inputs": first.test_inputs, "test_targets": first.test_targets}
+        draws.append(replace(draw, **shared))
+    networks = (settings.experiment.network(run.seed) for run in runs)
+    starts = torch.stack([flatten(list(network.parameters())) for network in networks])
+
+    def stacked(rows: Sequence[Tensor]) -> Pair:
+        each = list(zip(draws, rows, strict=True))
+        inputs = torch.stack([draw.inputs[own] for draw, own in each])
+        targets = torch.stack([draw.targets[own] for draw, own in each])
+        return inputs.to(settings.device), targets.to(settings.device)
+
+    own = {"train": stacked([torch.arange(len(draw.targets)) for draw in draws])}
+    test = draws[0].test_inputs.to(settings.device), draws[0].test_targets.to(settings.device)
+    whole = _follow("whole", contacts, starts, own, {"test": test}, [None] * len(runs), 0)
+    chosen: Sequence[Stack | None] = [None] * len(runs)
+    if settings.options.held_out:
+        held = [
+            hold_out(draw, settings.options.held_out, run.seed)
+            for draw, run in zip(draws, runs, strict=True)
+        ]
+        kept, aside = zip(*held, strict=True)
+        own = {"train": stacked(kept), "validation": stacked(aside)}
+        best = [_best(stack) for stack in whole]
+        chosen = _follow("chosen", contacts, starts, own, {}, best, settings.options.epochs)
+    results = zip(starts, draws, whole, chosen, strict=True)
+    return [_Trained(start, draw.indices, all_, part) for start, draw, all_, part in results]
+
+
+def _follow(
+    name: str,
+    contacts: Sequence[Contact],
+    starts: Tensor,
+    own: Mapping[str, Pair],
+    test: Mapping[str, Pair],
+    best: Sequence[Row | None],
+    done: int,  # epochs of trainings before this one
+) -> list[Stack]:
+    """One training of all penalties, kept from time to time; runs that stand at another epoch are
+    in a stack of their own."""
+    runs = [cast("DecayRun", contact.run) for contact in contacts]
+    checkpoints, states = list[TrainingCheckpoint](), list[SweepState | None]()
+    for run, contact in zip(runs, contacts, strict=True):
+        folder = run.folder / CHECKPOINT / name
+        checkpoints.append(TrainingCheckpoint(folder, run.folder, run.checkpoint_every))
+        states.append(checkpoints[-1].load(SweepState))
+        contact.notes += checkpoints[-1].damage
+    epochs = [0 if state is None else state.training.epoch for state in states]
+    found: dict[int, Stack] = {}
+    for epoch in sorted(set(epochs)):
+        these = [k for k in range(len(runs)) if epochs[k] == epoch]
+        settings, device = runs[0].settings, runs[0].settings.device
+        sweep = Sweep(
+            settings.experiment,
+            settings.options,
+            [runs[k].settings.penalties for k in these],
+            {key: (inputs[these], targets[these]) for key, (inputs, targets) in own.items()},
+            test,
+        )
+        kept = [state for k in these if (state := states[k]) is not None]
+        if kept:
+            sweep.resume(kept)
+        else:
+            sweep.start(starts[these].to(device))
+        while not sweep.finished:
+            sweep.step()
+            stop = [contacts[k].tell("training", done + sweep.epoch, best[k]) for k in these]
+            if any(stop) or sweep.finished or any(checkpoints[k].due for k in these):
+                for k, state in zip(these, sweep.states(), strict=True):
+                    checkpoints[k].save(state)
+            if any(stop):
+                raise Interrupted
+        for k in these:
+            contacts[k].notes += sweep.notes
+        found |= zip(these, sweep.stacks(), strict=True)
+    return [found[k] for k in range(len(runs))]
+
+
+def _saved(run: DecayRun, done: _Trained) -> News:
+    """Write what a run gave; its last news."""
+    save_decay(run.folder, done.whole, done.chosen, start=done.start, indices=done.indices)
+    return News(run.index, "done", run.total, _best(done.whole), ending=FINISHED)
 
 
 def hold_out(data: Data, part: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -246,10 +260,6 @@ def hold_out(data: Data, part: float, seed: int) -> tuple[Tensor, Tensor]:
     aside = np.sort(generator.choice(count, size=max(1, round(part * count)), replace=False))
     kept = np.setdiff1d(np.arange(count), aside)
     return torch.from_numpy(kept), torch.from_numpy(aside)
-
-
-def _rows(pair: Pair, rows: Tensor) -> Pair:
-    return pair[0][rows.to(pair[0].device)], pair[1][rows.to(pair[1].device)]
 
 
 def _best(stack: Stack) -> Row:

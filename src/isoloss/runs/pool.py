@@ -1,4 +1,4 @@
-"""Many runs over the cores, a process each, and the signals that stop them.
+"""Many runs over the cores, a process each or one for all on a GPU, and the signals that stop them.
 
 Processes share nothing but a pipe each, so that one which is killed leaves no lock behind. Nothing
 here loads torch: libraries of linear algebra choose algorithms, and with them the last bits, by
@@ -45,7 +45,7 @@ def sigterm_raises() -> Generator[None]:
 
 def run_all(runs: Sequence[Run], show: Callable[[News], None]) -> int:
     """Execute runs in parallel, whichever of them fail; 0, or 130 or 143 after a signal."""
-    waiting, workers = deque(runs), list[_Worker]()
+    waiting, workers = deque(_jobs(runs)), list[_Worker]()
     came: list[tuple[int, float]] = []
 
     def note(number: int, *_: object) -> None:
@@ -72,21 +72,29 @@ def run_all(runs: Sequence[Run], show: Callable[[News], None]) -> int:
     return 128 + came[0][0] if came else 0
 
 
+def _jobs(runs: Sequence[Run]) -> list[list[Run]]:
+    """What a process does: one run, or all that share a GPU."""
+    jobs: dict[str | int, list[Run]] = {}
+    for one in runs:
+        jobs.setdefault(one.shared or one.index, []).append(one)
+    return list(jobs.values())
+
+
 def _insists(came: list[tuple[int, float]]) -> bool:
     pressed = [when for number, when in came if number == signal.SIGINT]
     return len(pressed) > 1 and pressed[-1] - pressed[0] > SECONDS_TO_INSIST
 
 
 class _Worker:
-    """A process and the run that it executes."""
+    """A process and the runs that it executes."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, runs: Sequence[Run]) -> None:
         self.ended = False
-        self._run = run
-        self._stopped = self._killed = self._done = False
+        self._left = {run.index: run for run in runs}
+        self._stopped = self._killed = False
         pipe, theirs = SPAWN.Pipe()
         self._pipe: Connection | None = pipe
-        self._process = SPAWN.Process(target=_work, args=(run, theirs))
+        self._process = SPAWN.Process(target=_work, args=(runs, theirs))
         with _inherited():
             self._process.start()
         theirs.close()  # so that the pipe ends with the process
@@ -107,19 +115,20 @@ class _Worker:
                 self._pipe.send(None)
 
     def news(self) -> Generator[News]:
-        """What the run told since; what is known of it where it died without its last word."""
+        """What the runs told since; what is known of those that died without their last word."""
         alive = self._process.is_alive()  # before the pipe: what was said last is in there then
         try:
             while self._pipe and self._pipe.poll():
                 news: News = self._pipe.recv()
-                self._done |= news.phase == "done"
+                if news.phase == "done":
+                    del self._left[news.index]
                 yield news
         except (EOFError, OSError):
             self._pipe = None
         if not alive:
             self.ended = True
-            if not self._done:
-                yield self._run.lost(self._death())
+            for run in self._left.values():
+                yield run.lost(self._death())
 
     def _death(self) -> str:
         code = self._process.exitcode or 0
@@ -138,16 +147,17 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _work(run: Run, pipe: Connection) -> None:
-    """What the process of a run does."""
-    stopped = threading.Event()
+def _work(runs: Sequence[Run], pipe: Connection) -> None:
+    """What a process does."""
+    stopped, sending = threading.Event(), threading.Lock()
 
     def stop(*_: object) -> None:
         stopped.set()
 
     def tell(news: News) -> None:
         try:
-            pipe.send(news)
+            with sending:
+                pipe.send(news)
         except OSError:  # whoever started it is gone
             stop()
 
@@ -161,11 +171,7 @@ def _work(run: Run, pipe: Connection) -> None:
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     threading.Thread(target=listen, daemon=True).start()
-    try:
-        news = run.execute(tell, stopped.is_set)
-    except Exception as error:
-        news = run.failed(error)
-    tell(news)
+    runs[0].execute_all(runs, tell, stopped.is_set)
 
 
 @contextmanager

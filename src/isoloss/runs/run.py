@@ -6,9 +6,10 @@ import platform
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any, ClassVar, Protocol
 
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from isoloss import __version__
 from isoloss.disk import ResultsError, StorageError, move_aside, sentence_of
-from isoloss.errors import IsolossError
+from isoloss.errors import IsolossError, printable
 from isoloss.outcome import Outcome
 from isoloss.path import Row
 from isoloss.progress import columns
@@ -51,14 +52,43 @@ class Interrupted(Exception):  # noqa: N818
 
 
 class Contact:
-    """A run's contact with whoever started it."""
+    """A run whose folder this process alone writes to, and its contact with whoever started it."""
 
     def __init__(
-        self, index: int, tell: Callable[[News], None], cancelled: Callable[[], bool]
+        self, run: Run, tell: Callable[[News], None], cancelled: Callable[[], bool]
     ) -> None:
+        self.run = run
         self.notes: list[str] = []
         self._tell, self._cancelled = tell, cancelled
-        self._last, self._when = News(index, ""), 0.0
+        self._last, self._when = News(run.index, ""), 0.0
+        self._begun = False
+
+    def begin(self) -> News | None:
+        """Lay claim to the folder; the last news where nothing is left to do, or nothing can be."""
+        run = self.run
+        try:
+            left = folder.begin(run.folder, run.config(), _made_with(), self.notes.append)
+        except Exception as error:
+            return self.ended_by(error)
+        self._begun = True
+        return None if left else self.end(run.finished_before)
+
+    def end(self, work: Callable[[], News]) -> News:
+        """Do the rest of the run: the last news, whatever ends it."""
+        try:
+            return replace(work(), notes=tuple(self.notes))
+        except Exception as error:
+            return self.ended_by(error)
+
+    def ended_by(self, error: Exception) -> News:
+        """The last news after an error or an interruption."""
+        news = News(self.run.index, "done", ending=Outcome.INTERRUPTED.value)
+        if not isinstance(error, Interrupted):
+            news = self.run.failed(error)
+            if self._begun:  # else it is perhaps another run's
+                with suppress(StorageError):  # what cannot be written is said all the same
+                    folder.save_failure(self.run.folder, news.ending)
+        return replace(news, notes=tuple(self.notes))
 
     def tell(self, phase: str, done: int = 0, row: Row | None = None) -> bool:
         """Say how far the run is, not too often; whether it is to stop."""
@@ -68,9 +98,14 @@ class Contact:
             self._tell(self._last)
         return self._cancelled()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it is to stop."""
+        return self._cancelled()
+
     def keep_or_stop(self, checkpoint: TrainingCheckpoint, state: object) -> None:
         """After an epoch: keep the state where that is due, and stop where that is asked."""
-        stop = self._cancelled()
+        stop = self.stopping
         if stop or checkpoint.due:
             checkpoint.save(state)
         if stop:
@@ -107,8 +142,23 @@ class Run(ABC):
         """Do what is left of it and write its files; the last news."""
 
     @abstractmethod
-    def _finished_before(self) -> News:
+    def finished_before(self) -> News:
         """The last news of a run that was finished before."""
+
+    @classmethod
+    def work_all(cls, contacts: Sequence[Contact]) -> Iterator[News]:
+        """Do what is left of several that were begun, in this process; the last news of each."""
+        for k, contact in enumerate(contacts):
+            if k and contact.stopping:
+                yield contact.ended_by(Interrupted())
+            else:
+                yield contact.end(partial(contact.run._work, contact))
+
+    @property
+    def shared(self) -> str | None:
+        """The GPU it is computed on: runs on one share a process. None: a process of its own."""
+        device = str(self.config().get("device"))
+        return device if device.startswith("cuda") else None
 
     def config(self) -> dict[str, Any]:
         """Everything that determines the run."""
@@ -124,23 +174,44 @@ class Run(ABC):
 
     def execute(self, tell: Callable[[News], None], cancelled: Callable[[], bool]) -> News:
         """Do what is left as the only writer, else LockedError; all other errors are last news."""
+        with self.claimed(tell, cancelled) as contact:
+            news = contact.begin()
+            if news is None:
+                (news,) = self.work_all([contact])
+            return news
+
+    @classmethod
+    def execute_all(
+        cls,
+        runs: Sequence[Run],
+        tell: Callable[[News], None],
+        cancelled: Callable[[], bool],
+    ) -> None:
+        """Do what is left of several as the only writer; tells last news, all errors among them."""
+        with ExitStack() as held:
+            begun: list[Contact] = []
+            for one in runs:
+                try:
+                    contact = held.enter_context(one.claimed(tell, cancelled))
+                    news = contact.begin()
+                    begun += [contact] if news is None else []
+                except Exception as error:
+                    news = one.failed(error)
+                if news is not None:
+                    tell(news)
+            for news in cls.work_all(begun):
+                tell(news)
+
+    @contextmanager
+    def claimed(
+        self, tell: Callable[[News], None], cancelled: Callable[[], bool]
+    ) -> Generator[Contact]:
+        """Be the only writer to its folder, else LockedError."""
         with only_writer(self.folder) as died:
-            contact = Contact(self.index, tell, cancelled)
+            contact = Contact(self, tell, cancelled)
             if died:
                 contact.notes.append(f"{self.folder}: {died} did not end properly")
-            claimed = False
-            try:
-                left = folder.begin(self.folder, self.config(), _made_with(), contact.notes.append)
-                claimed = True
-                news = self._work(contact) if left else self._finished_before()
-            except Interrupted:
-                news = News(self.index, "done", ending=Outcome.INTERRUPTED.value)
-            except Exception as error:
-                news = self.failed(error)
-                if claimed:  # else it is perhaps another run's
-                    with suppress(StorageError):  # what cannot be written is said all the same
-                        folder.save_failure(self.folder, news.ending)
-            return replace(news, notes=tuple(contact.notes))
+            yield contact
 
     def failed(self, error: Exception) -> News:
         """The last news of a run that an error ended."""
@@ -199,7 +270,8 @@ class Display:
     @property
     def notes(self) -> list[str]:
         """What the user should know beside how the runs ended."""
-        return [note for _, news in sorted(self._last.items()) for note in news.notes]
+        notes = (note for _, news in sorted(self._last.items()) for note in news.notes)
+        return list(dict.fromkeys(notes))  # runs that were done together have the same to say
 
     def show(self, news: News) -> None:
         """Take in news of a run."""
@@ -218,7 +290,7 @@ class Display:
                     line += f": {news.ending}"
                 elif news.row:
                     line += f": {news.done:,} {one.unit}, {one.figures.format_map(news.row)}"
-                self.live.console.print(line, soft_wrap=True)
+                self.live.console.print(printable(line), soft_wrap=True)
 
     def summary(self) -> Table:
         """A table with a line per run: where it started, where it ended, and why."""

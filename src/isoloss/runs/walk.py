@@ -19,7 +19,7 @@ from isoloss.progress import FIGURES
 from isoloss.projects import Project
 from isoloss.regularizers import REGULARIZERS
 from isoloss.runs.run import Contact, News, Run
-from isoloss.settings import ONLY_IN_PYTHON, Settings, override, parse_pairs
+from isoloss.settings import ONLY_IN_PYTHON, Count, Settings, override, parse_pairs
 from isoloss.store import Results, run_folder
 from isoloss.store.checkpoint import (
     Checkpoint,
@@ -45,7 +45,7 @@ class Level(Settings):
     regularizer: str = "squared_norm"
     rtol: float = Field(default=1e-3, gt=0, lt=1)
     dtype: Literal["float32", "float64"] | None = "float32"  # None is the problem's own
-    chunk_size: int | None = Field(default=None, ge=1)  # None takes what is fastest here
+    chunk_size: Count | None = None  # None takes what is fastest here
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class WalkRun(Run):
         save_walk(self.folder, path, {**start.extra, "chunk_size": _size(start)})
         return self._done(path)
 
-    def _finished_before(self) -> News:
+    def finished_before(self) -> News:
         return self._done(Path.load(self.folder))
 
     def _start(self, contact: Contact) -> Start:

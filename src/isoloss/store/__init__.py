@@ -13,10 +13,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from isoloss.arguments import checked
 from isoloss.disk import DamagedError, ResultsError, Stamp, as_folder, refuse_links
 from isoloss.errors import InputError, IsolossError, said
 from isoloss.files import FAILED, OUTCOME, read_ending, read_json, read_table, read_tensors
-from isoloss.path import POINTS, Path, check_columns, read_path
+from isoloss.path import POINTS, Path, check_table, read_path
 from isoloss.store.checkpoint import Checkpoint as Checkpoint
 from isoloss.store.folder import (
     EPOCHS,
@@ -83,8 +84,8 @@ def load_decay(folder: FilePath) -> Decay:
         ends = read_tensors(folder / POINTS, points)["ends"]
     except KeyError as error:
         raise DamagedError(f"{folder} holds no run of weight decay: it has no {error}") from error
-    check_columns(folder / MEMBERS, members, [*MEASURED, "lost_epoch"], ["status"])
-    check_columns(folder / EPOCHS, epochs, MEASURED, [])
+    check_table(folder / MEMBERS, members, [*MEASURED, "lost_epoch"], ["status"])
+    check_table(folder / EPOCHS, epochs, MEASURED, [])
     if ends.ndim != 2 or len(ends) != len(members) or not ends.is_floating_point():
         wrong = f"ends of shape {tuple(ends.shape)} are none of the {len(members)} trained"
         raise DamagedError(f"{folder / POINTS} is damaged: {wrong}")
@@ -103,21 +104,24 @@ class Results:
         folder: What was given to `--out`.
     """
 
-    def __init__(self, folder: FilePath) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = as_folder(folder)
         self._experiment = ""
         self._kept: dict[FilePath, tuple[dict[str, Any], Path | Decay]] = {}
 
     def experiments(self) -> list[str]:
         """Names of the experiments of which there are walks or runs of weight decay."""
         found = [*self.folder.glob("*/traverse"), *self.folder.glob("*/decay")]
-        return sorted({folder.parent.name for folder in found})
+        return sorted({one.parent.name for one in found if one.parent.name.isprintable()})
 
+    @checked
     def methods(self, experiment: str) -> list[str]:
         """Names of the methods by which an experiment was walked."""
-        found = (self.folder / experiment / "traverse").glob("[!.]*")
-        return sorted(folder.name for folder in found if folder.is_dir())
+        place = run_folder(self.folder, experiment, None, 0).parent
+        found = [one for one in place.glob("[!.]*") if one.is_dir()]
+        return sorted(one.name for one in found if one.name.isprintable())
 
+    @checked
     def paths(self, experiment: str, method: str) -> list[Path]:
         """The walks of an experiment by a method, in the order of the runs.
 
@@ -127,6 +131,7 @@ class Results:
         """
         return [*_only(Path, self._read(experiment, "traverse", method)).values()]
 
+    @checked
     def walks(self, experiment: str) -> dict[str, list[Path]]:
         """The walks of an experiment by each method that has any.
 
@@ -145,10 +150,12 @@ class Results:
             )
         return found
 
+    @checked
     def unfinished(self, experiment: str, method: str) -> dict[str, str]:
         """Why runs are not among `paths`, by the name of their folder."""
         return _only(str, self._read(experiment, "traverse", method))
 
+    @checked
     def decay(self, experiment: str) -> pd.DataFrame:
         """The networks that weight decay gave: a row for each run and penalty.
 
@@ -163,6 +170,7 @@ class Results:
         """
         return _joined(self._read(experiment, "decay"), lambda run: run.members)
 
+    @checked
     def decay_epochs(self, experiment: str) -> pd.DataFrame:
         """How these networks came about: a row for each run, epoch measured and penalty.
 
@@ -171,6 +179,7 @@ class Results:
         """
         return _joined(self._read(experiment, "decay"), lambda run: run.epochs)
 
+    @checked
     def decay_points(self, experiment: str) -> Tensor:
         """The networks themselves.
 
@@ -181,14 +190,17 @@ class Results:
         runs = _only(Decay, self._read(experiment, "decay")).values()
         return torch.cat([run.ends() for run in runs]) if runs else torch.empty(0, 0)
 
+    @checked
     def decay_unfinished(self, experiment: str) -> dict[str, str]:
         """Why runs of weight decay are not among `decay`, by the name of their folder."""
         return _only(str, self._read(experiment, "decay"))
 
+    @checked
     def equivalent(self, experiment: str, method: str) -> pd.DataFrame:
         """Weight decay with the penalty at which each walk ended: the columns of `decay`."""
         return _joined(self._read(experiment, "equivalent", method), lambda run: run.members)
 
+    @checked
     def after_decay(self, experiment: str, method: str) -> list[Path]:
         """The walks from the best networks of weight decay, in the order of the runs."""
         return [*_only(Path, self._read(experiment, "after-decay", method)).values()]

@@ -14,7 +14,6 @@ import time
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from numbers import Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from isoloss import __version__
+from isoloss.arguments import real
 from isoloss.disk import ResultsError, as_folder
 from isoloss.errors import InputError, one_line
 from isoloss.outcome import Ending
@@ -40,12 +40,13 @@ class _Timed:
     """Generations that are written from time to time, of states of a class."""
 
     def __init__(self, folder: Path, rescue: Path, every: float) -> None:
-        if not isinstance(every, Real) or not every >= 0:
-            raise InputError(f"every must be a number of seconds, at least 0, got {every!r}")
+        every = real("every", every, "a number of seconds, at least 0")
+        if not every >= 0:
+            raise InputError(f"every must be a number of seconds, at least 0, got {every}")
         self.folder = folder
         self._generations = Generations(folder, rescue)
         self.damage = self._generations.damage  # what load found damaged, a sentence each
-        self._every = self._wait = float(every)
+        self._every = self._wait = every
         self._last = time.monotonic()
         self._classes: dict[str, type] = {}
 

@@ -33,7 +33,7 @@ from isoloss.disk import (
     sync,
     writing,
 )
-from isoloss.errors import InputError, IsolossError
+from isoloss.errors import InputError, IsolossError, shown
 from isoloss.files import (
     FAILED,
     OUTCOME,
@@ -55,6 +55,7 @@ REPLACED, REPORT = "replaced", "report"
 LEFT_OUT = "left out"
 STRAY = "its name is not that of a run, such as run-000"
 MEMBERS, EPOCHS = "members.parquet", "epochs.parquet"
+LONGEST_NAME = 200  # bytes of a method's or experiment's: files are named after it
 _FILES = (STEPS, MEMBERS, EPOCHS, POINTS)
 
 Kind = Literal["traverse", "decay", "equivalent", "after-decay"]
@@ -66,6 +67,12 @@ def run_folder(
     out: FilePath, experiment: str, method: str | None, index: int, kind: Kind = "traverse"
 ) -> FilePath:
     """Where a run is: `OUT/EXPERIMENT/KIND/METHOD/run-000`; `decay` alone has no method."""
+    for name in (experiment, method or experiment):
+        plain = FilePath(name).name == name != "" and name.isprintable()
+        if not plain or len(name.encode(errors="replace")) > LONGEST_NAME:
+            raise InputError(
+                f"the name of an experiment or method must be that of a folder, got {shown(name)}"
+            )
     return out / experiment / kind / (method or "") / f"run-{index:03d}"
 
 

@@ -7,22 +7,28 @@ from dataclasses import replace
 from typing import Annotated, ClassVar
 
 import numpy as np
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from isoloss.methods.sqp.advance import SQPState, advance
+from isoloss.methods.sqp.approach import step_towards
 from isoloss.methods.sqp.basis import Basis
 from isoloss.methods.sqp.model import Model, Slopes
 from isoloss.outcome import Ending, Outcome
-from isoloss.point import Objective
-from isoloss.settings import Settings
+from isoloss.point import Objective, Tolerance
+from isoloss.settings import Count, Settings
 
-MOST_NEWTON = 1.0
-"""Largest change of log L that one step towards another level asks for."""
+LEAST_MEMORY, MOST_MEMORY = 16, 10_000
+"""Directions at least and at most: the algebra within them is dense."""
+SPAN = 1000.0
+"""Least scale of a loss that is held by an absolute tolerance, in such tolerances."""
 
 
 class SQP(Settings):
     """Minimizes R on log(L / c) = 0 with a learned quadratic model of both.
+
+    Where the tolerance is absolute, on (L - c) / scale = 0; the scale is |grad L| |theta| where the
+    level is reached, or a thousand tolerances where that is more.
 
     A step is one trial that may leave the level set by a little and a second one that lands in the
     band, some two evaluations, however tight the band. Beside the points it holds `memory` vectors
@@ -41,24 +47,30 @@ class SQP(Settings):
     stride: ClassVar[int] = 1
     takes_all_steps: ClassVar[bool] = False
 
-    memory: Annotated[int, Field(ge=16)] = 40
+    memory: Annotated[int, Field(ge=LEAST_MEMORY, le=MOST_MEMORY)] = 40
     first_step: PositiveFloat = 0.05
-    max_trials: PositiveInt = 40
-    max_approach: PositiveInt = 500
+    max_trials: Count = 40
+    max_approach: Count = 1000
 
-    def relative_tolerance(self, level: float, rtol: float) -> float:
+    @property
+    def vectors(self) -> int:
+        """Vectors of the size of theta that a walk holds at most, beside the points kept."""
+        return 2 * self.memory + 13
+
+    def kept_tolerance(self, tolerance: Tolerance) -> Tolerance:
         """The tolerance asked for."""
-        del level
-        return rtol
+        return tolerance
 
     def init(
-        self, objective: Objective, theta: Tensor, level: float | None, rtol: float
+        self, objective: Objective, theta: Tensor, level: float | None, tolerance: Tolerance
     ) -> SQPState:
         """Evaluate the start."""
         point = objective.evaluate(theta)
         held = point.loss if level is None else level
-        state = SQPState(point, held, math.log1p(rtol), False)
-        if not (point.finite and point.loss > 0):
+        state = SQPState(point, held, math.log1p(tolerance.rtol), False)
+        if tolerance.atol is not None:
+            state = _scaled(state, tolerance.atol)
+        if not state.admits(point):
             return replace(state, ending=Ending(Outcome.NON_FINITE))
         return self._settled(objective, state)
 
@@ -89,12 +101,14 @@ class SQP(Settings):
     def _settled(self, objective: Objective, state: SQPState) -> SQPState:
         """The state with a fresh model, once the level set is reached."""
         point = state.point
-        if abs(math.log(point.loss / state.level)) > state.rtol:
+        if abs(state.phi(point.loss)) > state.rtol:
             return state
+        if state.scale is not None:
+            state = _scaled(state, state.rtol * state.scale)
         basis = Basis.empty(self.memory, point.theta)
         r, basis = basis.coordinates(point.regularizer_grad)
-        a, basis = basis.coordinates(point.grad / point.loss)
-        size = math.sqrt(point.theta.dot(point.theta).item()) or 1.0
+        a, basis = basis.coordinates(point.grad / state.unit(point.loss))
+        size = point.norm or 1.0
         exact = objective.curvature
         outside = exact or max(float(np.linalg.norm(r)), 1e-300) / size
         model = Model(
@@ -105,36 +119,20 @@ class SQP(Settings):
         )
         slopes = Slopes(r, a).padded(basis.size)
         radius = self.first_step * size
-        return replace(state, on_level=True, slopes=slopes, model=model, radius=radius)
+        return replace(state, on_level=True, pairs=(), slopes=slopes, model=model, radius=radius)
 
     def _approach(self, objective: Objective, state: SQPState) -> SQPState:
-        """A Newton step of log L along its gradient, shortened until it brings the level nearer."""
-        point = state.point
-        phi = math.log(point.loss / state.level)
-        if point.grad_norm == 0:
-            return replace(state, ending=Ending(Outcome.GRADIENT_VANISHED))
-        if state.reached >= self.max_approach:
-            return replace(state, ending=self._unreachable(state))
-        wanted = max(-MOST_NEWTON, min(MOST_NEWTON, phi))
-        share = wanted * point.loss / point.grad_norm**2
-        for _ in range(self.max_trials):
-            trial = objective.evaluate(point.theta.sub(point.grad, alpha=share))
-            if trial.finite and trial.loss > 0:
-                left = math.log(trial.loss / state.level)
-                if abs(left) < abs(phi):
-                    moved = replace(
-                        state,
-                        point=trial,
-                        kind="correct",
-                        step_length=abs(share) * point.grad_norm,
-                        reached=state.reached + 1,
-                    )
-                    return self._settled(objective, moved)
-            share *= 0.3
-        return replace(state, ending=self._unreachable(state))
-
-    def _unreachable(self, state: SQPState) -> Ending:
-        detail = (
-            f"loss {state.point.loss:.6g} after {state.reached} steps towards {state.level:.6g}"
+        """A step towards the level set, or onto it."""
+        first, trials, steps = self.first_step, self.max_trials, self.max_approach
+        moved = step_towards(
+            objective, state, memory=self.memory, first=first, trials=trials, steps=steps
         )
-        return Ending(Outcome.LEVEL_UNREACHABLE, detail)
+        return moved if moved.ending else self._settled(objective, moved)
+
+
+def _scaled(state: SQPState, atol: float) -> SQPState:
+    """The state with phi in the scale in which the loss changes about its point."""
+    point = state.point
+    away = abs(point.loss - state.level)
+    scale = max(point.grad_norm * (point.norm or 1.0), away, SPAN * atol)
+    return replace(state, scale=scale, rtol=atol / scale)

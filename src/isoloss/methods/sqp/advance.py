@@ -11,7 +11,7 @@ import torch
 from isoloss.methods.sqp.basis import Array, padded
 from isoloss.methods.sqp.model import Model, Slopes, Trial
 from isoloss.outcome import Ending, Outcome
-from isoloss.point import Objective, Point
+from isoloss.point import Change, Objective, Origin, Point
 
 LOOSE = 0.05
 """|phi| up to which a trial outside the band becomes the center from which the step lands in it."""
@@ -30,7 +30,7 @@ class SQPState:
 
     point: Point
     level: float
-    rtol: float  # largest |log(L / c)| on the level set: log(1 + the tolerance asked for)
+    rtol: float  # largest |phi| on the level set: log(1 + the tolerance asked for), or atol / scale
     on_level: bool
     slopes: Slopes | None = None  # at the point, in the model's basis; None off the level set
     model: Model | None = None  # None before the level set is reached
@@ -38,14 +38,32 @@ class SQPState:
     multiplier: float = 0.0  # of the last trial
     kind: str = "start"  # or correct (towards another level), sqp
     step_length: float = 0.0
+    rough: float | None = None  # the point's loss as trials compute it, where that is known
+    scale: float | None = None  # phi is (L - c) / scale; None: log(L / c)
     reached: int = 0  # steps taken towards another level
+    pairs: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()  # those steps, changes of gradient
     renewed_below: float = math.inf  # R below which a stall leads to a fresh model
     renewed_nearer: float = math.inf  # KKT residual below which it does so too
     idle: int = 0  # steps in a row that gained next to nothing
     nearest: float = math.inf  # KKT residual up to the last step that gained
     ending: Ending | None = None
 
+    def phi(self, loss: float) -> float:
+        """How far a loss is from the level: the constraint is phi = 0."""
+        if self.scale is None:
+            return math.log(loss / self.level)
+        return (loss - self.level) / self.scale
 
+    def unit(self, loss: float) -> float:
+        """The derivative of L by phi: grad phi is grad L over it."""
+        return loss if self.scale is None else self.scale
+
+    def admits(self, point: Point) -> bool:
+        """Whether all is finite at a point, and phi too."""
+        return point.finite and (self.scale is not None or point.loss > 0)
+
+
+@np.errstate(over="ignore", invalid="ignore")  # where R falls without bound, until it overflows
 def advance(
     objective: Objective,
     state: SQPState,
@@ -58,7 +76,7 @@ def advance(
     """One step from a point on the level set to the next."""
     if state.idle >= MOST_IDLE:
         return _stalled(state, True, f"{MOST_IDLE} steps without gain")
-    search = _Search(state, model, slopes)
+    search = _Search(objective, state, model, slopes)
     for _ in range(max_trials):
         search.make_room(keep)
         if not np.any(search.here.slopes.a):
@@ -66,8 +84,7 @@ def advance(
         trial = search.propose()
         if not trial.length > search.rounding:
             return _stalled(state, search.finite, "the step is below rounding")
-        there = objective.evaluate(search.place(trial))
-        search.judge(trial, there)
+        search.judge(trial, *objective.trial(search.origin, search.shares(trial)))
         if search.landed:
             return search.arrival()
     return _stalled(state, search.finite, f"{max_trials} trials in one step")
@@ -80,6 +97,7 @@ class _Center:
     point: Point
     phi: float
     slopes: Slopes
+    rough: float  # the loss as trials compute it
 
     def padded(self, size: int) -> _Center:
         return replace(self, slopes=self.slopes.padded(size))
@@ -88,10 +106,12 @@ class _Center:
 class _Search:
     """What changes during one step: the center, the model, the radius."""
 
-    def __init__(self, state: SQPState, model: Model, slopes: Slopes) -> None:
-        self.state, self.model = state, model
-        phi = math.log(state.point.loss / state.level)
-        self.home = self.here = _Center(state.point, phi, slopes)
+    def __init__(self, objective: Objective, state: SQPState, model: Model, slopes: Slopes) -> None:
+        self.objective, self.state, self.model = objective, state, model
+        loss = state.point.loss
+        rough = loss if state.rough is None else state.rough
+        self.home = self.here = _Center(state.point, state.phi(loss), slopes, rough)
+        self.offset = state.phi(loss) - state.phi(rough)  # of phi from what trials compute
         self.radius, self.multiplier = state.radius, state.multiplier
         self.landing = math.inf  # longest step that is expected to end in the band
         self.loose = max(LOOSE, 2 * state.rtol)
@@ -99,8 +119,9 @@ class _Search:
         self.finite = True
         self.landed = False
         theta = state.point.theta
+        self.moved = 0.0  # how far the last trial is from the last point of the path
         self.eps = torch.finfo(theta.dtype).eps
-        self.rounding = 4 * self.eps * math.sqrt(theta.dot(theta).item())
+        self.rounding = 4 * self.eps * state.point.norm
 
     def make_room(self, keep: int) -> None:
         """Turn the basis into a smaller one where the next trial might not find room."""
@@ -123,21 +144,32 @@ class _Search:
         self.multiplier = trial.multiplier if sane else estimate
         return trial
 
-    def place(self, trial: Trial) -> torch.Tensor:
-        """Where a trial leads, shape (n,)."""
-        return self.model.basis.moved(self.here.point.theta, trial.step)
+    @property
+    def origin(self) -> Origin:
+        """From where the next trial starts."""
+        here, rows = self.here.point, self.model.basis.rows.values
+        unit = self.here.rough if self.state.scale is None else None
+        return Origin(here, self.home.point.theta, rows, unit)
 
-    def judge(self, trial: Trial, there: Point) -> None:
+    def shares(self, trial: Trial) -> Array:
+        """How much of each of the origin's rows a trial goes."""
+        return self.model.basis.shares(trial.step)
+
+    def judge(self, trial: Trial, there: Point, change: Change) -> None:
         """Learn from an evaluated trial, then land, go on from it or reject it."""
-        self.finite = there.finite and there.loss > 0
+        self.finite = self.state.admits(there)
         if not self.finite:
             self.radius = 0.25 * trial.length
             self.rejected += 1
             return
-        here = self.here
-        phi = math.log(there.loss / self.state.level)
+        here, self.moved = self.here, change.distance
+        rough, phi = there.loss, self.state.phi(there.loss) + self.offset
+        if self.objective.rough and abs(phi) <= self.state.rtol:
+            there = self.objective.strict(there)
+            phi = self.state.phi(there.loss)
+            self.offset = phi - self.state.phi(rough)
         modeled = self.model.fall(here.slopes, trial.step) + self.multiplier * here.phi
-        reached = _Center(there, phi, self._learn(there, trial.step))
+        reached = _Center(there, phi, self._learn(there, trial.step, change), rough)
         noise = self._noise(there)
         fallen = here.point.regularizer - there.regularizer + self.multiplier * (here.phi - phi)
         if abs(fallen) <= noise:
@@ -167,28 +199,29 @@ class _Search:
             point=there,
             slopes=self.here.slopes,
             model=self.model,
+            rough=self.here.rough,
             radius=self.radius,
             multiplier=self.multiplier,
             kind="sqp",
-            step_length=torch.dist(there.theta, state.point.theta).item(),
+            step_length=self.moved,
         )
 
-    def _learn(self, there: Point, step: Array) -> Slopes:
+    def _learn(self, there: Point, step: Array, change: Change) -> Slopes:
         """Teach the model the change of both gradients; the gradients at the trial."""
         here, model = self.here, self.model
-        scaled = there.grad.sub(here.point.grad, alpha=there.loss / here.point.loss)
-        change_a, basis = model.basis.coordinates(scaled)
-        change_a /= there.loss
+        known = change.square, change.products
+        change_a, basis = model.basis.coordinates(change.vector, known)
+        change_a /= self.state.unit(there.loss)
         if model.curvature is None:
             change_r = model.outside * padded(step, basis.size)
         else:
-            change = there.regularizer_grad - here.point.regularizer_grad
-            change_r, basis = basis.coordinates(change)
+            bent = there.regularizer_grad - here.point.regularizer_grad
+            change_r, basis = basis.coordinates(bent)
         self.model = model.learn(basis, step, change_r, change_a)
         self.home, self.here = self.home.padded(basis.size), here.padded(basis.size)
-        known = self.here.slopes
+        before = self.here.slopes
         return Slopes(
-            known.r + padded(change_r, basis.size), known.a + padded(change_a, basis.size)
+            before.r + padded(change_r, basis.size), before.a + padded(change_a, basis.size)
         )
 
     def _fall_by_slopes(self, there: Slopes, step: Array) -> float:

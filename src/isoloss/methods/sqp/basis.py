@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from isoloss.flat import BLOCK, inner
+from isoloss.errors import InputError
+from isoloss.evaluation.arithmetic import one_thread
+from isoloss.flat import fetched, inner, products
 
 Array = NDArray[np.float64]
 
@@ -46,7 +48,15 @@ class Basis:
     @staticmethod
     def empty(capacity: int, like: Tensor) -> Basis:
         """A basis without rows, for vectors of a tensor's length, type and device."""
-        return Basis(Rows(like.new_empty(capacity, len(like))), np.zeros((0, 0)))
+        try:
+            rows = like.new_zeros(capacity, len(like))
+        except (RuntimeError, MemoryError) as error:
+            size = capacity * like.nbytes / 1e9
+            raise InputError(
+                f"memory={capacity} of SQP asks for {size:,.0f} GB for vectors of {len(like):,} "
+                f"parameters, which there is not; lower it"
+            ) from error
+        return Basis(Rows(rows), np.zeros((0, 0)))
 
     @property
     def size(self) -> int:
@@ -62,18 +72,26 @@ class Basis:
     def _rows(self) -> Tensor:
         return self.rows.values[: self.size]
 
-    def coordinates(self, vector: Tensor) -> tuple[Array, Basis]:
+    def coordinates(
+        self, vector: Tensor, seen: tuple[float, Array] | None = None
+    ) -> tuple[Array, Basis]:
         """Coordinates of a vector, in this basis grown by what is new in it.
 
         One pass over the rows, unless so much of the vector is known that rounding hides what is
-        new: then what is known is taken off first ("twice is enough", Giraud et al. 2005).
+        new: then what is known is taken off first ("twice is enough", Giraud et al. 2005). `seen`
+        is its inner products with itself and with the stored rows, where these are at hand.
         """
-        found, rest = np.zeros(self.size), vector
-        whole = left = _norm(vector)
+        found, rest, whole = np.zeros(self.size), vector, 0.0
         for _ in range(3):
+            if seen is None:
+                square, known = fetched(inner(rest, rest), products(self._rows, rest))
+                seen = square.item(), known
+            (square, known), seen = seen, None
+            left = math.sqrt(square)
+            whole = whole or left
             if left <= 100 * torch.finfo(vector.dtype).eps * whole:
                 break
-            part = self.inverse @ self._products(rest)
+            part = self.inverse @ known
             found += part
             shares = part @ self.inverse
             new = left * left - float(part @ part)
@@ -81,7 +99,6 @@ class Basis:
                 length = math.sqrt(new)
                 return np.append(found, length), self._grown(rest, left, shares / length, length)
             rest = torch.addmv(rest, self._rows.t(), self._like_rows(shares), alpha=-1)
-            left = _norm(rest)
         return found, self
 
     def _grown(self, vector: Tensor, norm: float, shares: Array, length: float) -> Basis:
@@ -100,9 +117,9 @@ class Basis:
         """The vector of these coordinates, shape (n,)."""
         return torch.mv(self._rows.t(), self._like_rows(coordinates @ self.inverse))
 
-    def moved(self, place: Tensor, coordinates: Array) -> Tensor:
-        """A place moved by the vector of these coordinates, shape (n,)."""
-        return torch.addmv(place, self._rows.t(), self._like_rows(coordinates @ self.inverse))
+    def shares(self, coordinates: Array) -> Array:
+        """How much of each stored row the vector of these coordinates is, shape (size,)."""
+        return coordinates @ self.inverse
 
     def turned(self, columns: Array) -> Basis:
         """The basis of the combinations given by orthonormal columns, shape (size, fewer).
@@ -110,23 +127,13 @@ class Basis:
         In storage of its own, so that this basis stays as it is.
         """
         kept = columns.shape[1]
-        rows = Rows(torch.empty_like(self.rows.values), kept)
+        rows = Rows(torch.zeros_like(self.rows.values), kept)
         torch.mm(self._like_rows(columns.T @ self.inverse), self._rows, out=rows.values[:kept])
         return Basis(rows, np.eye(kept))
 
-    def _products(self, vector: Tensor) -> Array:
-        """The inner products of the stored rows with a vector."""
-        pieces = zip(self._rows.split(BLOCK, dim=1), vector.split(BLOCK), strict=True)
-        products = torch.stack([torch.mv(rows, piece) for rows, piece in pieces])
-        return products.to("cpu", torch.float64).sum(0).numpy()
-
     def _like_rows(self, array: Array) -> Tensor:
         values = self.rows.values
-        return torch.from_numpy(array).to(values.device, values.dtype)
-
-
-def _norm(vector: Tensor) -> float:
-    return math.sqrt(inner(vector, vector).item())
+        return torch.from_numpy(array).to(values.dtype).to(values.device)
 
 
 def padded(array: Array, size: int, diagonal: float = 0.0) -> Array:
@@ -144,6 +151,7 @@ def padded(array: Array, size: int, diagonal: float = 0.0) -> Array:
 
 
 def eigh(matrix: Array) -> tuple[Array, Array]:
-    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix, in torch's threads."""
-    values, vectors = torch.linalg.eigh(torch.from_numpy(matrix))
+    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix too small for threads."""
+    with one_thread():
+        values, vectors = torch.linalg.eigh(torch.from_numpy(matrix))
     return values.numpy(), vectors.numpy()

@@ -36,7 +36,7 @@ class Slopes:
     """Gradients at one point, in coordinates."""
 
     r: Array  # of the regularizer
-    a: Array  # of phi = log(L / c)
+    a: Array  # of phi
 
     def padded(self, size: int) -> Slopes:
         """The same in a grown basis."""

@@ -107,7 +107,7 @@ def _check_report(folder: FilePath, name: str) -> Iterator[Check]:
     if (folder / CHAPTER).exists():
         chapter = load_chapter(folder)
         for picture in chapter.pictures:
-            load_image(folder, picture.file)
+            load_image(folder, picture)
         right = [*runs_section(results, runs).tables, walks_table(runs)] if runs.methods else []
         tables = [table for section in chapter.sections for table in section.tables]
         pairs = zip_longest(tables, [*right, *shown])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from isoloss import experiments
 from isoloss.experiments.catalog import Experiment
-from isoloss.methods import METHODS
+from isoloss.methods import METHODS, Tolerance
 from isoloss.outcome import Ending, Outcome
 from isoloss.path import COLUMNS, Path, Record, Stop
 from isoloss.point import Objective, Point
@@ -232,9 +232,12 @@ class _Measured:
 
 def _replayed(path: Path, config: Mapping[str, Any]) -> _Replayed:
     nothing = torch.empty(0)
-    point = Point(nothing, 0.0, nothing, 0.0, nothing, nothing, 0.0, 0.0, 0.0, 0.0, 0.0)
+    empty: dict[str, Any] = {
+        field.name: nothing if field.type == "Tensor" else 0.0 for field in fields(Point)
+    }
+    point = Point(**empty)
     probe = cast("Problem", _Measured())
-    recorder = Recorder(Record(**config["record"]), {"test": probe}, path.level)
+    recorder = Recorder(Record(**config["record"]), {"test": probe}, path.level, Tolerance())
     near = np.abs(path.steps["level_error"].to_numpy()) <= _tolerance(path, config)
     steps = path.steps[["kind", "step_length", "loss"]].itertuples(index=False)
     for (kind, length, loss), on_level in zip(steps, near, strict=True):
@@ -274,7 +277,9 @@ def _outcome(path: Path, config: Mapping[str, Any]) -> Iterator[str]:
     for outcome, where in met.items():
         if where.iloc[:-1].any():
             yield f"the walk went on though it was {outcome.value} at step {_first(where)}"
-    at_rest = path.outcome is Outcome.CONVERGED and last["kkt_residual"] == 0
+    nothing = EPS["float32"] * abs(rows["regularizer"].iloc[0])  # is left of it, to rounding
+    at_rest = last["kkt_residual"] == 0 or abs(last["regularizer"]) <= nothing
+    at_rest &= path.outcome is Outcome.CONVERGED
     if path.outcome in met and not (met[path.outcome].iloc[-1] or at_rest):
         yield f"the outcome is {path.outcome.value}, which the last step does not bear out"
 
@@ -282,7 +287,7 @@ def _outcome(path: Path, config: Mapping[str, Any]) -> Iterator[str]:
 def _tolerance(path: Path, config: Mapping[str, Any]) -> float:
     settings = {key: value for key, value in config["method"].items() if key != "name"}
     method = METHODS[config["method"]["name"]](**settings)
-    return method.relative_tolerance(path.level, config["rtol"])
+    return method.kept_tolerance(Tolerance(config["rtol"])).relative(path.level)
 
 
 def _first(where: Any) -> int:

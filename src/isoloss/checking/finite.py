@@ -1,0 +1,104 @@
+"""What is not finite at a point, and whose fault that is."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from isoloss.errors import InputError
+from isoloss.point import Objective, Point, Tolerance
+from isoloss.problem import Problem, inside
+
+OVERFLOW = "Use dtype=torch.float64, whose numbers reach 1e308 where float32's reach 3e38."
+
+
+def check_start(objective: Objective, point: Point, tolerance: Tolerance) -> None:
+    """Insist on finite numbers at the start, and on a loss that the tolerance can hold."""
+    problem = objective.problem
+    infinite = "" if math.isfinite(point.loss) else inside(problem).chunks.infinite
+    if infinite:
+        raise InputError(
+            f"the loss at the start is {point.loss}, and {infinite}; take such examples out "
+            f"or fill them in, or, if that is meant (a mask), start from weights whose loss is "
+            f"finite"
+        )
+    if not math.isfinite(point.loss):
+        why = _sentence(why_not_finite(objective, point.theta))
+        raise InputError(
+            f"the loss at the start must be finite to have a level set, got {point.loss}"
+            f"{why or '; start from other weights'}"
+        )
+    if tolerance.atol is None and point.loss <= 0:
+        raise InputError(
+            f"the loss at the start must be positive to be held by a relative tolerance, got "
+            f"{point.loss}; hold it by an absolute one, traverse(method='sqp', atol=...)"
+        )
+    if not point.finite:
+        why = _sentence(why_not_finite(objective, point.theta))
+        raise InputError(
+            f"the regularizer at the start is {point.regularizer:g}, and it or a gradient is "
+            f"not finite{why}; start elsewhere or use another regularizer"
+        )
+
+
+def why_not_finite(objective: Objective, theta: Tensor) -> tuple[str, str]:
+    """What is not finite at a point, a part of a sentence, and the remedy; "" where not known."""
+    problem, regularizer = objective.problem, objective.regularizer
+    loss = problem.loss(theta)
+    if not loss.isfinite():
+        losses = problem.example_losses(theta)
+        bad = (~losses.isfinite()).nonzero().flatten().tolist()
+        if not bad:
+            return f"the loss is {loss.item()}, though that of no example is", ""
+        others = f", as those of {len(bad) - 1} more are" if len(bad) > 1 else ""
+        what = f"the loss of example {bad[0]} is {losses[bad[0]].item()}{others}"
+        exact = _in_float64(problem, theta)
+        if exact is not None and math.isfinite(exact[0]):
+            return f"{what}; in float64 the mean is {exact[0]:.6g}", OVERFLOW
+        return what, (
+            f"Look at example {bad[0]}, take it out of the data, or keep its loss finite, as by an "
+            f"epsilon within a logarithm or a root."
+        )
+    grad = problem.loss_and_grad(theta)[1]
+    if not grad.isfinite().all():
+        exact = _in_float64(problem, theta)
+        what = f"the gradient of the loss is not finite in {_where(problem, grad)}"
+        if exact is not None and exact[1].isfinite().all():
+            return f"{what}; in float64 it is", OVERFLOW
+        return f"{what}, though the loss is", (
+            "Keep the derivative finite there: a root, a norm or a logarithm at 0 has none."
+        )
+    value, slope = regularizer.value_and_grad(theta)
+    if not value.isfinite():
+        return f"the regularizer {regularizer.name} is {value.item()}", ""
+    if not slope.isfinite().all():
+        where = _where(problem, slope)
+        return f"the gradient of the regularizer {regularizer.name} is not finite in {where}", ""
+    if theta.dtype == torch.float32:  # finite, but for their squares
+        return "a gradient is too long for float32", OVERFLOW
+    return "", ""
+
+
+def _sentence(found: tuple[str, str]) -> str:
+    what, remedy = found
+    remedy = remedy.rstrip(".")
+    return f": {what}" * bool(what) + f"; {remedy[:1].lower()}{remedy[1:]}" * bool(remedy)
+
+
+def _where(problem: Problem, flat: Tensor) -> str:
+    """The first parameter with an entry that is not finite."""
+    named = inside(problem).network.layout.named(flat)
+    return next(repr(name) for name, part in named.items() if not part.isfinite().all())
+
+
+def _in_float64(problem: Problem, theta: Tensor) -> tuple[float, Tensor] | None:
+    """Loss and gradient in float64, where the problem is in another type and has them."""
+    if problem.dtype == torch.float64:
+        return None
+    try:
+        loss, grad = problem.with_dtype(torch.float64).loss_and_grad(theta.double())
+    except (InputError, RuntimeError):  # a model that insists on its own type
+        return None
+    return loss.item(), grad

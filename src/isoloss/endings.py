@@ -1,0 +1,84 @@
+"""When a walk ends, and what is said of its end beside what the method says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from isoloss.checking import why_not_finite
+from isoloss.methods import State
+from isoloss.outcome import Ending, Outcome
+from isoloss.path import Row, Stop
+from isoloss.point import Objective
+
+BOUNDLESS = 1e6
+"""A regularizer that has fallen by so many times its size probably has no least value."""
+
+
+def asked_for(stop: Stop, state: State, row: Row, progress: int, seconds: float) -> Ending | None:
+    """The end that the user asked for, where the walk is there."""
+    point, below = state.point, stop.regularizer_below
+    if state.on_level and point.kkt_residual <= stop.kkt_residual:
+        if point.regularizer_grad.any():
+            return Ending(Outcome.CONVERGED, f"KKT residual {point.kkt_residual:.3g}")
+        return _without_slope(f"it is {point.regularizer:.6g}, and its gradient is 0")
+    if state.on_level and below is not None and point.regularizer <= below:
+        return Ending(Outcome.REGULARIZER_REACHED, f"{point.regularizer:.6g}")
+    if stop.when is not None and stop.when(row):
+        return Ending(Outcome.INTERRUPTED, "Stop(when=...) returned True")
+    if progress >= stop.steps and state.on_level:
+        return Ending(Outcome.STEP_LIMIT, _so_far(f"{progress} steps", state))
+    if stop.evaluations is not None and row["evaluations"] >= stop.evaluations:
+        return Ending(Outcome.EVALUATION_LIMIT, _so_far(f"{row['evaluations']} evaluations", state))
+    if stop.seconds is not None and seconds >= stop.seconds:
+        return out_of_time(seconds, state)
+    return None
+
+
+def out_of_time(seconds: float, state: State) -> Ending:
+    """The end of a walk whose time is over, between two steps or within one."""
+    return Ending(Outcome.TIME_LIMIT, _so_far(f"{seconds:.3g} s", state))
+
+
+def told(
+    ending: Ending, objective: Objective, state: State, *, level: float, first: float, points: int
+) -> Ending:
+    """An ending with what the whole walk tells of it.
+
+    Args:
+        ending: What the method or `asked_for` says.
+        objective: What was evaluated last.
+        state: The last one.
+        level: The loss to hold.
+        first: The regularizer at the start.
+        points: Points on the level set so far.
+
+    Returns:
+        The ending, with another outcome where that is truer.
+    """
+    outcome, point = ending.outcome, state.point
+    if outcome.success and not points:
+        detail = f"{ending.detail}; the loss was {point.loss:.6g} on the way to {level:.6g}"
+        return Ending(Outcome.LEVEL_UNREACHABLE, detail, outcome.remedy)
+    went = f"it went from {first:.6g} to {point.regularizer:.6g}"
+    lost = outcome in (Outcome.STALLED, Outcome.NON_FINITE)
+    if lost and point.regularizer < -BOUNDLESS * abs(first):
+        detail = f"{ending.detail}; the regularizer may have no least value, {went}"
+        return replace(ending, detail=detail, remedy="End it by Stop(regularizer_below=...).")
+    nothing = torch.finfo(point.theta.dtype).eps * abs(first)
+    if outcome is Outcome.STALLED and abs(point.regularizer) <= nothing:
+        return _without_slope(f"{went}, which is 0 to rounding")
+    if outcome is Outcome.NON_FINITE and objective.stray is not None:
+        why, remedy = why_not_finite(objective, objective.stray)
+        return replace(ending, detail="; ".join(filter(None, (ending.detail, why))), remedy=remedy)
+    return ending
+
+
+def _without_slope(detail: str) -> Ending:
+    remedy = "Nothing is left to gain; for another end, take another regularizer or level."
+    return Ending(Outcome.CONVERGED, detail, remedy)
+
+
+def _so_far(used: str, state: State) -> str:
+    return f"{used}, KKT residual {state.point.kkt_residual:.3g}"

@@ -1,0 +1,97 @@
+"""Parameters and buffers of one model found by name in another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isoloss.errors import InputError
+from isoloss.flat import Layout, Model, Shapes, digest, trainable
+
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+"""What `DataParallel`, `torch.compile` and others put into the names of what they wrap."""
+
+
+def load_into(
+    model: nn.Module,
+    theta: Tensor,
+    shapes: Shapes,
+    buffers: Mapping[str, Tensor] | None = None,
+    frozen: Mapping[str, str] | None = None,
+) -> None:
+    """Write a flat vector into a model's trainable parameters, and buffers, in place. They are
+    found by name, `frozen` ones, whose digests must be the same, too; a wrapper or a prefix that
+    one of two models has is no difference."""
+    named, held = trainable(model, None), dict(model.named_buffers())
+    beside = {name: p for name, p in model.named_parameters() if name not in named}
+    wanted, there = [*shapes, *(buffers or {}), *(frozen or {})], [*named]
+    there += held if buffers is not None else ()
+    there += beside if frozen is not None else ()
+    places = matched(wanted, there) or dict(zip(wanted, wanted, strict=True))
+    _check_same("trainable parameters", shapes, named, places)
+    given = {name: tuple(buffer.shape) for name, buffer in (buffers or {}).items()}
+    _check_same("buffers", given, held if buffers is not None else {}, places)
+    for name, known in (frozen or {}).items():
+        parameter = beside.get(places[name])
+        if parameter is None or digest(parameter.to(theta)) != known:
+            raise InputError(
+                f"the frozen parameter {places[name]!r} of the model is not the one of the walk, "
+                f"whose points would have another loss with it; load that model's weights first"
+            )
+    with torch.no_grad():
+        for name, piece in Layout(shapes).named(theta).items():
+            named[places[name]].copy_(piece)
+        for name, buffer in (buffers or {}).items():
+            held[places[name]].copy_(buffer)
+
+
+def matched(ours: Iterable[str], theirs: Iterable[str]) -> dict[str, str] | None:
+    """For each name of one model that in another; None where they are not the same names."""
+    ours, theirs = list(ours), list(theirs)
+    mine, others = ours, theirs
+    for bare in (list[str], _unwrapped, _rooted):
+        mine, others = bare(mine), bare(others)
+        places = dict(zip(others, theirs, strict=True))
+        if set(mine) == set(others) and len(set(mine)) == len(mine) == len(others):
+            return {name: places[form] for name, form in zip(ours, mine, strict=True)}
+    return None
+
+
+def _unwrapped(names: list[str]) -> list[str]:
+    return [".".join(part for part in name.split(".") if part not in WRAPPERS) for name in names]
+
+
+def _rooted(names: list[str]) -> list[str]:
+    """Without the modules that are around all of them."""
+    parts, around = [name.split(".") for name in names], 0
+    shortest = min((len(each) for each in parts), default=1)
+    while around < shortest - 1 and len({each[around] for each in parts}) == 1:
+        around += 1
+    return [".".join(each[around:]) for each in parts]
+
+
+def _check_same(
+    what: str, wanted: Shapes, there: Mapping[str, Tensor], places: Mapping[str, str]
+) -> None:
+    found = {name: tuple(tensor.shape) for name, tensor in there.items()}
+    expected = {places[name]: tuple(shape) for name, shape in wanted.items()}
+    for name in {**expected, **found}:
+        if found.get(name) != expected.get(name):
+            walked, given = expected.get(name, "none"), found.get(name, "none")
+            raise InputError(
+                f"the model's {what} are not those of the walk: {name!r} has there the shape "
+                f"{walked}, here {given}; give a model of the same architecture"
+            )
+
+
+def state_keys(model: Model, names: Mapping[str, Any]) -> dict[str, str]:
+    """For each key of `model.state_dict()`, the name of its tensor in `named_parameters()`: another
+    where it is used in several places. A function has the names alone."""
+    if not isinstance(model, nn.Module):
+        return {name: name for name in names}
+    first = {id(t): n for n, t in [*model.named_buffers(), *model.named_parameters()]}
+    kept: dict[str, Any] = model.state_dict(keep_vars=True)
+    return {key: first[id(t)] for key, t in kept.items() if id(t) in first}

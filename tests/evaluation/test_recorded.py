@@ -1,0 +1,193 @@
+"""Gradients and trials replayed from a recording, here by a graph of the CPU's kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tests.graphs import CpuGraph
+from torch import Tensor, nn
+
+import isoloss
+from isoloss import Problem, Stop, traverse
+from isoloss.evaluation import recorded
+from isoloss.evaluation.recorded import Replayed
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[CpuGraph]:
+    """Graphs on the CPU where CUDA has them, and those that were made."""
+    made: list[CpuGraph] = []
+
+    def new(_: torch.device) -> CpuGraph:
+        made.append(CpuGraph())
+        return made[-1]
+
+    monkeypatch.setattr(recorded, "graph_for", new)
+    monkeypatch.setattr(recorded, "WORTH_IT", torch.inf)
+    monkeypatch.setattr("isoloss.evaluation.records", lambda _: True)
+    monkeypatch.setattr("isoloss.point.records", lambda _: True)
+    monkeypatch.setattr("isoloss.point.less", _less)  # the usual one fetches the share
+    return made
+
+
+def _less(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+    return torch.addcmul(a, b, torch.where(share.isnan(), 0.0, share).to(a.dtype), value=-1)
+
+
+CPU = torch.device("cpu")
+
+
+def test_a_function_is_replayed_with_the_same_bits_in_new_tensors(graphs: list[CpuGraph]) -> None:
+    def function(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.tanh(), x.exp().sum()
+
+    replayed = Replayed(function, CPU)
+    points = [torch.randn(5, generator=torch.Generator().manual_seed(k)) for k in range(5)]
+    found = [replayed(x) for x in points]
+    assert len(graphs) == 1
+    assert graphs[0].replays >= 5
+    assert not replayed.reason
+    for x, (a, b) in zip(points, found, strict=True):  # none was overwritten by a later one
+        assert torch.equal(a, x.tanh())
+        assert torch.equal(b, x.exp().sum())
+
+
+def test_the_first_point_twice_is_no_check_of_another(graphs: list[CpuGraph]) -> None:
+    calls: list[int] = []
+
+    def stale(x: Tensor) -> tuple[Tensor]:  # what Python computes is not computed again
+        calls.append(len(calls))
+        return (x * float(x[0]),)
+
+    replayed = Replayed(stale, CPU)
+    one, two = torch.tensor([2.0, 3.0]), torch.tensor([5.0, 7.0])
+    assert torch.equal(replayed(one)[0], one * 2)
+    assert torch.equal(replayed(one)[0], one * 2)
+    assert torch.equal(replayed(two)[0], two * 5)
+    assert replayed.reason
+
+
+def test_python_state_that_changes_the_kernels_is_found_out(graphs: list[CpuGraph]) -> None:
+    state = {"factor": 1.0}
+
+    def function(x: Tensor) -> tuple[Tensor]:
+        return (x * state["factor"],)
+
+    replayed = Replayed(function, CPU)
+    replayed(torch.ones(2))
+    state["factor"] = 3.0
+    assert torch.equal(replayed(torch.full((2,), 2.0))[0], torch.full((2,), 6.0))
+    assert replayed.reason == "kernels change from call to call"
+    state["factor"] = 4.0
+    assert torch.equal(replayed(torch.ones(2))[0], torch.full((2,), 4.0))
+
+
+def test_a_function_that_waits_for_its_numbers_is_left_alone(graphs: list[CpuGraph]) -> None:
+    replayed = Replayed(lambda x: (x / x.sum().item(),), CPU)
+    for x in (torch.ones(2), torch.full((4,), 3.0)):
+        assert replayed(x)[0].sum().item() == pytest.approx(1)
+    assert "waits" in replayed.reason
+
+
+def test_a_recording_that_does_not_pay_is_not_kept(
+    graphs: list[CpuGraph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorded, "WORTH_IT", 0.0)
+    replayed = Replayed(lambda x: (x.tanh(),), CPU)
+    replayed(torch.ones(2))
+    assert replayed.reason == "replaying takes as long as computing"
+    assert torch.equal(replayed(torch.zeros(2))[0], torch.zeros(2))
+
+
+def problem(**settings: Any) -> Problem:
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Sigmoid(), nn.Linear(8, 3))
+    inputs = torch.randn(40, 4)
+    targets = inputs[:, :3].argmax(1)
+    adam = torch.optim.Adam(model.parameters(), 0.05)
+    for _ in range(60):
+        adam.zero_grad()
+        nn.functional.cross_entropy(model(inputs), targets).backward()
+        adam.step()
+    return Problem(model, "cross_entropy", (inputs, targets), **settings)
+
+
+@pytest.mark.parametrize("regularizer", ["squared_norm", "l1"])
+def test_a_walk_by_recordings_is_the_walk(
+    graphs: list[CpuGraph], monkeypatch: pytest.MonkeyPatch, regularizer: str
+) -> None:
+    settings = {"regularizer": regularizer, "stop": Stop(evaluations=60), "progress": False}
+    path = traverse(problem(dtype=torch.float64), **settings)
+    assert len(graphs) == 2
+    assert graphs[1].replays > 20
+    monkeypatch.setattr("isoloss.evaluation.records", lambda _: False)
+    monkeypatch.setattr("isoloss.point.records", lambda _: False)
+    usual = traverse(problem(dtype=torch.float64), **settings)
+    # sums over padded rows are rounded otherwise, which tells more with every step
+    for column in ("evaluations", "loss", "regularizer", "kkt_residual", "step_length"):
+        first, second = path.steps[column][:10], usual.steps[column][:10]
+        assert list(first) == pytest.approx(list(second), rel=1e-6)
+
+
+def test_to_record_counts_no_evaluation(graphs: list[CpuGraph]) -> None:
+    one = problem()
+    theta = one.current()
+    for k in range(4):
+        one.loss_and_grad(theta + k)
+    assert one.evaluations == 4
+    path = traverse(one, stop=Stop(evaluations=30), progress=False)
+    assert path.steps["evaluations"].iloc[-1] <= 31
+
+
+def test_a_recorded_problem_can_be_pickled(graphs: list[CpuGraph]) -> None:
+    import pickle
+
+    one = problem()
+    theta = one.current()
+    for k in range(3):
+        one.loss_and_grad(theta + k)
+    again = pickle.loads(pickle.dumps(one))
+    assert torch.equal(again.loss_and_grad(theta)[1], one.loss_and_grad(theta)[1])
+
+
+def image_problem(precision: str) -> Problem:
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.SiLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+    inputs = torch.randn(30, 1, 8, 8)
+    targets = inputs[:, 0, :3].mean(2).argmax(1)
+    return Problem(model, "cross_entropy", (inputs, targets), precision=precision)
+
+
+def test_gradients_in_bfloat16_leave_the_loss_as_it_is() -> None:
+    exact, rounded = image_problem("exact"), image_problem("bf16")
+    theta = exact.current()
+    loss, grad = exact.loss_and_grad(theta)
+    same, near = rounded.loss_and_grad(theta)
+    assert same.item() == pytest.approx(loss.item(), rel=1e-6)
+    error = ((near - grad).norm() / grad.norm()).item()
+    assert 1e-4 < error < 3e-2
+    rough, _ = rounded.rough(theta)
+    assert 1e-6 < abs(rough.item() / loss.item() - 1) < 1e-2
+
+
+def test_a_walk_with_rounded_gradients_holds_the_level_in_float64() -> None:
+    path = traverse(image_problem("bf16"), stop=Stop(evaluations=80), progress=False)
+    judge = image_problem("exact").with_dtype(torch.float64)
+    assert len(path.points) > 5
+    for point in path.points:
+        assert judge.loss(point.double()).item() == pytest.approx(path.level, rel=1.01e-3)
+    assert path.steps["level_error"].abs().max() <= 1e-3
+    exact = traverse(image_problem("exact"), stop=Stop(evaluations=80), progress=False)
+    assert path.steps["regularizer"].iloc[-1] < 1.3 * exact.steps["regularizer"].iloc[-1]
+
+
+@pytest.mark.parametrize(
+    ("precision", "words"),
+    [("tf32", ["tf32", "Ampere", "cpu", "exact"]), ("fp8", ["fp8", "exact", "bf16"])],
+)
+def test_a_precision_that_is_not_there_is_refused(precision: str, words: list[str]) -> None:
+    with pytest.raises(isoloss.InputError) as raised:
+        image_problem(precision)
+    assert all(word in str(raised.value) for word in words)

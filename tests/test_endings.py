@@ -1,0 +1,195 @@
+"""What is said of the end of a walk: each cause in a sentence of its own, with what helps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.problems import vector_problem
+from torch import Tensor, nn
+
+from isoloss import SQP, Checkpoint, Outcome, Path, Problem, Stop, maximize, traverse
+
+F32, F64 = torch.float32, torch.float64
+
+
+def walk(problem: Problem, **given_settings: Any) -> Path:
+    return traverse(problem, **{"progress": False, **given_settings})
+
+
+def off_center(start: list[float]) -> Problem:
+    """A sphere of radius sqrt(3) about (1, 1, 1) at level 3, which goes through the origin."""
+    return vector_problem(lambda t: (t - 1).square().sum(), torch.tensor(start, dtype=F64))
+
+
+# ---------------------------------------------------------------- nothing left to gain
+
+
+def test_a_regularizer_that_comes_to_0_has_converged() -> None:
+    path = walk(off_center([3.0, 1.0, 0.5]), level=3.0, stop=Stop(kkt_residual=0, steps=300))
+    assert path.outcome is Outcome.CONVERGED
+    assert path.points[-1].square().sum().item() < 1e-15
+    assert "from 10.25 to " in path.message
+    assert "0 to rounding). Nothing is left to gain" in path.message
+
+
+def test_a_regularizer_without_a_slope_has_converged() -> None:
+    def beyond(parameters: Mapping[str, Tensor]) -> Tensor:
+        return (parameters["theta"] - 1.5).clamp(min=0).square().sum()
+
+    path = walk(off_center([3.0, 1.0, 0.5]), regularizer=beyond)
+    assert path.outcome is Outcome.CONVERGED
+    assert path.steps["regularizer"].iloc[-1] == 0
+    assert "it is 0, and its gradient is 0). Nothing is left to gain" in path.message
+
+
+@pytest.mark.parametrize(("dtype", "far"), [(F32, 1e12), (F64, 1e130)])
+def test_a_regularizer_without_a_least_value_is_told_from_noise(
+    dtype: torch.dtype, far: float
+) -> None:
+    problem = vector_problem(lambda t: 1 + t[0] ** 2, torch.tensor([1.0, far], dtype=dtype))
+    path = walk(problem, regularizer=maximize("squared_norm"))
+    assert not path.outcome.success
+    assert path.steps["regularizer"].iloc[-1] < -1e20
+    assert "the regularizer may have no least value, it went from " in path.message
+    assert "Stop(regularizer_below=...)" in path.message
+
+
+def test_the_least_loss_has_a_level_set_of_one_point() -> None:
+    problem = vector_problem(lambda t: 2 + (t - 1).square().sum(), torch.ones(3, dtype=F64))
+    path = walk(problem)
+    assert path.outcome is Outcome.GRADIENT_VANISHED
+    assert "At the least loss the level set is a single point" in path.message
+
+
+# ---------------------------------------------------------------- not finite
+
+
+def line_problem(loss: Any, *, weight: float = 1.0, dtype: torch.dtype = F64) -> Problem:
+    """Examples 0 to 5 of one weight: the outputs are weight * example."""
+    model = nn.Linear(1, 1, bias=False).to(dtype)
+    nn.init.constant_(model.weight, weight)
+    inputs = torch.arange(6, dtype=dtype).unsqueeze(1)
+    return Problem(model, loss, (inputs, torch.zeros(6, dtype=dtype)), chunk_size=2)
+
+
+def test_the_example_whose_loss_is_not_finite_is_named_at_the_start(refuses: Any) -> None:
+    def rooted(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (3.5 - outputs[:, 0]).sqrt() + targets
+
+    with refuses("got nan: the loss of example 4 is nan, as those of 1 more are", "at example 4"):
+        walk(line_problem(rooted))
+
+
+def test_the_example_whose_loss_is_not_finite_is_named_in_the_walk() -> None:
+    def walled(outputs: Tensor, targets: Tensor) -> Tensor:
+        wall = torch.where(torch.arange(len(outputs)) == 1, outputs[:, 1] - 1, 1.0)
+        return outputs[:, 0] + 0 * wall.sqrt() + targets
+
+    problem = Problem(
+        lambda p, x: (x + 1) * p["theta"].expand(len(x), 2),
+        walled,
+        (torch.zeros(2, 1, dtype=F64), torch.zeros(2, dtype=F64)),
+        parameters={"theta": torch.tensor([2.0, 1.05], dtype=F64)},
+    )
+    path = walk(problem, stop=Stop(evaluations=2000))
+    assert path.outcome is Outcome.NON_FINITE
+    assert "the loss of example 1 is nan" in path.message
+    assert "Look at example 1" in path.message
+    assert 1 <= path.points[-1][1] < 1.05
+
+
+def test_an_overflow_of_float32_is_told_from_a_loss_that_is_infinite(refuses: Any) -> None:
+    def steep(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (20 * outputs[:, 0]).exp() + targets
+
+    mean = np.exp(20.0 * np.arange(6)).mean()
+    with refuses(f"the loss of example 5 is inf; in float64 the mean is {mean:.6g}", "float64"):
+        walk(line_problem(steep, dtype=F32))
+
+    def pole(outputs: Tensor, targets: Tensor) -> Tensor:
+        return 1 / (outputs[:, 0] - 5).square() + targets
+
+    with refuses("the loss of example 5 is inf; look at example 5"):
+        walk(line_problem(pole, dtype=F32))
+
+
+def test_the_parameter_whose_gradient_is_not_finite_is_named(refuses: Any) -> None:
+    class Norms(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Parameter(torch.ones(3, dtype=F64))
+            self.two = nn.Parameter(torch.zeros(3, dtype=F64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * (self.one.square().sum() + self.two.square().sum().sqrt())
+
+    data = (torch.ones(4, 1, dtype=F64), torch.zeros(4, 1, dtype=F64))
+    with refuses("gradient of the loss is not finite in 'two', though the loss is", "a root"):
+        walk(Problem(Norms(), "mse", data))
+
+
+def test_the_regularizer_that_is_not_finite_is_named(refuses: Any) -> None:
+    def logarithm(parameters: Mapping[str, Tensor]) -> Tensor:
+        return -parameters["theta"].log().sum()
+
+    with refuses("the regularizer logarithm is inf"):
+        walk(off_center([1.0, 0.0, 2.0]), regularizer=logarithm)
+
+
+# ---------------------------------------------------------------- time
+
+
+class Clock:
+    """A clock on which an evaluation of the loss takes a second, and nothing else does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+    def problem(self) -> Problem:
+        scales = torch.linspace(0.5, 3, 8, dtype=F64)
+
+        def loss(theta: Tensor) -> Tensor:
+            self.now += 1
+            return (scales * theta.square()).sum() + 0.1 * torch.sin(3 * theta).square().sum()
+
+        return vector_problem(loss, torch.linspace(-1, 1.5, 8, dtype=F64))
+
+
+@pytest.mark.parametrize("seconds", [3, 20, 41, 55])
+def test_the_checks_at_the_start_and_each_trial_count_as_time(
+    seconds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    problem = clock.problem()
+    began = clock.now
+    path = walk(problem, stop=Stop(seconds=seconds, kkt_residual=0))
+    assert path.outcome is Outcome.TIME_LIMIT
+    at_start = path.steps["seconds"].iloc[0]
+    assert at_start > 5  # the checks'
+    assert clock.now - began == max(seconds, at_start)
+    assert f"({max(seconds, at_start):.3g} s" in path.message
+
+
+def test_a_step_that_was_cut_short_is_taken_again_with_the_same_bits(
+    tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = walk(Clock(monkeypatch).problem(), stop=Stop(steps=12), method=SQP())
+    lengths: list[int] = []
+    for seconds in (*range(15, 90, 5), None):
+        clock = Clock(monkeypatch)
+        stop = Stop(steps=12, seconds=seconds)
+        path = walk(
+            clock.problem(), stop=stop, method=SQP(), checkpoint=Checkpoint(tmp_path / "kept", 0)
+        )
+        lengths.append(len(path.steps))
+    assert lengths[0] < lengths[-1] == len(whole.steps)
+    assert torch.equal(path.points, whole.points)
+    steps = [one.steps.drop(columns="seconds") for one in (path, whole)]
+    assert steps[0].equals(steps[1])
