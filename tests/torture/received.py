@@ -54,8 +54,9 @@ NUMBERS: tuple[Any, ...] = (
 # ---------------------------------------------------------------- links
 
 
-def links(scratch: Path, found: Findings) -> None:
+def links(scratch: Path) -> Findings:
     """Put a link at every place of a run that goes on, and continue it."""
+    found = Findings()
     part = make(scratch / "part", "sqp")
     asked: list[None] = []
     assert execute(part, lambda: asked.append(None) or len(asked) > 2).interrupted
@@ -83,6 +84,7 @@ def links(scratch: Path, found: Findings) -> None:
                 found.wrong.append(f"{what}: followed, or not named: {said}")
             shutil.rmtree(outside)
             shutil.rmtree(scratch / "out")
+    return found
 
 
 def _told(one: AnyRun, out: Path) -> str:
@@ -103,9 +105,9 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 # ---------------------------------------------------------------- numbers sealed again
 
 
-def resealed(scratch: Path, count: int, seed: int, found: Findings) -> None:
+def resealed(scratch: Path, count: int, seed: int) -> Findings:
     """Change a number of one of two runs, with checksums that are right, and read the results."""
-    rng = random.Random(seed)
+    rng, found = random.Random(seed), Findings()
     whole = scratch / "whole"
     for kind in KINDS:
         assert not execute(make(whole, kind)).failed
@@ -119,6 +121,7 @@ def resealed(scratch: Path, count: int, seed: int, found: Findings) -> None:
             found.done["numbers changed"] += 1
             _read_all(out, f"{kind}: {what}", folder, found)
         shutil.rmtree(out)
+    return found
 
 
 def _read_all(out: Path, what: str, folder: Path, found: Findings) -> None:
@@ -237,8 +240,9 @@ class Full(Moments):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def full_disks(scratch: Path, every: int, seed: int, found: Findings) -> None:
+def full_disks(scratch: Path, every: int, seed: int) -> Findings:
     """Fill the disk at each `every`-th moment of writing, and call the run again with space."""
+    found = Findings()
     for kind in KINDS:
         whole, moments = make(scratch / "whole" / kind, kind), Moments()
         with moments.watched():
@@ -257,6 +261,7 @@ def full_disks(scratch: Path, every: int, seed: int, found: Findings) -> None:
                 other = differences(result(one.folder), expected)
                 found.wrong.append(f"{what}: {news.ending}, other bits in {other}")
             shutil.rmtree(one.folder.parents[3 if kind != "decay" else 2])
+    return found
 
 
 def _on_a_full_disk(do: Callable[[], str], moment: int) -> str:

@@ -46,24 +46,21 @@ def test_of_eight_processes_exactly_one_writes(tmp_path: Path) -> None:
 
 
 def test_no_link_of_a_received_run_is_followed(tmp_path: Path) -> None:
-    found = Findings()
-    links(tmp_path, found)
+    found = links(tmp_path)
     assert found.done["links"] >= 20
     assert found.wrong == []
 
 
 @pytest.mark.slow
 def test_numbers_that_were_changed_and_sealed_again_are_found(tmp_path: Path) -> None:
-    found = Findings()
-    resealed(tmp_path, 20, 5, found)
+    found = resealed(tmp_path, 20, 5)
     assert found.done["numbers changed"] >= 15
     assert found.wrong == []
 
 
 @pytest.mark.slow
 def test_runs_on_disks_that_are_full_at_a_moment_go_on_with_the_same_bits(tmp_path: Path) -> None:
-    found = Findings()
-    full_disks(tmp_path, every=41, seed=3, found=found)
+    found = full_disks(tmp_path, every=41, seed=3)
     assert found.done["full disks"] >= 9
     assert found.wrong == []
 
