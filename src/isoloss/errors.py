@@ -67,6 +67,11 @@ def one_line(error: BaseException) -> str:
     return lines[0].strip().rstrip(".")[:160]
 
 
+def said(error: BaseException) -> str:
+    """The type of another library's error and what it says, for use within a sentence."""
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
 def shown(value: object) -> str:
     """A value as Python writes it, in one line that is not long, for use within a sentence."""
     try:

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from numbers import Integral
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    StrictFloat,
+    ValidationError,
+)
 from torch import Tensor, nn
 
 from isoloss.arguments import check_columns, check_fields, checked, real
+from isoloss.disk import DamagedError, ResultsError, as_folder
 from isoloss.errors import MOST, InputError, shown
 from isoloss.files import (
     FAILED,
     OUTCOME,
-    DamagedError,
-    ResultsError,
-    as_folder,
     read_ending,
     read_json,
     read_table,
@@ -275,27 +283,74 @@ def read_path(folder: FilePath) -> Path:
     if "level" not in ending or not {STEPS, POINTS} <= stamps.keys():
         raise InputError(f"folder must hold a path, got {folder}, which holds something else")
     steps = read_table(folder / STEPS, stamps[STEPS])
+    check_table(folder / STEPS, steps, [name for name in COLUMNS if name != "kind"], ["kind"])
     tensors = read_tensors(folder / POINTS, stamps[POINTS])
     try:
+        said = _Said.model_validate(ending)
         points, point_steps = tensors.pop("points"), tensors.pop("point_steps").tolist()
         buffers = [name for name in tensors if name.startswith(_BUFFER)]
         for name in [name for name in tensors if name.startswith(_COMPLEX)]:
             buffers.append(name.replace(_COMPLEX, _BUFFER, 1))
             tensors[buffers[-1]] = torch.view_as_complex(tensors.pop(name))
+        _check_points(points, point_steps, len(steps), dict(said.shapes))
         return Path(
             steps=steps,
             points=points,
             point_steps=point_steps,
-            level=ending["level"],
             outcome=Outcome(ending["outcome"]),
-            message=ending["message"],
-            method=ending["method"],
-            regularizer=ending["regularizer"],
-            shapes={name: tuple(shape) for name, shape in ending["shapes"]},
+            level=said.level,
+            message=said.message,
+            method=said.method,
+            regularizer=said.regularizer,
+            shapes=dict(said.shapes),
+            frozen=said.frozen,
+            state_keys=said.state_keys,
             buffers={name.removeprefix(_BUFFER): tensors.pop(name) for name in buffers},
-            frozen=dict(ending["frozen"]),
-            state_keys=dict(ending["state_keys"]),
             metadata={**found.about, "tensors": tensors, "folder": str(folder)},
         )
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise DamagedError(f"{folder / OUTCOME} is damaged: {place}: {first['msg']}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{folder} is damaged: {type(error).__name__}: {error}") from error
+
+
+class _Said(BaseModel):
+    """What `outcome.json` says of a walk, of the types that it is read as."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    level: StrictFloat
+    message: str
+    method: str
+    regularizer: str
+    shapes: list[tuple[str, tuple[NonNegativeInt, ...]]]
+    frozen: dict[str, str]
+    state_keys: dict[str, str]
+
+
+def check_table(
+    file: FilePath, table: pd.DataFrame, numbers: Iterable[str], words: Iterable[str]
+) -> None:
+    """Insist that a table has rows, these columns, and numbers in all but those of words."""
+    words = list(words)
+    kinds = {str(name): table[name].dtype.kind for name in table}
+    wrong = [f"it has no column {name}" for name in (*numbers, *words) if name not in kinds]
+    for name, kind in kinds.items():
+        if (kind not in "iuf") != (name in words):
+            wrong.append(f"{name} must hold {'words' if name in words else 'numbers'}")
+    if wrong or not len(table):
+        raise DamagedError(f"{file} is damaged: {[*wrong, 'it has no rows'][0]}")
+
+
+def _check_points(
+    points: Tensor, steps: list[int], rows: int, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    if len(points) != len(steps):
+        raise ValueError(f"{len(points)} points are kept, but the steps of {len(steps)} are named")
+    if any(b <= a for a, b in pairwise([-1, *steps, rows])):
+        raise ValueError(f"points are kept of steps that are not in order among the {rows}")
+    size = sum(map(math.prod, shapes.values()))
+    if len(points) and (points.shape[1:] != (size,) or not points.is_floating_point()):
+        raise ValueError(f"points of shape {tuple(points.shape)} are none of {size} parameters")

@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from tests.report.made import FAILURE, decay_ends, made_path, write_run
 
 from isoloss import open_results
-from isoloss.files import Stamp, write_json
+from isoloss.disk import Stamp
+from isoloss.files import write_json
 from isoloss.report import outcome_table, pca, report, save
 from isoloss.report.chapter import FILES, report_tables, settings_table
 from isoloss.report.page import Chapter, Picture, Section, Table, load_chapter, write_page
@@ -285,7 +286,7 @@ def test_a_received_chapter_shows_no_file_of_this_machine(tmp_path, name, refuse
     assert not (tmp_path / "report" / "index.html").exists()
 
 
-@pytest.mark.parametrize(("content", "words"), [(None, "No such file"), (b"GIF89a", "not a PNG")])
+@pytest.mark.parametrize(("content", "words"), [(None, "is missing"), (b"GIF89a", "not a PNG")])
 def test_a_figure_that_is_missing_or_no_picture_is_named(tmp_path, content, words, refuses):
     chapter_with(tmp_path / "X", "walk.png")
     if content:
@@ -381,3 +382,37 @@ def test_without_the_extra_there_are_tables_and_a_sentence_for_figures():
         f"{name} is not installed; pip install 'isoloss[report]'"
         for name in ("matplotlib", "jinja2")
     ]
+
+
+@pytest.mark.parametrize(
+    "link", ["report", *(f"report/IRIS_FF{one}" for one in ("", "/walk.png", "/.a.part", "/in/x"))]
+)
+def test_no_link_of_a_received_report_is_followed(tmp_path, link, refuses):
+    write_run(tmp_path / "out", made_path(), 0)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "mine").write_text("mine")
+    place = tmp_path / "out" / link
+    place.parent.mkdir(parents=True, exist_ok=True)
+    folder = "." not in place.name
+    place.symlink_to(tmp_path / "outside" if folder else tmp_path / "outside" / "mine")
+    with refuses(f"{place} is a symbolic link", error=ResultsError):
+        report(open_results(tmp_path / "out"), "IRIS_FF")
+    assert [file.name for file in (tmp_path / "outside").iterdir()] == ["mine"]
+    assert (tmp_path / "outside" / "mine").read_text() == "mine"
+
+
+def test_the_chapter_of_another_experiment_behind_a_link_is_not_shown(tmp_path, refuses):
+    chapter = Chapter(experiment="X", lead="", missing=[], sections=[])
+    (tmp_path / "outside").mkdir()
+    write_json(tmp_path / "outside" / "chapter.json", chapter.model_dump())
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "X").symlink_to(tmp_path / "outside")
+    with refuses("report/X is a symbolic link", error=ResultsError):
+        write_page(tmp_path / "report")
+
+
+def test_what_is_left_out_is_said_and_has_not_failed():
+    reasons = {"run-007": "left out: it is a copy of run-000", "run-008": "no memory"}
+    table = outcome_table({"sqp": []}, {"sqp": reasons})
+    assert table["outcome"].tolist() == ["left out", "failed"]
+    assert table["message"].tolist() == ["it is a copy of run-000", "no memory"]

@@ -9,12 +9,16 @@ import pandas as pd
 import torch
 
 from isoloss import Outcome, Path
+from isoloss.path import COLUMNS
+
+KINDS = ["start", "predict"]
+ZEROS = {name: [0.0, 0.0] for name in COLUMNS}
 
 
 def made_path(**changes: Any) -> Path:
     """Two steps of three weights, with a buffer; `changes` are fields."""
     path = Path(
-        steps=pd.DataFrame({"step": [0, 1], "kind": ["start", "predict"], "loss": [0.5, 0.1]}),
+        steps=pd.DataFrame({**ZEROS, "step": [0, 1], "kind": KINDS, "loss": [0.5, 0.1]}),
         points=torch.arange(6, dtype=torch.float32).reshape(2, 3) / 3,
         point_steps=[0, 1],
         level=0.1 + 0.2,

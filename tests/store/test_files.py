@@ -15,10 +15,8 @@ import torch
 from safetensors import safe_open
 
 from isoloss import files
+from isoloss.disk import DamagedError, ResultsError, StorageError
 from isoloss.files import (
-    DamagedError,
-    ResultsError,
-    StorageError,
     read_json,
     read_table,
     read_tensors,
@@ -73,7 +71,7 @@ def test_tables_and_tensors_are_checked_against_their_stamp(tmp_path, kind):
 def test_a_file_is_read_once_and_what_was_hashed_is_parsed(tmp_path, monkeypatch):
     table = write_table(tmp_path / "t", pd.DataFrame({"a": [1]}))
     tensors = write_tensors(tmp_path / "s", {"t": torch.zeros(1)})
-    read, real = [], Path.read_bytes
+    read, real = [], files.read_bytes
 
     def then_change(file):
         """Nothing that comes to the file after it was read is believed."""
@@ -82,7 +80,7 @@ def test_a_file_is_read_once_and_what_was_hashed_is_parsed(tmp_path, monkeypatch
         file.write_bytes(b"changed")
         return content
 
-    monkeypatch.setattr(Path, "read_bytes", then_change)
+    monkeypatch.setattr(files, "read_bytes", then_change)
     assert read_table(tmp_path / "t", table)["a"].tolist() == [1]
     assert read_tensors(tmp_path / "s", tensors)["t"].tolist() == [0.0]
     assert read == ["t", "s"]

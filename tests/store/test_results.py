@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
+import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -10,21 +14,24 @@ import torch
 from tests.store.made import made_path
 
 from isoloss import open_results
-from isoloss.store import run_folder
+from isoloss.files import digest_of, read_json, write_json
+from isoloss.store import MEASURED, run_folder
 from isoloss.store.folder import Stack, begin, save_decay, save_failure, save_walk
 
 
 def walk(out, index=0, method="paper", experiment="IRIS_FF", kind="traverse", **changes):
     folder = run_folder(out, experiment, method, index, kind)
     begin(folder, {"seed": 5 + index}, {})
-    save_walk(folder, made_path(**changes))
+    path = made_path(**changes)
+    save_walk(folder, dataclasses.replace(path, points=path.points + index, method=method))
     return folder
 
 
 def decay(out, index=0, method=None, kind="decay", experiment="IRIS_FF"):
     folder = run_folder(out, experiment, method, index, kind)
     begin(folder, {"seed": 5 + index}, {})
-    table = pd.DataFrame({"epoch": [1, 1, 2, 2], "penalty": [0.0, 0.1] * 2, "test_loss": index})
+    table = pd.DataFrame(0.0, columns=[*MEASURED], index=range(4))
+    table = table.assign(epoch=[1, 1, 2, 2], penalty=[0.0, 0.1] * 2, test_loss=index)
     stack = Stack(table, torch.full((2, 3), float(index)), torch.tensor([-1, 2]))
     chosen = Stack(table.assign(validation_loss=7.0, validation_metric=8.0), stack.ends, stack.lost)
     start, indices = torch.zeros(3), torch.arange(2)
@@ -134,3 +141,111 @@ def test_damage_to_weight_decay_is_found_before_the_networks_are_asked_for(tmp_p
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert name in open_results(tmp_path).decay_unfinished("IRIS_FF")["run-000"]
+
+
+def test_only_folders_named_as_runs_are_runs_and_others_get_a_note(tmp_path):
+    folder = walk(tmp_path, 0)
+    for name in ("run-000 (copy)", "run-0002", "run-1", "run-x", "backup"):
+        shutil.copytree(folder, folder.with_name(name))
+    (folder.parent / "run-003").write_text("a file")
+    (folder.parent / "replaced").mkdir()
+    (folder.parent.parent / ".DS_Store").write_text("")
+    results = open_results(tmp_path)
+    assert results.methods("IRIS_FF") == ["paper"]
+    assert len(results.paths("IRIS_FF", "paper")) == 1
+    assert results.unfinished("IRIS_FF", "paper") == dict.fromkeys(
+        ["backup", "run-000 (copy)", "run-0002", "run-1", "run-x"],
+        "left out: its name is not that of a run, such as run-000",
+    )
+    shutil.copytree(decay(tmp_path, 0), folder.parents[2] / "decay" / "run-000 (copy)")
+    assert results.decay("IRIS_FF")["run"].tolist() == [0, 0]
+    assert list(results.decay_unfinished("IRIS_FF")) == ["run-000 (copy)"]
+
+
+def test_runs_are_in_the_order_of_their_numbers(tmp_path):
+    for index in (1000, 0, 999):
+        walk(tmp_path, index)
+    paths = open_results(tmp_path).paths("IRIS_FF", "paper")
+    assert [path.metadata["config"]["seed"] for path in paths] == [5, 1004, 1005]
+
+
+def test_a_copy_of_a_run_under_a_right_name_is_left_out(tmp_path):
+    for make, unfinished in (
+        (walk, lambda results: results.unfinished("IRIS_FF", "paper")),
+        (decay, lambda results: results.decay_unfinished("IRIS_FF")),
+    ):
+        folder = make(tmp_path, 0)
+        make(tmp_path, 1)
+        shutil.copytree(folder, folder.with_name("run-007"))
+        found = unfinished(open_results(tmp_path))
+        assert found == {"run-007": "left out: it is a copy of run-000: it has the same seed, 5"}
+    config = read_json(folder.with_name("run-001") / "config.json")
+    assert config["config"]["seed"] == 6
+    assert open_results(tmp_path).decay("IRIS_FF")["run"].tolist() == [0, 0, 1, 1]
+
+
+def test_runs_in_the_folder_of_others_are_left_out(tmp_path):
+    begun = walk(tmp_path, 0)
+    shutil.copytree(begun.parent, begun.parent.with_name("paper (copy)"))
+    results = open_results(tmp_path)
+    assert results.paths("IRIS_FF", "paper (copy)") == []
+    (why,) = results.unfinished("IRIS_FF", "paper (copy)").values()
+    assert why == "left out: its method is paper, which is not that of its folder"
+    shutil.copytree(decay(tmp_path, 0), begun.with_name("run-001"))
+    shutil.copytree(begun, tmp_path / "IRIS_FF" / "decay" / "run-001")
+    assert len(results.paths("IRIS_FF", "paper")) == 1
+    assert results.decay("IRIS_FF")["run"].tolist() == [0, 0]
+    assert "holds something else" in results.unfinished("IRIS_FF", "paper")["run-001"]
+    assert "no run of weight decay" in results.decay_unfinished("IRIS_FF")["run-001"]
+
+
+def test_a_run_of_another_network_than_the_others_is_left_out(tmp_path):
+    for index in range(3):
+        walk(tmp_path, index)
+    small = made_path().points[:, :2]
+    walk(tmp_path, 3, points=small, shapes={"weight": (1, 2)})
+    results = open_results(tmp_path)
+    assert len(results.paths("IRIS_FF", "paper")) == 3
+    assert results.unfinished("IRIS_FF", "paper") == {
+        "run-003": "left out: it has 2 parameters, the others 3"
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("config.json", b'"seed": 5', b'"seed": 1e905'),
+        ("config.json", b'"seed": 5', b'"seed": "5"'),
+        ("outcome.json", b'"level": 0.', b'"level": "a", "b": 0.'),
+        ("outcome.json", b'"shapes": [', b'"shapes": [3, '),
+        ("outcome.json", b'"frozen": {}', b'"frozen": [3]'),
+        ("outcome.json", b'"sha256": "', b'"sha256": {}, "x": "'),
+    ],
+)
+def test_any_damage_of_a_run_concerns_that_run_alone(tmp_path, name, before, after):
+    walk(tmp_path, 1)
+    file = walk(tmp_path, 0) / name
+    content = file.read_bytes()
+    assert before in content
+    file.write_bytes(content.replace(before, after, 1))
+    for sealed_again in (False, True):
+        if sealed_again:
+            reseal(file)
+        results = open_results(tmp_path)
+        assert [path.metadata["config"]["seed"] for path in results.paths("IRIS_FF", "paper")] == [
+            6
+        ]
+        assert list(results.unfinished("IRIS_FF", "paper")) == ["run-000"]
+
+
+def reseal(file):
+    content = json.loads(file.read_text())
+    for key in ("format_version", "isoloss", "sha256"):
+        content.pop(key, None)
+    with contextlib.suppress(ValueError):  # no number of JSON
+        write_json(file, content)
+    if file.name == "config.json":
+        ending = read_json(file.with_name("outcome.json"))
+        write_json(
+            file.with_name("outcome.json"), {**ending, "config": digest_of(content["config"])}
+        )

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.torture.corruption import of_finished, of_unfinished
 from tests.torture.kills import at_every_moment
+from tests.torture.received import full_disks, links, resealed
 from tests.torture.victim import Findings, child, execute, in_a_child, make, result, wait
 from tests.torture.writers import writers
 
@@ -42,6 +43,26 @@ def test_changed_files_are_noticed_and_runs_done_again(tmp_path: Path) -> None:
 def test_of_eight_processes_exactly_one_writes(tmp_path: Path) -> None:
     found = writers(tmp_path, 2)
     assert (found.done["writers"], found.wrong) == (2, [])
+
+
+def test_no_link_of_a_received_run_is_followed(tmp_path: Path) -> None:
+    found = links(tmp_path)
+    assert found.done["links"] >= 20
+    assert found.wrong == []
+
+
+@pytest.mark.slow
+def test_numbers_that_were_changed_and_sealed_again_are_found(tmp_path: Path) -> None:
+    found = resealed(tmp_path, 20, 5)
+    assert found.done["numbers changed"] >= 15
+    assert found.wrong == []
+
+
+@pytest.mark.slow
+def test_runs_on_disks_that_are_full_at_a_moment_go_on_with_the_same_bits(tmp_path: Path) -> None:
+    found = full_disks(tmp_path, every=41, seed=3)
+    assert found.done["full disks"] >= 9
+    assert found.wrong == []
 
 
 @contextlib.contextmanager

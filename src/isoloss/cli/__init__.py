@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         say(str(error), "isoloss:", "red", errors)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except OSError as error:
-        from isoloss.files import sentence_of
+        from isoloss.disk import sentence_of
 
         if (sentence := sentence_of(error)) is None:
             raise

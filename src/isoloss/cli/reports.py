@@ -46,7 +46,7 @@ def verify(folder: options.Folder = options.RESULTS) -> None:
     Files are compared with their checksums; loss, regularizer and test figures are computed again
     from the stored weights alone, and tables are made again. Exits with 1 if anything is wrong.
     """
-    from isoloss.report.verify import NOT_FINISHED
+    from isoloss.report.verify import NOT_DONE, NOT_FINISHED, STRAY
     from isoloss.report.verify import verify as check_results
 
     checks = check_results(folder)
@@ -66,9 +66,15 @@ def verify(folder: options.Folder = options.RESULTS) -> None:
     if wrong:
         say(f"{len({check.run for check in wrong})} of {runs} are not right.")
         raise typer.Exit(1)
-    unfinished = sum(check.found == NOT_FINISHED for check in checks)
-    also = f"; {unfinished} are not finished and were not checked" if unfinished else ""
-    say(f"All {runs - unfinished} are right{also}.")
+    counts = {
+        "are not finished and were not checked": [c for c in checks if c.found == NOT_FINISHED],
+        "are not named as runs and were not checked": [c for c in checks if STRAY in c.found],
+    }
+    checked = runs - sum(map(len, counts.values()))
+    also = "".join(f"; {len(some)} {words}" for words, some in counts.items() if some)
+    if some := [check for check in checks if check.found.startswith(NOT_DONE)]:
+        also += f"; of {len(some)} what needs the data was not computed again"
+    say(f"All {checked} are right{also}.")
 
 
 def check(

@@ -154,7 +154,7 @@ def _run(
     from isoloss.runs.run import Display
     from isoloss.store import check_out_folder
 
-    check_out_folder(out)
+    check_out_folder(out, *{one.folder.parent for one in planned})
     for one in planned if restart else ():
         if moved := one.put_aside():
             options.say(f"{one.folder} is now {moved}")

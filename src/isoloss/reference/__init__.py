@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from isoloss import __version__, experiments
 from isoloss.arguments import checked
+from isoloss.disk import ResultsError, as_folder
 from isoloss.errors import InputError
 from isoloss.experiments.catalog import PENALTIES, Experiment
-from isoloss.files import ResultsError, as_folder
 from isoloss.outcome import Outcome
 from isoloss.path import COLUMNS, Path
 from isoloss.reference import logs

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from isoloss.arguments import checked
+from isoloss.disk import ResultsError, atomically
 from isoloss.errors import InputError, one_line
-from isoloss.files import ResultsError, atomically
 from isoloss.flat import trainable
 
 Arrays = dict[str, NDArray[Any]]

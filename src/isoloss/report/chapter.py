@@ -13,6 +13,7 @@ from torch import Tensor
 
 from isoloss import experiments
 from isoloss.arguments import checked
+from isoloss.disk import refuse_links, refuse_links_in
 from isoloss.errors import unknown
 from isoloss.files import write_json, write_text
 from isoloss.path import Path
@@ -23,7 +24,7 @@ from isoloss.report.tables import Methods, Runs, ends_table, on_level, run_name
 from isoloss.report.views import pca_section
 from isoloss.report.walks import walks_section
 from isoloss.store import Results, report_folder
-from isoloss.store.folder import NOT_FINISHED
+from isoloss.store.folder import LEFT_OUT, NOT_FINISHED
 
 FILES = (  # all tables that a report may have
     *("walk.csv", "walk.md", "comparison.csv", "comparison.md", "comparison.tex"),
@@ -86,19 +87,20 @@ def report(results: Results, experiment: str) -> Report:
     if experiment not in known:
         raise unknown("experiment", experiment, known)
     runs = read_runs(results, experiment)
-    methods = results.methods(experiment)
-    unfinished = {name: results.unfinished(experiment, name) for name in methods}
     folder = report_folder(results.folder, experiment)
+    refuse_links(results.folder, folder)
+    refuse_links_in(folder)
     shown, files = report_tables(runs)
+    ran = [runs_section(results, runs)] if runs.methods else []
     for name, text in files.items():
         write_text(folder / name, text)
-    walked = [_runs_section(runs, unfinished), walks_section(runs, folder)] if runs.methods else []
+    walked = [*ran, walks_section(runs, folder)] if runs.methods else []
     decayed = comparison_section(runs, shown, results.decay_epochs(experiment), folder)
     components, reasons = pca_section(runs, folder, _mean_of_decay(results, runs))
     chapter = Chapter(
         experiment=experiment,
         lead=_lead(runs),
-        missing=[*_missing(results, runs, unfinished), *reasons],
+        missing=[*_missing(results, runs), *reasons],
         sections=[*walked, decayed, *components],
     )
     write_json(folder / CHAPTER, chapter.model_dump())
@@ -184,7 +186,9 @@ def outcome_table(
         for k, path in enumerate(methods.get(method, ())):
             rows.append({"run": run_name(path, k), "method": method, **_walked(path)})
         for run, reason in unfinished.get(method, {}).items():
-            outcome, message = (reason, "") if reason == NOT_FINISHED else ("failed", reason)
+            outcome, _, message = reason.partition(": ")
+            if outcome not in (NOT_FINISHED, LEFT_OUT):
+                outcome, message = "failed", reason
             rows.append({"run": run, "method": method, "outcome": outcome, "message": message})
     columns = ["run", "method", "seed", *VALUES, "outcome", "message"]
     return pd.DataFrame(rows, columns=columns).sort_values(["method", "run"], ignore_index=True)
@@ -197,9 +201,9 @@ def settings_table(methods: Methods) -> pd.DataFrame:
     return pd.DataFrame(columns, index=pd.Index(order, name="setting")).fillna("")
 
 
-def _runs_section(runs: Runs, unfinished: Mapping[str, Mapping[str, str]]) -> Section:
+def runs_section(results: Results, runs: Runs) -> Section:
     """Outcomes, reasons and settings."""
-    table = outcome_table(runs.methods, unfinished)
+    table = outcome_table(runs.methods, _unfinished(results, runs.experiment))
     outcomes = table.assign(name=table["method"] + " " + table["run"]).to_dict("records")
     numbers = ["R", "angle (degrees)", "training loss", "test loss", f"test {runs.metric}"]
     shown = Table(
@@ -277,11 +281,16 @@ def _csv(table: pd.DataFrame) -> str:
     return safe.to_csv(index=False, lineterminator="\n")
 
 
-def _missing(
-    results: Results, runs: Runs, unfinished: Mapping[str, Mapping[str, str]]
-) -> list[str]:
+def _unfinished(results: Results, experiment: str) -> dict[str, dict[str, str]]:
+    """Why runs of each method have no walk, by the name of their folder."""
+    methods = results.methods(experiment)
+    return {name: results.unfinished(experiment, name) for name in methods}
+
+
+def _missing(results: Results, runs: Runs) -> list[str]:
     """What could not be reported of an experiment, a sentence each."""
     name = runs.experiment
+    unfinished = _unfinished(results, name)
     waiting = {**unfinished, "decay": results.decay_unfinished(name)}
     said = [f"{one}, {run}: {why}" for one, of in waiting.items() for run, why in of.items()]
     said += [f"{one}: no walk yet" for one in unfinished if one not in runs.methods]

@@ -16,9 +16,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isoloss import __version__
 from isoloss.arguments import checked
-from isoloss.errors import InputError, kind, require_extra, shown
-from isoloss.files import Stamp, as_folder, atomically, read_json, write_text
-from isoloss.store import ResultsError
+from isoloss.disk import (
+    ResultsError,
+    Stamp,
+    as_folder,
+    atomically,
+    read_bytes,
+    refuse_links,
+)
+from isoloss.errors import InputError, IsolossError, kind, require_extra, shown
+from isoloss.files import read_json, write_text
 from isoloss.store.folder import LONGEST_NAME
 
 if TYPE_CHECKING:
@@ -41,6 +48,7 @@ STYLE = {
     "savefig.dpi": SAVED_DPI,
 }
 CHAPTER = "chapter.json"  # of each experiment, so that each can be reported by itself
+PAGE = "index.html"
 NONE = "-"  # in a table, where there is no number
 LATEX = {
     **{character: f"\\{character}" for character in "#$%&_{}"},
@@ -286,9 +294,9 @@ def load_image(folder: FilePath, picture: Picture) -> dict[str, Any]:
             f"it; {again}"
         )
     try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise ResultsError(f"{file} cannot be read ({error.strerror}); {again}") from error
+        content = read_bytes(file)
+    except IsolossError as error:
+        raise ResultsError(f"{error}; {again}") from error
     if not content.startswith(b"\x89PNG\r\n\x1a\n") or len(content) < 24:
         raise ResultsError(f"{file} is not a PNG; {again}")
     try:
@@ -307,21 +315,31 @@ def load_image(folder: FilePath, picture: Picture) -> dict[str, Any]:
 
 def write_page(report: FilePath) -> FilePath:
     """Put the chapters below `OUT/report` together as `index.html`, which is returned."""
+    write_text(report / PAGE, page_text(report))
+    return report / PAGE
+
+
+def plotly_js() -> str:
+    """What draws scenes in a page."""
+    return require_extra("plotly.offline", "report").get_plotlyjs()
+
+
+def page_text(report: FilePath, plotly: str = "") -> str:
+    """The page of the chapters below `OUT/report`; with scenes, it holds plotly.js or this."""
     jinja2: Any = require_extra("jinja2", "report")
     chapters: list[dict[str, Any]] = []
     for folder in sorted(file.parent for file in report.glob(f"*/{CHAPTER}")):
+        refuse_links(report, folder)
         chapter = load_chapter(folder)
         images = {one.file: load_image(folder, one) for one in chapter.pictures}
         chapters.append({"chapter": chapter, "images": images})
     loader, strict = jinja2.PackageLoader("isoloss.report"), jinja2.StrictUndefined
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=strict)
     scenes = any(section.scenes for one in chapters for section in one["chapter"].sections)
-    page = environment.get_template("page.html.jinja").render(
+    return environment.get_template("page.html.jinja").render(
         version=__version__,
         chapters=chapters,
         style=loader.get_source(environment, "page.css")[0],
         script=loader.get_source(environment, "page.js")[0],
-        plotly=require_extra("plotly.offline", "report").get_plotlyjs() if scenes else "",
+        plotly=(plotly or plotly_js()) if scenes else "",
     )
-    write_text(report / "index.html", page)
-    return report / "index.html"

@@ -13,7 +13,17 @@ import pandas as pd
 from isoloss.arguments import checked
 from isoloss.errors import InputError, unknown
 from isoloss.path import Path
-from isoloss.report.page import DASHES, Section, caption, color, count, drawing, number, picture
+from isoloss.report.page import (
+    DASHES,
+    Section,
+    Table,
+    caption,
+    color,
+    count,
+    drawing,
+    number,
+    picture,
+)
 from isoloss.report.statistics import Array
 from isoloss.report.tables import Methods, Runs, ends_table, on_level, walk_table
 
@@ -338,10 +348,6 @@ def _caption(methods: Methods, against: str, uneven: Sequence[str]) -> list[str]
 def walks_section(runs: Runs, folder: FilePath) -> Section:
     """Draw the walks into a folder, below the table of where they start and end."""
     table = walk_table(runs.methods)
-    single = [name for name, paths in runs.methods.items() if len(paths) == 1]
-    spread = "Mean ± sample standard deviation over the runs."
-    if single:
-        spread += f" There is only one run of {' and '.join(single)}, so no standard deviation."
     words = {"title": runs.experiment, "metric": runs.metric, "unit": runs.unit}
     each = {"step": "a column of panels for each method"}
     pictures = [
@@ -357,8 +363,16 @@ def walks_section(runs: Runs, folder: FilePath) -> Section:
         )
         for against, title in TITLES.items()
     ]
-    tables = [ends_table(table, "Start and end", spread)]
-    return Section(title="The walks", tables=tables, pictures=pictures)
+    return Section(title="The walks", tables=[walks_table(runs)], pictures=pictures)
+
+
+def walks_table(runs: Runs) -> Table:
+    """Where the walks start and end."""
+    single = [name for name, paths in runs.methods.items() if len(paths) == 1]
+    spread = "Mean ± sample standard deviation over the runs."
+    if single:
+        spread += f" There is only one run of {' and '.join(single)}, so no standard deviation."
+    return ends_table(walk_table(runs.methods), "Start and end", spread)
 
 
 def _told(table: pd.DataFrame) -> str:

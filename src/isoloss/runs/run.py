@@ -17,8 +17,8 @@ import torch
 from rich.table import Table
 
 from isoloss import __version__
+from isoloss.disk import ResultsError, StorageError, move_aside, sentence_of
 from isoloss.errors import IsolossError, printable
-from isoloss.files import ResultsError, StorageError, move_aside, sentence_of
 from isoloss.outcome import Outcome
 from isoloss.path import Row
 from isoloss.progress import columns
@@ -169,7 +169,7 @@ class Run(ABC):
         try:
             done = folder.check(self.folder, self.config())
             return done and not (self.folder / CHECKPOINT).exists()
-        except StorageError:  # the run itself will say why, while others go on
+        except (ResultsError, StorageError):  # the run itself will say why, while others go on
             return False
 
     def execute(self, tell: Callable[[News], None], cancelled: Callable[[], bool]) -> News:
@@ -231,7 +231,7 @@ class Run(ABC):
         if not self.folder.exists():
             return None
         with only_writer(self.folder):
-            return move_aside(self.folder, self.folder.parent / "replaced")
+            return move_aside(self.folder, self.folder.parent / folder.REPLACED)
 
 
 def _made_with() -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
@@ -13,30 +14,33 @@ import torch
 from torch import Tensor
 
 from isoloss.arguments import checked
-from isoloss.errors import InputError
-from isoloss.files import (
-    FAILED,
-    OUTCOME,
-    DamagedError,
-    ResultsError,
-    Stamp,
-    as_folder,
-    read_ending,
-    read_json,
-    read_table,
-    read_tensors,
-)
-from isoloss.path import POINTS, Path, read_path
+from isoloss.disk import DamagedError, ResultsError, Stamp, as_folder, refuse_links
+from isoloss.errors import InputError, IsolossError, said
+from isoloss.files import FAILED, OUTCOME, read_ending, read_json, read_table, read_tensors
+from isoloss.path import POINTS, Path, check_table, read_path
 from isoloss.store.checkpoint import Checkpoint as Checkpoint
 from isoloss.store.folder import (
     EPOCHS,
+    FINISHED,
+    LEFT_OUT,
     MEMBERS,
     NOT_FINISHED,
+    STRAY,
     Kind,
+    copies,
+    misplaced,
     run_folder,
+    runs_in,
+    signs_of,
 )
 from isoloss.store.folder import check_out_folder as check_out_folder
 from isoloss.store.folder import report_folder as report_folder
+
+MEASURED = (
+    *("penalty", "epoch", "train_loss", "test_loss", "test_metric"),
+    *("squared_norm", "squared_norm_weights"),
+)
+"""Columns of both tables of weight decay."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,16 @@ class Decay:
     seed: int
     members: pd.DataFrame  # a row for each penalty
     epochs: pd.DataFrame  # a row for each epoch measured and penalty
+    parameters: int
+    config: dict[str, Any]
 
     def ends(self) -> Tensor:
         """The networks at the end, shape (penalties, parameters)."""
-        return read_tensors(self.file, self.stamp)["ends"]
+        return self.tensors()["ends"]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors of the run: `ends`, `start`, `indices`."""
+        return read_tensors(self.file, self.stamp)
 
 
 Runs = dict[str, Path | Decay | str]
@@ -65,14 +75,22 @@ def load_decay(folder: FilePath) -> Decay:
     ending = read_ending(folder)
     if ending.content["outcome"] == FAILED:
         raise ResultsError(f"{folder} holds a run that failed: {ending.content['message']}")
+    if ending.content["outcome"] != FINISHED:
+        raise DamagedError(f"{folder} holds no run of weight decay that has ended")
     stamps = ending.stamps
     try:
         members, epochs = (read_table(folder / name, stamps[name]) for name in (MEMBERS, EPOCHS))
         points, seed = stamps[POINTS], ending.about["config"]["seed"]
+        ends = read_tensors(folder / POINTS, points)["ends"]
     except KeyError as error:
         raise DamagedError(f"{folder} holds no run of weight decay: it has no {error}") from error
-    points.check(folder / POINTS)
-    return Decay(folder / POINTS, points, seed, members, epochs)
+    check_table(folder / MEMBERS, members, [*MEASURED, "lost_epoch"], ["status"])
+    check_table(folder / EPOCHS, epochs, MEASURED, [])
+    if ends.ndim != 2 or len(ends) != len(members) or not ends.is_floating_point():
+        wrong = f"ends of shape {tuple(ends.shape)} are none of the {len(members)} trained"
+        raise DamagedError(f"{folder / POINTS} is damaged: {wrong}")
+    config, size = ending.about["config"], ends.shape[1]
+    return Decay(folder / POINTS, points, seed, members, epochs, size, config)
 
 
 class Results:
@@ -100,7 +118,8 @@ class Results:
     def methods(self, experiment: str) -> list[str]:
         """Names of the methods by which an experiment was walked."""
         place = run_folder(self.folder, experiment, None, 0).parent
-        return sorted(found.name for found in place.glob("*") if found.name.isprintable())
+        found = [one for one in place.glob("[!.]*") if one.is_dir()]
+        return sorted(one.name for one in found if one.name.isprintable())
 
     @checked
     def paths(self, experiment: str, method: str) -> list[Path]:
@@ -191,15 +210,24 @@ class Results:
         if experiment != self._experiment:
             self._experiment, self._kept = experiment, {}
         place = run_folder(self.folder, experiment, method, 0, kind).parent
+        refuse_links(self.folder, place)
+        folders, strays = runs_in(place)
         found: Runs = {}
-        for folder in sorted(place.glob("run-*")):
+        for folder in folders:
             try:
-                found[folder.name] = self._one(folder, kind)
-            except ResultsError as error:
-                found[folder.name] = str(error)
-        return found
+                found[folder.name] = self._one(folder, experiment, kind, method)
+            except Exception as error:
+                known = isinstance(error, IsolossError)
+                found[folder.name] = str(error) if known else f"cannot be read: {said(error)}"
+        whole = [one for one in folders if not isinstance(found[one.name], str)]
+        for name, why in self._strange(whole).items():
+            found[name] = f"{LEFT_OUT}: {why}"
+        return found | dict.fromkeys(strays, f"{LEFT_OUT}: {STRAY}")
 
-    def _one(self, folder: FilePath, kind: Kind) -> Path | Decay | str:
+    def _one(
+        self, folder: FilePath, experiment: str, kind: Kind, method: str | None
+    ) -> Path | Decay | str:
+        refuse_links(folder.parent, folder)
         if not (folder / OUTCOME).exists():
             return NOT_FINISHED
         ending = read_json(folder / OUTCOME)
@@ -208,7 +236,36 @@ class Results:
         if folder not in self._kept or self._kept[folder][0] != ending:
             load = load_decay if kind in ("decay", "equivalent") else read_path
             self._kept[folder] = ending, load(folder)
-        return self._kept[folder][1]
+        run = self._kept[folder][1]
+        why = misplaced(
+            _config(run), experiment, kind, run.method if isinstance(run, Path) else None, method
+        )
+        return f"{LEFT_OUT}: {why}" if why else run
+
+    def _strange(self, folders: Sequence[FilePath]) -> dict[str, str]:
+        """Why runs cannot be among the others: copies of one of these, or of another network."""
+        runs = {folder: self._kept[folder] for folder in folders}
+        sizes = {folder.name: _size(run) for folder, (_, run) in runs.items()}
+        usual = max(sizes.values(), key=[*sizes.values()].count, default=0)
+        found = {
+            name: f"it has {size} parameters, the others {usual}"
+            for name, size in sizes.items()
+            if size != usual
+        }
+        signs = {
+            folder.name: signs_of(_config(run), ending["files"][POINTS]["sha256"])
+            for folder, (ending, run) in runs.items()
+            if folder.name not in found
+        }
+        return found | copies(signs)
+
+
+def _config(run: Path | Decay) -> dict[str, Any]:
+    return run.config if isinstance(run, Decay) else run.metadata.get("config", {})
+
+
+def _size(run: Path | Decay) -> int:
+    return run.parameters if isinstance(run, Decay) else math.prod(run.points.shape[1:])
 
 
 def _only(kind: type[AnyRun], found: Runs) -> dict[str, AnyRun]:

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from isoloss import __version__
 from isoloss.arguments import real
+from isoloss.disk import ResultsError, as_folder
 from isoloss.errors import InputError, one_line
-from isoloss.files import ResultsError, as_folder
 from isoloss.outcome import Ending
 from isoloss.recorder import Kept
 from isoloss.snapshot import Snapshot, differences

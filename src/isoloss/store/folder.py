@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import time
@@ -21,23 +22,27 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from isoloss.disk import (
+    DamagedError,
+    ResultsError,
+    StorageError,
+    quarantine,
+    refuse_links,
+    refuse_links_in,
+    remove,
+    sync,
+    writing,
+)
 from isoloss.errors import InputError, IsolossError, shown
 from isoloss.files import (
     FAILED,
     OUTCOME,
-    DamagedError,
     Ending,
-    ResultsError,
-    StorageError,
     digest_of,
-    quarantine,
     read_ending,
     read_json,
-    remove,
-    sync,
     write_folder,
     write_json,
-    writing,
 )
 from isoloss.outcome import Outcome
 from isoloss.path import POINTS, STEPS, Path, write_path
@@ -46,6 +51,9 @@ from isoloss.store.checkpoint import CHECKPOINT
 
 FINISHED, NON_FINITE = "finished", "non_finite"
 NOT_FINISHED = "not finished"
+REPLACED, REPORT = "replaced", "report"
+LEFT_OUT = "left out"
+STRAY = "its name is not that of a run, such as run-000"
 MEMBERS, EPOCHS = "members.parquet", "epochs.parquet"
 LONGEST_NAME = 200  # bytes of a method's or experiment's: files are named after it
 _FILES = (STEPS, MEMBERS, EPOCHS, POINTS)
@@ -68,13 +76,57 @@ def run_folder(
     return out / experiment / kind / (method or "") / f"run-{index:03d}"
 
 
+def run_index(name: str) -> int | None:
+    """The number of the run whose folder has that name; None where it is no run's."""
+    found = re.fullmatch("run-([0-9]{3}|[1-9][0-9]{3,8})", name)
+    return int(found[1]) if found else None
+
+
+def runs_in(place: FilePath) -> tuple[list[FilePath], list[str]]:
+    """The folders of runs in a folder, by their numbers, and the names of others there."""
+    there = [one for one in place.glob("[!.]*") if one.is_dir() and one.name != REPLACED]
+    runs = {one: run_index(one.name) for one in there}
+    folders = sorted((k, one) for one, k in runs.items() if k is not None)
+    return [one for _, one in folders], sorted(one.name for one, k in runs.items() if k is None)
+
+
+def misplaced(
+    config: Mapping[str, Any], experiment: str, kind: Kind, by: str | None, method: str | None
+) -> str:
+    """Why a run is not one of the folder that it is in but a copy of another's; empty if it is."""
+    pairs = {"experiment": (config.get("experiment", experiment), experiment)}
+    if by is not None:  # a walk
+        pairs["method"] = by, str(method)
+        if kind == "traverse":
+            pairs["start"] = str(config.get("start")), "None"
+    wrong = [f"its {what} is {its}" for what, (its, here) in pairs.items() if its != here]
+    return f"{wrong[0]}, which is not that of its folder" if wrong else ""
+
+
+def signs_of(config: Mapping[str, Any], weights: str) -> dict[str, Any]:
+    """What no two runs of a kind share: the seed, and the digest of the file with the weights."""
+    seed = None if "imported" in config else config.get("seed")
+    return {"weights": weights} | ({} if seed is None else {f"seed, {seed}": seed})
+
+
+def copies(signs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Why runs, by name, cannot be other runs than one before them."""
+    seen: dict[tuple[str, Any], str] = {}
+    found: dict[str, str] = {}
+    for name, of_run in signs.items():
+        for sign in of_run.items():
+            if (first := seen.setdefault(sign, name)) != name:
+                found[name] = f"it is a copy of {first}: it has the same {sign[0]}"
+    return found
+
+
 def report_folder(out: FilePath, experiment: str) -> FilePath:
     """Where an experiment's figures and tables are."""
-    return out / "report" / experiment
+    return out / REPORT / experiment
 
 
-def check_out_folder(folder: FilePath) -> None:
-    """Insist, without writing anything, that results can be written below a folder."""
+def check_out_folder(folder: FilePath, *below: FilePath) -> None:
+    """Insist, without writing anything, that results can be written to folders below a folder."""
     nearest = folder.absolute()
     while not nearest.exists():
         nearest = nearest.parent
@@ -85,6 +137,8 @@ def check_out_folder(folder: FilePath) -> None:
             f"--out must be a folder that can be written to, got {folder}, but {nearest} may not "
             f"be written to"
         )
+    for place in below:
+        refuse_links(folder, place)
 
 
 # ---------------------------------------------------------------- its one writer
@@ -100,8 +154,11 @@ def only_writer(folder: FilePath) -> Generator[str | None]:
     # both lie beside the run folder, so that it can be moved; the lock file is never deleted, and
     # the system lets go of the lock when its owner dies
     note = folder.with_name(f".{folder.name}.holder.json")
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    lock_file = folder.with_name(f".{folder.name}.lock")
+    lock = FileLock(lock_file)
     give_up = time.monotonic() + 5.0  # by then the holder has written who it is
+    for file in (folder, lock_file):
+        refuse_links(folder.parent, file)
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         while True:
@@ -132,17 +189,18 @@ def _holder(note: FilePath) -> tuple[str | None, bool]:
     """Who holds a lock, and whether it is alive, as far as can be seen from here."""
     try:
         content = read_json(note)
-    except (ResultsError, StorageError):
+        pid, host = int(content["pid"]), content["host"]
+    except (ResultsError, StorageError, KeyError, TypeError, ValueError):
         return None, False  # not written yet: the lock tells that there is somebody
     alive = True
-    if content["host"] == socket.gethostname():
+    if host == socket.gethostname():
         try:
-            os.kill(content["pid"], 0)
+            os.kill(pid, 0)
         except ProcessLookupError:
             alive = False
-        except PermissionError:
+        except (PermissionError, OverflowError):
             pass
-    return "process {pid} on {host} since {since}".format(**content), alive
+    return f"process {pid} on {host} since {content.get('since')}", alive
 
 
 # ---------------------------------------------------------------- how a run stands
@@ -161,6 +219,7 @@ def begin(
     folder: FilePath, config: Mapping[str, Any], made_with: Mapping[str, Any], tell: Tell = str
 ) -> bool:
     """Lay claim to a run folder, as its only writer; False where the run is finished."""
+    refuse_links_in(folder)
     try:  # raises as `check`; with another `made_with`, the run is the same
         _check_config(folder, config)
     except DamagedError as error:

@@ -17,18 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isoloss.files import (
+from isoloss.disk import (
     DamagedError,
     Stamp,
     atomically,
+    open_plain,
     quarantine,
+    read_bytes,
     reading,
     remove,
-    sealed,
     sync,
-    unsealed,
     writing,
 )
+from isoloss.files import sealed, unsealed
 
 SLOTS: tuple[str, ...] = ("a", "b")
 POINTS_FILE = "points.bin"
@@ -69,8 +70,7 @@ class Generations:
         there = [slot for slot in SLOTS if (self.folder / slot).exists()]
         points = memoryview(b"")
         if self._points.exists():
-            with reading(self._points):
-                points = memoryview(self._points.read_bytes())
+            points = memoryview(read_bytes(self._points))
         found: dict[str, Generation] = {}
         for slot in there:
             try:
@@ -133,7 +133,7 @@ class Generations:
         """A generation, once every byte of it is found to be whole."""
         file = self.folder / slot
         with reading(file):
-            line, _, payload = file.read_bytes().partition(b"\n")
+            line, _, payload = read_bytes(file).partition(b"\n")
             header = unsealed(file, line.decode("utf-8") + "\n", indent=None)
             Stamp(**header["payload"]).check(file, payload)
             number, size = header["number"], header["size"]
@@ -154,7 +154,7 @@ def write_blocks(file: Path, blocks: Mapping[int, bytes]) -> None:
     """Write vectors at their places in a file, and make that last."""
     with writing(file):
         new = not file.exists()
-        with file.open("xb" if new else "r+b") as opened:
+        with open_plain(file, "xb" if new else "r+b") as opened:
             for index, content in blocks.items():
                 opened.seek(index * len(content))
                 opened.write(content)
