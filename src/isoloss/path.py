@@ -28,7 +28,7 @@ from isoloss.files import (
     read_tensors,
     write_folder,
 )
-from isoloss.flat import Layout
+from isoloss.flat import Layout, dense
 from isoloss.names import load_into
 from isoloss.outcome import Outcome
 from isoloss.settings import Count, Settings
@@ -244,7 +244,7 @@ def write_path(
         if each.is_complex():  # safetensors has no complex128
             tensors[f"{_COMPLEX}{name}"] = torch.view_as_real(each.resolve_conj()).clone()
         else:
-            tensors[f"{_BUFFER}{name}"] = each.clone()
+            tensors[f"{_BUFFER}{name}"] = dense(each).clone()
     tensors.update(extra or {})
     ending = {
         "outcome": path.outcome.value,
