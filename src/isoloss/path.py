@@ -115,13 +115,16 @@ class Path:
     method: str
     regularizer: str
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
-    buffers: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    buffers: dict[str, Any] = field(default_factory=dict[str, Any])
     frozen: dict[str, str] = field(default_factory=dict[str, str])
     state_keys: dict[str, str] = field(default_factory=dict[str, str])
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
         check_fields(self)
+        for name, buffer in self.buffers.items():  # complex or sparse ones too
+            if not isinstance(buffer, Tensor) or buffer.is_meta:
+                raise InputError(f"buffers[{name!r}] must be a tensor, got {kind(buffer)}")
         check_columns("steps", self.steps, *(name for name in COLUMNS if name in self.steps))
         if not len(self.steps) or (self.points.ndim != 2 and self.points.numel()):
             raise InputError(

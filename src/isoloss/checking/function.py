@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
 from isoloss.checking.estimates import warn_of_estimates
-from isoloss.checking.leftovers import check_inputs, check_memory, versions
+from isoloss.checking.leftovers import check_fresh, check_inputs, versions
 from isoloss.checking.words import listed, named
 from isoloss.data import Chunk, leaves, random_state_kept
 from isoloss.errors import InputError, one_line
@@ -54,7 +54,7 @@ def check_function(problem: Problem, theta: Tensor, tolerance: Tolerance = USUAL
             _refuse_random(problem, first, second)
         _check_order(problem, first, tolerance, theta)
         _check_dependence(problem, theta)
-        check_memory(problem, theta)
+        check_fresh(problem, theta)
 
 
 def _check_place(problem: Problem, theta: Tensor) -> None:

@@ -38,7 +38,7 @@ def check_inputs(before: list[tuple[str, Tensor, int]]) -> None:
             )
 
 
-def check_memory(problem: Problem, theta: Tensor) -> None:
+def check_fresh(problem: Problem, theta: Tensor) -> None:
     """Insist that the model gives at other weights what a copy does that was never evaluated."""
     own = inside(problem)
     if not isinstance(own.model, nn.Module) or not _as_it_was(own.model, own.network.model):
