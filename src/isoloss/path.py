@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from isoloss.arguments import check_columns, check_fields, checked, real
-from isoloss.errors import MOST, InputError, shown
+from isoloss.errors import MOST, InputError, kind, shown
 from isoloss.files import (
     FAILED,
     OUTCOME,
