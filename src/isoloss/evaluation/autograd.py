@@ -110,10 +110,10 @@ class Autograd:
                     raise
         raise AssertionError
 
-    def forward(self, chunk: Chunk, *, leaves: bool = False) -> Any:
-        """What the model gives for a chunk at the point loaded; `leaves` says that its inputs are
+    def forward(self, chunk: Chunk, *, by_inputs: bool = False) -> Any:
+        """What the model gives for a chunk at the point loaded; `by_inputs` says that these are
         to be differentiated by. Else they are the model's own: it may ask for their gradient."""
-        inputs = chunk.inputs if leaves else map_tensors(Tensor.detach, chunk.inputs)
+        inputs = chunk.inputs if by_inputs else map_tensors(Tensor.detach, chunk.inputs)
         if isinstance(self._loss, ModelLoss):
             return losses_of(self._loss, self.network, inputs)
         try:
