@@ -32,7 +32,7 @@ from isoloss.evaluation.arithmetic import (
 from isoloss.evaluation.autograd import Term, losses_of, per_example, weighted_sum
 from isoloss.evaluation.failures import told
 from isoloss.evaluation.reading import read_for
-from isoloss.flat import FlatNetwork, Model, fixed, flatten, trainable
+from isoloss.flat import FlatNetwork, Model, fixed, flatten, same, trainable
 from isoloss.flat import vector as flat_vector
 from isoloss.held import held_entries
 from isoloss.losses import Loss, ModelLoss, get_loss, get_metric
@@ -54,7 +54,8 @@ class Inside:
     autograd: Autograd  # can be differentiated further
     loss: Loss
     metric: Loss | None
-    given: Mapping[str, Tensor]  # parameters of the user's own model
+    model: Model  # the user's own
+    given: Mapping[str, Tensor]  # its parameters
     held: Tensor | None  # the entries of theta that are not walked over, shape (size,), or none
 
     def walked(self, vector: Tensor) -> Tensor:
@@ -174,7 +175,7 @@ class Problem:
         self.dtype = network.dtype
         given = trainable(self._model, self._parameters)
         autograd = Autograd(network, chunks, loss)
-        self._inside = Inside(network, chunks, autograd, loss, metric, given, held)
+        self._inside = Inside(network, chunks, autograd, loss, metric, self._model, given, held)
         self._evaluation = choose(network, chunks, loss, self.precision)
         self._gradient: Evaluation | None = None
 
@@ -210,10 +211,7 @@ class Problem:
         named = trainable(self._model, self._parameters)
         kept = fixed(self._inside.network.model)
         for name, now in fixed(self._model).items():
-            before = kept.get(name)
-            if before is not None and not torch.equal(
-                now.to(before).nan_to_num(), before.nan_to_num()
-            ):
+            if name in kept and not same(kept[name], now):
                 raise InputError(
                     f"{name!r} of the model has changed since the problem was made, so its present "
                     f"weights would be evaluated with the older {name!r}; make the Problem anew, "

@@ -171,12 +171,13 @@ def saved_bytes(forward: Callable[[], Any]) -> dict[int, int]:
 
     kept: list[Tensor] = []  # so that no address is used twice
 
-    def count(tensor: Tensor) -> None:  # were it to give the tensor, that would hold its own graph
+    def count(tensor: Tensor) -> Tensor:  # were it to give it as it is, that would hold its graph
         storage = tensor.untyped_storage()
         held[storage.data_ptr()] = storage.nbytes()
         kept.append(tensor.detach())
+        return kept[-1]  # for a model that differentiates by its inputs
 
-    with saved_tensors_hooks(count, lambda nothing: nothing):
+    with saved_tensors_hooks(count, lambda tensor: tensor):
         outputs = forward()
     del outputs
     return held
