@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -99,4 +100,6 @@ def copied(model: nn.Module) -> nn.Module:
             # evaluation by their dropout
             part.dropout = 0.0
             part.training = True
+        if isinstance(part, nn.RNNBase):  # cuDNN copies them at each call: theta is in one piece
+            warnings.filterwarnings("ignore", "RNN module weights are not part of single")
     return module

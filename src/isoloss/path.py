@@ -340,8 +340,8 @@ def check_table(
     words = list(words)
     kinds = {str(name): table[name].dtype.kind for name in table}
     wrong = [f"it has no column {name}" for name in (*numbers, *words) if name not in kinds]
-    for name, kind in kinds.items():
-        if (kind not in "iuf") != (name in words):
+    for name, letter in kinds.items():
+        if (letter not in "iuf") != (name in words):
             wrong.append(f"{name} must hold {'words' if name in words else 'numbers'}")
     if wrong or not len(table):
         raise DamagedError(f"{file} is damaged: {[*wrong, 'it has no rows'][0]}")
