@@ -19,6 +19,7 @@ from isoloss.errors import InputError
 from isoloss.evaluation import (
     Autograd,
     Evaluation,
+    Recorded,
     Reduced,
     choose,
     fitting_now,
@@ -356,7 +357,8 @@ class Problem:
 
         Returns:
             A new problem of the same model and data; more than 256 MiB of these it converts chunk
-            by chunk at every evaluation. In the type that it has, it gives the same bits.
+            by chunk at every evaluation. In the type that it has, it gives the same bits; in
+            another its gradients are computed in full.
 
         Raises:
             InputError: It is another type.
@@ -367,6 +369,7 @@ class Problem:
             other.evaluations, chunks = 0, own.chunks
             if dtype != self.dtype:
                 other._chunk_size, chunks = self._given_size, chunks.recast(dtype)
+                other.precision = "exact"
             network = own.network.in_dtype(dtype)
             other._settle(network, chunks, own.loss, own.metric, own.held)
         return other
@@ -450,6 +453,16 @@ class Problem:
             for chunk, outputs in evaluation.outputs(theta):
                 losses = self._inside.autograd.losses(outputs, chunk).detach()
                 yield chunk, outputs, losses
+
+
+def unrecorded(problem: Problem) -> str | None:
+    """Why the last gradients were not replayed from a recording, "" if they were; None where there
+    are no recordings.
+    """
+    evaluation = problem._gradient  # pyright: ignore[reportPrivateUsage]
+    if isinstance(evaluation, Reduced):
+        evaluation = evaluation.rounded
+    return evaluation.replayed.reason if isinstance(evaluation, Recorded) else None
 
 
 def inside(problem: Problem) -> Inside:

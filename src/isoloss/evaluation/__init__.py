@@ -28,6 +28,7 @@ from isoloss.losses import Loss, ModelLoss, NamedLoss
 __all__ = [
     "Autograd",
     "Evaluation",
+    "Recorded",
     "Reduced",
     "Replayed",
     "choose",
