@@ -581,3 +581,13 @@ def test_a_number_that_is_not_for_the_whole_set_says_how_to_write_it(refuses) ->
     with refuses("one value per example", "(model, batch)"):
         problem.loss(problem.current())
     assert np.isfinite(Problem(network(), mean, PAIR).loss(problem.current()).item())
+
+
+@pytest.mark.parametrize("data", [(X, X), [{"input": X}]], ids=["pair", "dict"])
+def test_a_loss_that_takes_a_model_by_another_name_says_how_to_write_it(data: Any, refuses) -> None:
+    def loss(net: Any, batch: Any) -> Tensor:
+        return net(**batch).square().mean(1) if batch is None else net(batch[0]).sum(1)
+
+    problem = Problem(network(3), loss, data)
+    with refuses("(outputs, targets)", "lambda model, batch"):
+        problem.loss(problem.current())

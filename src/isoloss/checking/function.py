@@ -195,11 +195,19 @@ def _check_order(problem: Problem, losses: Tensor, tolerance: Tolerance, theta: 
     modules = mixing(problem, chunk, few, rows, relative)
     where = f", which begins in {modules[0]}" if modules else ""
     which = own.chunks.number(start + int(rows[k]))
+    one, two = _apart(together[k].item(), alone[k].item())
     raise InputError(
-        f"{NO_FUNCTION}: example {which} has the loss {together[k].item():.6g} in its chunk and "
-        f"{alone[k].item():.6g} among others{where}; look for batch statistics or a wrong axis of "
-        f"the examples (batch_first), or give what belongs together as one example"
+        f"{NO_FUNCTION}: example {which} has the loss {one} in its chunk and {two} among "
+        f"others{where}; look for batch statistics or a wrong axis of the examples (batch_first), "
+        f"or give what belongs together as one example, or its loss as one number, by a function "
+        f"of (model, batch)"
     )
+
+
+def _apart(one: float, two: float) -> tuple[str, str]:
+    """Two different numbers with digits enough to be told apart."""
+    shown = ((f"{one:.{digits}g}", f"{two:.{digits}g}") for digits in (6, 9, 12, 17))
+    return next(pair for pair in shown if pair[0] != pair[1])
 
 
 def relative_noise(problem: Problem, theta: Tensor) -> float:

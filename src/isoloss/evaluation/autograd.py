@@ -131,7 +131,16 @@ class Autograd:
 
     def losses(self, outputs: Any, chunk: Chunk) -> Tensor:
         """The loss of each example, shape (chunk.examples,)."""
-        return per_example("loss", self._loss(outputs, chunk.targets), chunk)
+        try:
+            values = self._loss(outputs, chunk.targets)
+        except TypeError as error:
+            if chunk.targets is None or "not callable" in str(error):  # it wanted a model
+                raise InputError(
+                    "the loss failed as a function of (outputs, targets); if it calls the model "
+                    "itself, name its arguments so: lambda model, batch: ..."
+                ) from error
+            raise
+        return per_example("loss", values, chunk)
 
     def total(self, chunk: Chunk) -> Tensor:
         """The weighted sum of the losses of a chunk, shape (), float64, differentiable."""
