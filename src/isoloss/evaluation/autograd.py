@@ -133,6 +133,15 @@ class Autograd:
         """The loss of each example, shape (chunk.examples,)."""
         return per_example("loss", self._loss(outputs, chunk.targets), chunk)
 
+    def metric(self, metric: Loss, outputs: Any, chunk: Chunk) -> Tensor:
+        """A metric of each example, shape (chunk.examples,)."""
+        with torch.no_grad():
+            if isinstance(metric, ModelLoss):
+                values = losses_of(metric, self.network, chunk.inputs)
+            else:
+                values = metric(outputs, chunk.targets)
+        return per_example("metric", values, chunk)
+
     def total(self, chunk: Chunk) -> Tensor:
         """The weighted sum of the losses of a chunk, shape (), float64, differentiable."""
         return weighted_sum(self.losses(self.forward(chunk), chunk), chunk)
