@@ -30,13 +30,13 @@ from isoloss.evaluation.arithmetic import (
     check_precision,
     pays_channels_last,
 )
-from isoloss.evaluation.autograd import Term, losses_of, per_example, weighted_sum
+from isoloss.evaluation.autograd import Term, weighted_sum
 from isoloss.evaluation.failures import told
 from isoloss.evaluation.reading import read_for
 from isoloss.flat import FlatNetwork, Model, fixed, flatten, same, trainable
 from isoloss.flat import vector as flat_vector
 from isoloss.held import held_entries
-from isoloss.losses import Loss, ModelLoss, get_loss, get_metric
+from isoloss.losses import Loss, get_loss, get_metric
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 """Types in which a level can be held, by their names in settings and files."""
@@ -323,12 +323,7 @@ class Problem:
         for chunk, outputs, losses in self._each(theta):
             loss += weighted_sum(losses, chunk).item()
             if measure is not None:
-                with torch.no_grad():
-                    if isinstance(measure, ModelLoss):
-                        found = losses_of(measure, self._inside.network, chunk.inputs)
-                    else:
-                        found = measure(outputs, chunk.targets)
-                values = per_example("metric", found, chunk)
+                values = self._inside.autograd.metric(measure, outputs, chunk)
                 metric += weighted_sum(values, chunk).item()
         return loss / chunks.divisor, metric / chunks.total_weight
 
@@ -417,7 +412,7 @@ class Problem:
         def fitting() -> int:
             return fitting_now(own.network, own.chunks, own.loss)
 
-        examples = self._chunk_size or max(chunk.examples for chunk in own.chunks)
+        examples = self._chunk_size or own.chunks.largest
         with self._lock, told(self.device, examples, fitting):
             yield
 

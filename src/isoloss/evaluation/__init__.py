@@ -142,9 +142,8 @@ def _fitting(network: FlatNetwork, chunks: Chunks, loss: Loss) -> int:
 
 def fitting_now(network: FlatNetwork, chunks: Chunks, loss: Loss) -> int:
     """Examples in a chunk for which there is memory now, as far as a device tells."""
-    largest = max(chunk.examples for chunk in chunks)
     if network.device.type != "cuda":
-        return max(1, largest // 2)
+        return max(1, chunks.largest // 2)
     torch.cuda.empty_cache()
     free = torch.cuda.mem_get_info(network.device)[0]
     return _equal_parts(network, chunks, loss, 0.8 * free)

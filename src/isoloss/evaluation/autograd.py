@@ -142,6 +142,15 @@ class Autograd:
             raise
         return per_example("loss", values, chunk)
 
+    def metric(self, metric: Loss, outputs: Any, chunk: Chunk) -> Tensor:
+        """A metric of each example, shape (chunk.examples,)."""
+        with torch.no_grad():
+            if isinstance(metric, ModelLoss):
+                values = losses_of(metric, self.network, chunk.inputs)
+            else:
+                values = metric(outputs, chunk.targets)
+        return per_example("metric", values, chunk)
+
     def total(self, chunk: Chunk) -> Tensor:
         """The weighted sum of the losses of a chunk, shape (), float64, differentiable."""
         return weighted_sum(self.losses(self.forward(chunk), chunk), chunk)
