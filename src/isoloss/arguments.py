@@ -29,7 +29,6 @@ WORDS = {
     "model": "a torch.nn.Module or a function of (dict of parameters, inputs)",
     "loss": "a name such as 'mse', or a function of (outputs, targets)",
     "metric": "a name such as 'mse', or a function of (outputs, targets)",
-    "mask": "a dict of boolean tensors by parameter name",
     "method": "'sqp', 'paper', or an object such as isoloss.SQP(memory=20)",
     "regularizer": "a name such as 'squared_norm', an object such as isoloss.L1(), or a function "
     "of the parameters by name",
