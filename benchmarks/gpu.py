@@ -7,7 +7,7 @@ the sizes of the five experiments; the networks are trained on them for a moment
 random weights has nowhere to go.
 
 - evaluations: a loss and gradient of all examples by plain torch, called and replayed from a CUDA
-  graph; by isoloss; and on average along a walk by `sqp`.
+  graph, with cuDNN's deterministic kernels too; by isoloss; and on average along a walk by `sqp`.
 - stacks: an epoch of weight decay, networks in a stack and one after another in plain torch, with
   the penalty as `weight_decay` of a fused `torch.optim.Adam`.
 - resnet: torchvision's ResNet-18 (3x3 stem) on 5,000 images of 32 x 32 in full precision, TF32 and
@@ -110,8 +110,10 @@ def along_a_walk(problem: Problem, evaluations: int) -> tuple[float, isoloss.Pat
 
 
 def evaluations(device: str) -> None:
-    print("\n| ms | plain torch | recorded | isoloss | times recorded | walk | above isoloss |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print(
+        "\n| ms | plain torch | recorded | deterministic | isoloss | times recorded | walk | more |"
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name, (shape, classes) in SHAPES.items():
         experiment = experiments.get(name)
         generator = torch.Generator().manual_seed(0)
@@ -123,6 +125,8 @@ def evaluations(device: str) -> None:
         call = in_plain_torch(model, experiment.loss, inputs, targets)
         trained(call, model, 300)
         plain, replayed = milliseconds(call), milliseconds(recorded(call))
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            repeatable = milliseconds(recorded(call))
         problem = Problem(model, experiment.loss, (inputs, targets))
         theta = problem.current()
         for k in range(3):
@@ -131,8 +135,8 @@ def evaluations(device: str) -> None:
         walk, path = along_a_walk(problem, 200)
         assert path.steps["evaluations"].iloc[-1] >= 150, (name, path.outcome)
         print(
-            f"| {name} | {plain:.3f} | {replayed:.3f} | {own:.3f} | {own / replayed:.2f} | "
-            f"{walk:.3f} | {walk - own:+.3f} |",
+            f"| {name} | {plain:.3f} | {replayed:.3f} | {repeatable:.3f} | {own:.3f} | "
+            f"{own / replayed:.2f} | {walk:.3f} | {walk - own:+.3f} |",
             flush=True,
         )
 
@@ -182,7 +186,7 @@ def plain_epoch(model: nn.Module, inputs: Tensor, targets: Tensor) -> Call:
     adam = torch.optim.Adam(groups, lr=1e-3, eps=1e-7, fused=True)
 
     def epoch() -> None:
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             for x, y in zip(inputs.split(32), targets.split(32), strict=True):
                 adam.zero_grad()
                 functional.cross_entropy(model(x), y).backward()
@@ -287,9 +291,10 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--only", nargs="*", default=["evaluations", "stacks", "memory", "resnet"])
     parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--evaluations", type=int, default=60, help="of the walks of ResNet-18")
+    parser.add_argument("--evaluations", type=int, default=40, help="of the walks of ResNet-18")
     given = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name(given.device)}")
+    torch.backends.cudnn.allow_tf32 = False  # in plain torch too
     began = time.perf_counter()
     if "evaluations" in given.only:
         evaluations(given.device)

@@ -12,7 +12,8 @@ from tests.problems import generator, normal, vector_problem
 from torch import Tensor, nn
 from torch.nn import functional
 
-from isoloss import Checkpoint, Outcome, Path, Problem, Record, Stop, traverse
+from isoloss import SQP, Checkpoint, Outcome, Path, Problem, Record, Stop, traverse
+from isoloss.point import Objective, Tolerance
 
 F64 = torch.float64
 CENTER = torch.tensor([3.0, -1.0, 2.0], dtype=F64)
@@ -93,3 +94,19 @@ def test_losses_that_are_not_positive_need_an_absolute_tolerance(refuses) -> Non
         walk(problem, level=-1.0)
     with refuses("below the noise"):
         walk(problem, atol=1e-17)
+
+
+def test_the_slopes_that_are_carried_along_are_those_of_phi() -> None:
+    """phi = (L - c) / scale, whatever constant L holds."""
+    start = CENTER + functional.normalize(normal(3, seed=1), dim=0)
+    objective = Objective(bowl(-1.0, start), "squared_norm")
+    state = SQP().init(objective, start, None, Tolerance(atol=1e-3))
+    for _ in range(4):
+        state = SQP().step(objective, state)
+        assert state.ending is None
+        assert state.model is not None
+        assert state.slopes is not None
+        assert state.scale is not None
+        carried = state.model.basis.combine(state.slopes.a)
+        wanted = 2 * (state.point.theta - CENTER) / state.scale
+        torch.testing.assert_close(carried, wanted, rtol=1e-8, atol=1e-9)

@@ -6,7 +6,9 @@ import enum
 import io
 import math
 import shutil
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path as FilePath
@@ -40,7 +42,9 @@ from isoloss.point import Objective, Tolerance
 from isoloss.regularizers import Regularizer
 from isoloss.snapshot import Snapshot
 from isoloss.store import generations as generations_module
+from isoloss.store.checkpoint import TrainingCheckpoint
 from isoloss.store.generations import Generations
+from isoloss.training import Adam, TrainingState
 
 N = 24
 
@@ -529,3 +533,28 @@ def test_whatever_loads_and_saves_can_keep_a_walk() -> None:
 
 
 _: Regularizer = Quartic()
+
+
+@pytest.mark.slow
+def test_several_threads_keep_their_states_at_the_same_time(
+    tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = torch.serialization.get_unsafe_globals_in_checkpoint
+
+    def slowly(content: Any) -> list[str]:
+        time.sleep(0.1)
+        return look(content)
+
+    monkeypatch.setattr(torch.serialization, "get_unsafe_globals_in_checkpoint", slowly)
+
+    def keep(k: int) -> int:
+        time.sleep(0.05 * k)
+        kept = TrainingCheckpoint(tmp_path / str(k), tmp_path, 0.0)
+        assert kept.load(TrainingState) is None
+        kept.save(TrainingState(Adam.at(torch.full((2,), float(k))), epoch=k))
+        found = kept.load(TrainingState)
+        assert found is not None
+        return found.epoch
+
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(keep, range(3))) == [0, 1, 2]

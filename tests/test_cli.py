@@ -287,3 +287,17 @@ def test_ctrl_c_keeps_what_was_walked_and_the_next_call_goes_on(tmp_path):
     (path,) = open_results(tmp_path).paths("IRIS_FF", "paper")
     assert path.outcome.value == "interrupted"
     assert len(path.steps) >= 1
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_reproduce_leaves_the_report_to_a_machine_that_can_draw(
+    monkeypatch, tmp_path, capsys, here
+):
+    made = []
+    for name in ("traverse", "decay", "compare", "report"):
+        monkeypatch.setattr(f"isoloss.cli.runs.{name}", lambda *_, n=name, **__: made.append(n))
+    monkeypatch.setattr("isoloss.cli.runs.find_spec", lambda _: here or None)
+    assert isoloss("reproduce", "IRIS_FF", "MPG_FF", "--out", str(tmp_path)) == 0
+    runs = ["traverse", "traverse", "decay", "compare"]
+    assert made == [*runs, *["report"] * here] * 2
+    assert ("No report was written" in capsys.readouterr().out) is not here

@@ -385,7 +385,7 @@ def test_load_into_takes_any_kept_point_and_no_other(refuses) -> None:
     assert loss == pytest.approx(path.steps["loss"].iloc[-1], rel=1e-12)
     for k in (n, -n - 1, "a", None, 1.5):
         for give in (path.state_dict, lambda k: path.load_into(net.model, k)):
-            with refuses("k must be", "got"):
+            with refuses("k must be", "got", f"{k!r}"):
                 give(k)
     with refuses("architecture"):
         path.load_into(nn.Linear(2, 2))

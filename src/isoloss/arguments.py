@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,6 +45,7 @@ WORDS = {
     "TrainingState": "a TrainingState, as Training.init returns it",
     "Module": "a torch.nn.Module",
     "DataFrame": "a pandas.DataFrame",
+    "ndarray": "an array of numbers",
     "Tensor": "a dense tensor of real numbers",
     "bool": "True or False",
     "int": "a whole number",
@@ -175,9 +177,11 @@ def _is(value: Any, wanted: Any) -> bool:
     if wanted is int or wanted is float:
         return isinstance(value, Integral if wanted is int else Real) and not _is(value, bool)
     if wanted is bool:
-        return isinstance(value, bool) or type(value).__name__ == "bool"  # NumPy's
+        return isinstance(value, bool | np.bool_)
     if wanted is Tensor and isinstance(value, Tensor):
         return value.layout == torch.strided and not value.is_complex() and not value.is_meta
+    if wanted is np.ndarray and isinstance(value, np.ndarray):
+        return value.dtype.kind in "biuf"
     if wanted in (Sequence, Iterable) and isinstance(value, str | bytes | bytearray):
         return False
     try:

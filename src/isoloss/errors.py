@@ -75,10 +75,15 @@ def said(error: BaseException) -> str:
 def shown(value: object) -> str:
     """A value as Python writes it, in one line that is not long, for use within a sentence."""
     try:
-        text = " ".join(repr(value).split())
+        return shortened(repr(value))
     except Exception:  # too deep, too many digits, or the user's own
         return kind(value)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
+
+
+def shortened(text: str) -> str:
+    """Text in one line that is not long."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 4]} ..."
 
 
 def printable(text: str) -> str:

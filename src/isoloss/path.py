@@ -62,7 +62,8 @@ class Stop(Settings):
         regularizer_below: R at or below which to end; None for no such end.
         steps: Steps to take; corrector steps are not counted.
         evaluations: Evaluations of loss and gradient to use; None for no limit.
-        seconds: Wall-clock time to use; None for no limit.
+        seconds: Wall-clock time to use, the checks at the start included; no evaluation of a step
+            begins later. None for no limit.
         when: A function of the row just recorded (a dict of the columns of `Path.steps`); the walk
             ends once it returns True.
     """
@@ -96,7 +97,7 @@ class Path:
 
     Attributes:
         steps: A row per accepted step, the start first. Columns: step, kind (start, predict,
-            correct, sqp), evaluations (cumulative), seconds (cumulative), loss, level_error
+            correct, sqp), evaluations (cumulative), seconds (since the call), loss, level_error
             ((L - c) / c; L - c where `atol` was given), regularizer, angle_degrees,
             kkt_residual, equivalent_penalty, step_length, arc_length, and `NAME_loss`,
             `NAME_metric` of each probe, NaN where it was not measured.

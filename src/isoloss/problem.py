@@ -29,12 +29,13 @@ from isoloss.evaluation.arithmetic import (
     check_precision,
     pays_channels_last,
 )
-from isoloss.evaluation.autograd import Term, per_example, weighted_sum
+from isoloss.evaluation.autograd import Term, losses_of, per_example, weighted_sum
 from isoloss.evaluation.failures import told
+from isoloss.evaluation.reading import read_for
 from isoloss.flat import FlatNetwork, Model, fixed, flatten, trainable
 from isoloss.flat import vector as flat_vector
 from isoloss.held import held_entries
-from isoloss.losses import Loss, NamedLoss, get_loss, get_metric
+from isoloss.losses import Loss, ModelLoss, get_loss, get_metric
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 """Types in which a level can be held, by their names in settings and files."""
@@ -62,7 +63,7 @@ class Inside:
 
 
 class Problem:
-    """A training loss L(theta): the mean of a per-example loss over one fixed training set.
+    """A training loss L(theta) over one fixed training set: usually the mean of a loss per example.
 
     The model is copied: its parameters, buffers, mode and gradients stay as they are. Theta is the
     flat vector of its trainable parameters in the order of `model.named_parameters()`; a parameter
@@ -74,18 +75,23 @@ class Problem:
             tuple or list of inputs as its arguments and a dict as its keyword arguments (one that
             takes these whole: a tuple of one), a function gets inputs whole.
         loss: `"cross_entropy"`, `"mse"`, `"bce_with_logits"`, `"huber"`, one of these with options
-            such as `isoloss.losses.CrossEntropy(label_smoothing=0.1)`, or a function of (outputs,
-            targets) giving one loss per example, shape (n,).
+            such as `isoloss.losses.CrossEntropy(label_smoothing=0.1)`; an object such as
+            `torch.nn.CrossEntropyLoss(weight=w)`, held at what its own reduction gives over all
+            data; a function of (outputs, targets) giving one loss per example, shape (n,); or one
+            whose arguments are named `model` and `batch`, which calls the model itself and gives
+            one loss per example or one number for the whole data.
         data: A pair (inputs, targets), each a tensor or a structure of tensors (tuples, lists,
-            dicts, nested) with the examples along the first axis of all; or an iterable of such
-            pairs, always the same. Tensors, lists and generators are kept; a DataLoader is read
-            again at every evaluation, one batch in memory at a time, so give `list(loader)` where
-            the batches fit. A tuple of two with a tuple or list of targets is two pairs: write
-            `[(inputs, targets)]`.
+            dicts, dataclasses, nested) with the examples along the first axis of all; inputs alone,
+            for a loss that takes None as targets; or an iterable of these, always the same. For a
+            loss of (model, batch), a batch as that takes it, or a list of batches, which are never
+            cut. Tensors, lists and generators are kept; a DataLoader is read again at every
+            evaluation, one batch in memory at a time, so give `list(loader)` where the batches fit.
         weights: How much each example counts in the mean, shape (examples,), in the order of the
-            data, not negative; None for all alike.
+            data, not negative; None for all alike. An example of weight 0 is left out and may hold
+            NaN.
         metric: `"accuracy"`, `"binary_accuracy"`, `"mse"`, `"mae"`, a function of (outputs,
-            targets) giving one value per example, or None for the one that goes with the loss.
+            targets), or of (model, batch) where the loss is, giving one value per example, or None
+            for the one that goes with the loss.
         parameters: For a model that is a function: its tensors by name, the start of a walk.
         mask: For a walk over a part of a parameter (the weights that pruning left): by the
             parameter's name, a boolean tensor of its shape, True for the entries to walk over. The
@@ -103,7 +109,7 @@ class Problem:
 
     Attributes:
         size: Number of parameters.
-        examples: Number of training examples.
+        examples: Number of training examples; 1 where the loss is one number.
         dtype: Type of theta.
         device: Device of theta.
         evaluations: Evaluations so far: one for a loss with its gradient, two for a product with
@@ -134,7 +140,8 @@ class Problem:
         _check_dtype(dtype)
         self._model = model
         self._parameters = parameters
-        per_example_loss, per_example_metric = get_loss(loss), get_metric(metric, loss)
+        made = get_loss(loss)
+        get_metric(metric, made)  # before the data are read
         network = FlatNetwork(model, parameters, dtype=dtype, device=device)
         if network.dtype not in DTYPES.values():
             raise InputError(
@@ -142,26 +149,19 @@ class Problem:
                 f"give dtype=torch.float32 or torch.float64"
             )
         check_precision(precision, network.device)
-        named = isinstance(per_example_loss, NamedLoss)
-        chunks = Chunks(
-            data,
-            weights,
-            dtype=network.dtype,
-            device=network.device,
-            size=chunk_size,
-            check_targets=per_example_loss.check_targets if named else None,
-            channels_last=channels_last_is_safe(network.model)
-            and pays_channels_last(network.device, precision),
+        last = channels_last_is_safe(network.model) and pays_channels_last(
+            network.device, precision
         )
+        chunks = read_for(made, network, data, weights, size=chunk_size, channels_last=last)
         self.size = network.size
-        self.examples = chunks.examples
+        self.examples = chunks.given
         self.device = network.device
         self.evaluations = 0
         self.precision = precision
         self._chunk_size = self._given_size = chunk_size
         self._lock = threading.RLock()
         held = held_entries(network, mask)
-        self._settle(network, chunks, per_example_loss, per_example_metric, held)
+        self._settle(network, chunks, made, get_metric(metric, made), held)
 
     def _settle(
         self,
@@ -319,15 +319,19 @@ class Problem:
         Returns:
             Mean loss and mean metric; the metric is NaN where there is none.
         """
-        measure, weight = self._inside.metric, self._inside.chunks.total_weight
+        measure, chunks = self._inside.metric, self._inside.chunks
         loss, metric = 0.0, math.nan if measure is None else 0.0
         for chunk, outputs, losses in self._each(theta):
             loss += weighted_sum(losses, chunk).item()
             if measure is not None:
                 with torch.no_grad():
-                    values = per_example("metric", measure(outputs, chunk.targets), chunk)
+                    if isinstance(measure, ModelLoss):
+                        found = losses_of(measure, self._inside.network, chunk.inputs)
+                    else:
+                        found = measure(outputs, chunk.targets)
+                values = per_example("metric", found, chunk)
                 metric += weighted_sum(values, chunk).item()
-        return loss / weight, metric / weight
+        return loss / chunks.divisor, metric / chunks.total_weight
 
     def example_losses(self, theta: Tensor) -> Tensor:
         """The loss of each example at a point, before any weights.
@@ -336,9 +340,14 @@ class Problem:
             theta: Shape (size,).
 
         Returns:
-            Shape (examples,), float64, in the order of the data.
+            Shape (examples,), float64, in the order of the data; NaN for an example of weight 0,
+            which is not evaluated.
         """
-        return torch.cat([losses.double() for _, _, losses in self._each(theta)])
+        losses = torch.cat([losses.double() for _, _, losses in self._each(theta)])
+        numbers = self._inside.chunks.numbers
+        if numbers is None:
+            return losses
+        return losses.new_full((self.examples,), math.nan).index_copy(0, numbers, losses)
 
     @checked
     def with_dtype(self, dtype: torch.dtype) -> Problem:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import pydantic
 
-from isoloss.errors import MOST, InputError, shown, unknown
+from isoloss.errors import MOST, InputError, printable, shortened, shown, unknown
 
 ONLY_IN_PYTHON = {"when"}  # functions: no file keeps them, and no command can give them
 
@@ -73,8 +73,8 @@ def _sentence(owner: str, error: pydantic.ValidationError) -> str:
     if not first["loc"]:  # a rule between fields, which names its values itself
         return f"{owner}: {reason}"
     name = ".".join(str(part) for part in first["loc"])
-    text = isinstance(first["input"], str)
-    given = shown(first["input"])[1:-1] if text else shown(first["input"])
+    value = first["input"]
+    given = shortened(printable(value)) if isinstance(value, str) else shown(value)
     if reason.startswith("Input should "):  # what follows a comma says how the value was read
         reason = re.sub(r", (unable|got) .*", "", reason.removeprefix("Input should "))
         return f"{name} of {owner} must {reason}, got {given}"

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from isoloss.errors import InputError
 from isoloss.flat import digest
+from isoloss.losses import OwnTensors
 from isoloss.methods import Method, State
 from isoloss.path import Record
 from isoloss.point import Objective, Tolerance
@@ -144,6 +145,12 @@ def identity(value: Any) -> Any:
             if own.held is not None:
                 parts["held"] = own.held
             return {name: identity(part) for name, part in parts.items()}
+        case nn.Module():  # a loss of torch's or the user's own
+            options = {k: v for k, v in vars(value).items() if not k.startswith("_")}
+            return _object(value, {**options, **value.state_dict()})
+        case OwnTensors():
+            reduction = getattr(value, "reduction", None)  # the module's own is none by now
+            return {**identity(value.module), "reduction": reduction}
         case functools.partial():
             given = identity([value.args, value.keywords])
             return {"function": identity(value.func), "given": given}

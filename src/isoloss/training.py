@@ -12,11 +12,12 @@ from torch.optim.adam import adam
 
 from isoloss._kernels.capture import Captured, UncapturableError, graph_for
 from isoloss._kernels.stacked import Stacked, fastest
-from isoloss.arguments import check_fields, checked, whole
+from isoloss.arguments import check_fields, checked, real, whole
 from isoloss.errors import InputError, check_takes, one_line
 from isoloss.evaluation.arithmetic import reproducible
+from isoloss.evaluation.failures import broken, of_the_device, out_of_memory
 from isoloss.flat import flatten, trainable
-from isoloss.losses import Loss, get_loss
+from isoloss.losses import Loss, ModelLoss, TorchLoss, get_loss
 from isoloss.names import load_into
 
 LEARNING_RATE, BETA1, BETA2, EPSILON = 1e-3, 0.9, 0.999, 1e-7
@@ -128,6 +129,12 @@ class Training:
         self.shapes = {name: tuple(p.shape) for name, p in named.items()}
         self.notes: list[str] = []
         self._loss = get_loss(loss)
+        reduced = isinstance(self._loss, TorchLoss) and self._loss.reduction != "none"
+        if reduced or isinstance(self._loss, ModelLoss):
+            raise InputError(
+                "training takes a named loss, or a function of (outputs, targets) or a loss object "
+                "with reduction='none' that gives one loss per example"
+            )
         self._device = first.device
         self._inputs, self._targets = _grouped(own_examples, inputs, targets)
         if self.members % len(self._inputs):
@@ -180,14 +187,23 @@ class Training:
 
     @checked
     def epoch(self, state: TrainingState) -> None:
-        """Train for one epoch; the state is changed in place."""
-        with torch.no_grad(), reproducible(self._device):
-            for inputs, targets in self._batches:
-                if self._capturing:
-                    self._replay(state, inputs, targets)
-                else:
-                    self._differentiate(state, inputs, targets)
-                    state.adam.step(self._grad.buffer)
+        """Train for one epoch; the state is changed in place.
+
+        Raises:
+            DeviceError: The device fails.
+        """
+        try:
+            with torch.no_grad(), reproducible(self._device):
+                for inputs, targets in self._batches:
+                    if self._capturing:
+                        self._replay(state, inputs, targets)
+                    else:
+                        self._differentiate(state, inputs, targets)
+                        state.adam.step(self._grad.buffer)
+        except RuntimeError as error:
+            if out_of_memory(error) or not of_the_device(error):
+                raise
+            raise broken(self._device, "training", error) from error
         state.epoch += 1
 
     @checked
@@ -316,6 +332,7 @@ def check_penalties(penalties: Sequence[float]) -> None:
     if not penalties:
         raise InputError("penalties must be at least one, got no penalty; give them as in 0,1e-3,1")
     for penalty in penalties:
+        penalty = real("penalty", penalty)
         if not 0 <= penalty < math.inf:
             raise InputError(f"penalties must be finite numbers from 0, got penalty {penalty:g}")
 

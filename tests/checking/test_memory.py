@@ -39,4 +39,5 @@ def test_both_figures_are_named(monkeypatch: pytest.MonkeyPatch, vectors: int, r
 
 def test_the_memory_of_this_machine_is_known() -> None:
     left = memory._left(torch.device("cpu"))
-    assert left is not None and 2**28 < left < 2**50
+    assert left is not None
+    assert 2**28 < left < 2**50

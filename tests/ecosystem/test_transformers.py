@@ -87,6 +87,11 @@ def t5() -> nn.Module:
     return transformers.T5ForConditionalGeneration(config)
 
 
+def masked_words() -> nn.Module:
+    """Its embeddings have a padding row, which the tied head trains."""
+    return transformers.BertForMaskedLM(transformers.BertConfig(**SMALL))
+
+
 def own_loss(model: nn.Module, batch: Any) -> Tensor:
     return model(**batch).loss
 
@@ -95,7 +100,7 @@ def whole(model: nn.Module, data: Any) -> Tensor:
     return own_loss(model, data[0])
 
 
-@pytest.mark.parametrize("make", [gpt2, t5], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [gpt2, t5, masked_words], ids=lambda make: make.__name__)
 def test_language_models_with_tied_embeddings_by_their_own_loss(
     make: Callable[[], nn.Module],
 ) -> None:
@@ -106,6 +111,36 @@ def test_language_models_with_tied_embeddings_by_their_own_loss(
     model = trained(make(), whole, data)
     walked(model, own_loss, data, whole)
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def audio() -> tuple[nn.Module, dict[str, Tensor]]:
+    """Convolutions of a signal, one of them with weight norm."""
+    config = transformers.Wav2Vec2Config(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        conv_dim=(8, 8), conv_stride=(5, 2), conv_kernel=(10, 3), num_feat_extract_layers=2,
+        num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, classifier_proj_size=8,
+    )  # fmt: skip
+    batch = {"input_values": torch.randn(10, 200), "labels": torch.arange(10) % 2}
+    return transformers.Wav2Vec2ForSequenceClassification(config), batch
+
+
+def series() -> tuple[nn.Module, dict[str, Tensor]]:
+    """Batch norm over patches of a time series, whose values are predicted."""
+    config = transformers.PatchTSTConfig(
+        num_input_channels=2, context_length=16, patch_length=4, patch_stride=4,
+        prediction_length=4, d_model=8, num_hidden_layers=1, num_attention_heads=2, ffn_dim=16,
+    )  # fmt: skip
+    past, future = torch.randn(20, 20, 2).cumsum(1).split([16, 4], 1)
+    batch = {"past_values": past, "future_values": future}
+    return transformers.PatchTSTForPrediction(config), batch
+
+
+@pytest.mark.parametrize("make", [audio, series], ids=lambda make: make.__name__)
+def test_signals_by_their_own_loss(
+    make: Callable[[], tuple[nn.Module, dict[str, Tensor]]],
+) -> None:
+    model, batch = make()
+    walked(trained(model, whole, [batch]), own_loss, [batch], whole)
 
 
 def test_batches_with_labels_by_a_loss_for_each_sentence() -> None:

@@ -277,7 +277,8 @@ def image_problem(shortcut: nn.Module) -> Problem:
     [
         (nn.Conv2d(4, 8, 1, stride=2), False),  # corrupts the heap in torch 2.13, channels last
         (nn.Conv2d(8, 8, 1, stride=2, groups=2), False),
-        (nn.Conv2d(8, 16, 1, stride=2), True),
+        (nn.Conv2d(12, 16, 1, stride=2), False),
+        (nn.Conv2d(16, 16, 1, stride=2), True),
         (nn.Conv2d(4, 8, 1), True),
         (nn.Conv2d(4, 8, 3, stride=2), True),
     ],
@@ -288,8 +289,11 @@ def test_images_are_channels_last_where_torch_can_do_it(layer: nn.Module, safe: 
     assert inputs.is_contiguous(memory_format=torch.channels_last) is safe
 
 
-def test_a_strided_convolution_of_few_channels_can_be_differentiated_many_times() -> None:
-    problem = image_problem(nn.Conv2d(4, 8, 1, stride=2))
+@pytest.mark.parametrize("channels", [4, 12])
+def test_a_strided_convolution_of_few_channels_can_be_differentiated_many_times(
+    channels: int,
+) -> None:
+    problem = image_problem(nn.Conv2d(channels, 8, 1, stride=2))
     theta = problem.current()
     first = problem.loss_and_grad(theta)[1]
     for _ in range(20):

@@ -20,7 +20,7 @@ from tests.fuzz.values import wrong
 
 from isoloss import IsolossError
 
-SECONDS = 20.0
+SECONDS = 60.0
 """In which each try has to end."""
 
 

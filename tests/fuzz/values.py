@@ -48,7 +48,8 @@ def deep() -> list[Any]:
 
 
 NUMBERS: list[Any] = [
-    0, 1, -1, 2, 3, 7, 10**6, 2**31, 2**63 - 1, 2**63, 2**64, 10**20, -(10**20), 10**400, -(10**400), 10**5000,
+    0, 1, -1, 2, 3, 7, 10**6, 2**31, 2**63 - 1, 2**63, 2**64, 10**20, -(10**20),
+    10**400, -(10**400), 10**5000,
     0.0, -0.0, 0.5, 1e-300, 5e-324, 1e300, -1e300, math.nan, math.inf, -math.inf, 1j, 1 + 0j,
     complex(math.nan, 1), True, False, None, ..., NotImplemented,
     decimal.Decimal("0.5"), decimal.Decimal("NaN"), decimal.Decimal("1e999"),
@@ -66,7 +67,7 @@ MAKERS: list[Callable[[], Any]] = [
     lambda: (1.0, "l1"), lambda: {"a": 1}, lambda: {1: 2}, lambda: {None: None}, lambda: {"a": []},
     lambda: iter([1, 2]), lambda: (k for k in ()), lambda: frozenset({1}),
     lambda: Anything, lambda: isoloss.L1, lambda: isoloss.Paper, lambda: Exception(),
-    lambda: len, lambda: print, lambda: (lambda: 3), lambda: (lambda a, b: 3),
+    lambda: id, lambda: (lambda: 3), lambda: (lambda a, b: 3),
     lambda: (lambda *_: None), lambda: (lambda **_: "x"), lambda: (lambda x: x), lambda: torch,
     lambda: torch.tensor(3.0), lambda: torch.tensor(math.nan), lambda: torch.tensor(2 + 1j),
     lambda: torch.empty(0), lambda: torch.zeros(3), lambda: torch.zeros(17), lambda: torch.ones(6),

@@ -221,3 +221,15 @@ def test_a_loss_that_never_comes_near_the_level_ends_the_walk() -> None:
     assert path.steps["loss"].iloc[-1] == pytest.approx(2.0)
     assert "Hold a level nearer" in path.message
     assert math.isfinite(path.steps["regularizer"].iloc[-1])
+
+
+@pytest.mark.parametrize("level", [-3.0, 0.0, 4.0])
+def test_a_level_of_any_sign_is_reached_within_an_absolute_tolerance(level: float) -> None:
+    start = torch.tensor([1.0, 2.0, -1.0], dtype=F64)
+    problem = vector_problem(lambda t: (t**2 + 0.3 * torch.sin(3 * t)).sum() - 4.5, start)
+    path = walk(problem, level, atol=1e-5)
+    landed = path.points[0]
+    assert (landed**2 + 0.3 * torch.sin(3 * landed)).sum().item() - 4.5 == pytest.approx(
+        level, abs=1e-5
+    )
+    assert path.steps["evaluations"][path.point_steps[0]] < 20

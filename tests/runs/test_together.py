@@ -5,9 +5,13 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from isoloss import experiments, open_results
+from isoloss.cli import app
+from isoloss.runs import pool
 from isoloss.runs.decay import DecayRun, decay_settings
+from isoloss.runs.run import Run
 from isoloss.store import run_folder
 from isoloss.store.folder import CHECKPOINT, only_writer
 from isoloss.training import Training
@@ -91,7 +95,10 @@ def test_what_memory_does_not_hold_is_trained_in_parts(joint, tmp_path, monkeypa
     same(joint, open_results(tmp_path), rtol=1e-4, atol=1e-5)
     monkeypatch.setattr(Training, "epoch", lambda *_: exec("raise torch.OutOfMemoryError('full')"))
     told = together(tmp_path / "none")
-    assert [news.ending for news in told.values()] == ["OutOfMemoryError: full"] * 3
+    assert {news.ending for news in told.values()} == {
+        "cpu has too little memory to train 3 networks at once (full); free some of it, or give "
+        "fewer penalties"
+    }
 
 
 def test_an_error_is_the_last_word_of_all_and_a_locked_folder_of_one(tmp_path, monkeypatch):
@@ -99,7 +106,18 @@ def test_an_error_is_the_last_word_of_all_and_a_locked_folder_of_one(tmp_path, m
     monkeypatch.setattr(Training, "epoch", lambda *_: 1 // 0)
     told = together(tmp_path)
     assert {news.ending.split(":")[0] for news in told.values()} == {"ZeroDivisionError"}
+
+    def lost(*_):
+        raise RuntimeError("CUDA error: the launch timed out\nCUDA kernel errors might be ...")
+
     monkeypatch.setattr(Training, "epoch", epoch)
+    monkeypatch.setattr(Training, "_differentiate", lost)
+    said = {news.ending for news in together(tmp_path).values()}
+    assert said == {
+        "cpu failed in training (CUDA error: the launch timed out); start Python anew to use it "
+        "again, and continue from the last checkpoint"
+    }
+    monkeypatch.undo()
     with only_writer(runs(tmp_path)[1].folder):
         told = together(tmp_path)
     assert [told[k].failed for k in range(3)] == [False, True, False]
@@ -127,3 +145,16 @@ def test_runs_on_a_gpu_share_a_process():
         return DecayRun(0, 0, None, decay_settings(IRIS, device=device)).shared
 
     assert [shared(device) for device in ("cpu", "cuda", "cuda:1")] == [None, "cuda", "cuda:1"]
+
+
+@pytest.mark.slow
+def test_the_command_has_one_process_for_all(joint, tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "shared", property(lambda _: "a device"))
+    started = []
+    worker = pool._Worker
+    monkeypatch.setattr(pool, "_Worker", lambda runs: started.append(len(runs)) or worker(runs))
+    line = f"decay IRIS_FF --runs 3 --seed 3 --penalties 0,1e-3,1 --epochs 5 --out {tmp_path}"
+    done = CliRunner().invoke(app, [*line.split(), "--set", "record_every=2", "--device", "cpu"])
+    assert done.exit_code == 0
+    assert started == [3]
+    same(joint, open_results(tmp_path))

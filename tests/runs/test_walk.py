@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from isoloss import Path as Walk
 from isoloss import experiments, open_results, problem
+from isoloss.runs.run import News
 from isoloss.runs.walk import WalkRun, walk_settings
 from isoloss.store import run_folder
 
@@ -108,3 +110,35 @@ def test_a_folder_that_was_claimed_in_the_meantime_is_left_as_it_is(tmp_path) ->
     assert news.failed
     assert "stop.steps was 6, now 7" in news.ending
     assert {file: file.read_bytes() for file in folder.iterdir()} == before
+
+
+@pytest.mark.slow
+def test_walks_side_by_side_are_those_that_are_made_alone(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("isoloss.runs.walk.SIDE_BY_SIDE", 3)
+
+    def made(out: Path) -> list[WalkRun]:
+        settings = walk_settings(IRIS, "sqp", ["steps=4"])
+        folders = [run_folder(out, "IRIS_FF", "sqp", k) for k in range(3)]
+        return [WalkRun(k, k, folder, settings, 0.0) for k, folder in enumerate(folders)]
+
+    for one in made(tmp_path / "alone"):
+        one.execute(lambda news: None, bool)
+    told: list[News] = []
+    asked = threading.Event()
+
+    def stop_once(news: News) -> None:
+        told.append(news)
+        if news.phase == "walking":
+            asked.set()
+
+    WalkRun.execute_all(made(tmp_path / "beside"), stop_once, asked.is_set)
+    assert [news.ending for news in told if news.phase == "done"] == ["interrupted"] * 3
+    told.clear()
+    WalkRun.execute_all(made(tmp_path / "beside"), told.append, bool)
+    assert sum(news.phase == "done" for news in told) == 3
+    alone, beside = (
+        open_results(tmp_path / name).paths("IRIS_FF", "sqp") for name in ("alone", "beside")
+    )
+    for one, other in zip(alone, beside, strict=True):
+        assert one.outcome == other.outcome
+        assert torch.equal(one.points, other.points)

@@ -360,7 +360,10 @@ def test_what_cannot_be_trained_is_refused(refuses):
         train(model, "mse", inputs, targets, epochs=1)
     with refuses("one value per example", "()"):
         train(model, functional.cross_entropy, inputs, targets, epochs=1)
+    for loss in (nn.CrossEntropyLoss(), lambda model, batch: model(batch).sum(1)):
+        with refuses("training takes", "reduction='none'"):
+            train(model, loss, inputs, targets, epochs=1)
     with refuses("target 7 is no class"):
         train(model, "cross_entropy", inputs, torch.tensor([0, 1, 2, 7]), epochs=1)
-    with pytest.raises(RuntimeError, match="dtype"):
+    with refuses("inputs of torch.float32", "same dtype"):
         train(model, "cross_entropy", inputs.float(), targets, epochs=1)

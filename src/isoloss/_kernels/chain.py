@@ -108,9 +108,10 @@ def keep_freed_memory() -> None:
 
 
 def overruns(conv: nn.Conv2d) -> bool:
-    """Whether torch (2.13, CPU), channels last, writes past the end of memory in its gradient."""
+    """Whether torch (2.13, CPU), channels last, writes past the end of memory in its gradient, as
+    seen with up to 15 channels in several threads."""
     channels, *kernel = conv.weight.shape[1:]
-    return max(kernel) == 1 and max(conv.stride) > 1 and channels < 8
+    return max(kernel) == 1 and max(conv.stride) > 1 and channels < 16
 
 
 def _bare(module: nn.Module) -> bool:

@@ -308,7 +308,7 @@ def activation_bytes(problem: Problem) -> int:
     chunk = max(own.chunks, key=lambda chunk: chunk.examples)
     given = [*own.network.leaves, *(tensor for _, tensor in leaves(list(chunk[:2]), ""))]
     with torch.enable_grad():
-        kept = saved_bytes(lambda: own.network(chunk.inputs))
+        kept = saved_bytes(lambda: own.autograd.forward(chunk))
     for tensor in given:
         kept.pop(tensor.untyped_storage().data_ptr(), None)
     return sum(kept.values())

@@ -17,7 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivate
 
 from isoloss.checking.estimates import warn_of_estimates
 from isoloss.checking.words import listed, named
-from isoloss.data import Chunk, is_opaque, leaves, map_tensors, random_state_kept
+from isoloss.data import Chunk, leaves, random_state_kept
 from isoloss.errors import InputError, one_line
 from isoloss.evaluation.autograd import differentiable
 from isoloss.evaluation.differences import leaves_of
@@ -42,10 +42,10 @@ def check_function(problem: Problem, theta: Tensor, tolerance: Tolerance = USUAL
     _check_batch_norm(problem)
     warn_of_estimates(problem)
     with random_state_kept():
-        first = problem.example_losses(theta)
+        first = _losses(problem, theta)
         _check_place(problem, theta)
         held = {name: t.clone() for name, t in fixed(inside(problem).network.model).items()}
-        second = problem.example_losses(theta)
+        second = _losses(problem, theta)
         _check_buffers(problem, held)
         if not _same(first, second):
             _refuse_random(problem, first, second)
@@ -68,10 +68,18 @@ def _check_place(problem: Problem, theta: Tensor) -> None:
 def _check_dependence(problem: Problem, theta: Tensor) -> None:
     own = inside(problem)
     own.network.load(theta)
-    with torch.enable_grad():
-        total = differentiable(own.autograd.total(next(iter(own.chunks)).first(FEW)))
-    ours = {id(leaf) for leaf in own.network.leaves}
-    met = [leaf for leaf in leaves_of(total) if leaf.requires_grad]
+    few = next(iter(own.chunks)).first(FEW)
+
+    def met_in_one() -> list[Tensor]:
+        with torch.enable_grad():
+            total = differentiable(own.autograd.total(few))
+        return [leaf for leaf in leaves_of(total) if leaf.requires_grad]
+
+    ours = {id(leaf) for leaf in [*own.network.leaves, *(t for _, t in leaves(few[:2], ""))]}
+    met = met_in_one()
+    if any(id(leaf) not in ours for leaf in met):  # or made by the loss, to differentiate by inputs
+        again = {id(leaf) for leaf in met_in_one()}
+        met = [leaf for leaf in met if id(leaf) in again]
     given = {id(parameter): name for name, parameter in own.given.items()}
     for leaf in met:
         if id(leaf) in given:
@@ -144,15 +152,15 @@ def _in_float64(problem: Problem, theta: Tensor) -> tuple[Problem, Tensor] | Non
         return None
     exact = problem.with_dtype(torch.float64)
     try:
-        return exact, exact.example_losses(theta.double())
+        return exact, _losses(exact, theta.double())
     except Exception:  # the model holds float32 tensors of its own
         return None
 
 
 def _check_order(problem: Problem, losses: Tensor, tolerance: Tolerance, theta: Tensor) -> None:
-    start = 0
-    for chunk in inside(problem).chunks:
-        if chunk.examples > 1 and not is_opaque(chunk[:2]):
+    start, own = 0, inside(problem)
+    for chunk in own.chunks:
+        if chunk.examples > 1 and not chunk.whole:
             break
         start += chunk.examples
     else:
@@ -160,11 +168,9 @@ def _check_order(problem: Problem, losses: Tensor, tolerance: Tolerance, theta: 
     n = chunk.examples
     losses = losses[start : start + n]
     rows = torch.arange(n - 1, max(n - 4, 0), -1, device=losses.device)
-    inputs, targets = map_tensors(lambda t: t[rows], chunk[:2])
-    few = Chunk(inputs, targets, None)
+    few = chunk.take(rows)
     try:
-        autograd = inside(problem).autograd
-        alone = autograd.losses(autograd.detached(few), few).detach().double()
+        alone = own.autograd.losses(own.autograd.detached(few), few).detach().double()
     except (RuntimeError, InputError) as error:
         raise InputError(
             f"{NO_FUNCTION}: a chunk of {len(rows)} of its examples cannot be evaluated "
@@ -184,10 +190,11 @@ def _check_order(problem: Problem, losses: Tensor, tolerance: Tolerance, theta: 
     k = int(far.nonzero()[0])
     modules = mixing(problem, chunk, few, rows, relative)
     where = f", which begins in {modules[0]}" if modules else ""
+    which = own.chunks.number(start + int(rows[k]))
     raise InputError(
-        f"{NO_FUNCTION}: example {start + int(rows[k])} has the loss {together[k].item():.6g} in "
-        f"its chunk and {alone[k].item():.6g} among others{where}; look for batch statistics or a "
-        f"wrong axis of the examples (batch_first), or give what belongs together as one example"
+        f"{NO_FUNCTION}: example {which} has the loss {together[k].item():.6g} in its chunk and "
+        f"{alone[k].item():.6g} among others{where}; look for batch statistics or a wrong axis of "
+        f"the examples (batch_first), or give what belongs together as one example"
     )
 
 
@@ -211,8 +218,14 @@ def relative_noise(problem: Problem, theta: Tensor) -> float:
     return max(eps, (forth - back).abs().item() / total)
 
 
+def _losses(problem: Problem, theta: Tensor) -> Tensor:
+    """The losses of the examples that count."""
+    losses, numbers = problem.example_losses(theta), inside(problem).chunks.numbers
+    return losses if numbers is None else losses[numbers]
+
+
 def _weighted(problem: Problem, theta: Tensor) -> Tensor:
-    losses, weights = problem.example_losses(theta), inside(problem).chunks.weights
+    losses, weights = _losses(problem, theta), inside(problem).chunks.weights
     return losses if weights is None else losses * weights
 
 
@@ -303,7 +316,8 @@ def _innermost(calls: list[Call]) -> list[str]:
 
 
 def _calls(problem: Problem, chunk: Chunk) -> list[Call]:
-    network, calls = inside(problem).network, list[Call]()
+    network, forward = inside(problem).network, inside(problem).autograd.forward
+    calls: list[Call] = []
 
     def note(path: str, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
         given = _tensors([args, kwargs])
@@ -311,13 +325,13 @@ def _calls(problem: Problem, chunk: Chunk) -> list[Call]:
 
     if not isinstance(network.model, nn.Module):
         with torch.no_grad():
-            outputs = network(chunk.inputs)
+            outputs = forward(chunk)
         return [Call("the model function", "", [], _tensors(outputs))]
     with torch.no_grad(), ExitStack() as hooks:
         for path, module in network.model.named_modules():
             hook = functools.partial(note, path)
             hooks.enter_context(module.register_forward_hook(hook, with_kwargs=True))
-        network(chunk.inputs)
+        forward(chunk)
     return calls
 
 

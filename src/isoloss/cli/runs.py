@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
@@ -118,9 +119,13 @@ def reproduce(
     quick: options.Quick = False,
     restart: options.Restart = False,
 ) -> None:
-    """Walks, weight decay, comparison and report of experiments."""
+    """Walks, weight decay, comparison and report of experiments.
+
+    Without matplotlib, as on many a GPU machine, the report is left to another one.
+    """
     from isoloss.methods import METHODS
 
+    draws = find_spec("matplotlib") is not None
     runs = runs or (QUICK_RUNS if quick else None)
     epochs, penalties = (QUICK_EPOCHS, QUICK_PENALTIES) if quick else (None, None)
     for experiment in options.chosen(name):
@@ -131,7 +136,15 @@ def reproduce(
             traverse(one, runs, seed, method, out, device, pairs, restart)
         decay(one, runs, seed, penalties, epochs, out, device, restart=restart)
         compare(one, options.METHOD, epochs, out, device, restart=restart)
-        report([one], out)
+        if draws:
+            report([one], out)
+    if not draws:
+        options.say(
+            f"No report was written, as matplotlib is not installed here; take {out} to where it "
+            f"is (pip install 'isoloss[report]') for 'isoloss report all --out {out}'",
+            "note:",
+            "yellow",
+        )
 
 
 def _run(

@@ -17,6 +17,7 @@ from isoloss.data.reading import (
     is_opaque,
     leaves,
     map_tensors,
+    moved,
     read,
 )
 from isoloss.errors import InputError, kind
@@ -32,25 +33,43 @@ class Chunk(NamedTuple):
     """Examples that are evaluated together, of the problem's type and on its device."""
 
     inputs: Any  # a tensor or a structure of tensors, the examples along the first axis
-    targets: Any  # likewise
+    targets: Any  # likewise, or None
     weights: Tensor | None  # shape (n,), float64, or None where all examples count alike
-
-    @property
-    def examples(self) -> int:
-        """Number of examples."""
-        return examples_of(self.targets)
+    examples: int  # n
+    whole: bool = False  # whether its examples cannot be told apart
 
     def first(self, count: int) -> Chunk:
         """Its first examples; all of them where they cannot be told apart."""
-        if is_opaque(self[:2]):
+        return self.take(slice(count))
+
+    def take(self, rows: slice | Tensor) -> Chunk:
+        """Some of its examples; all of them where they cannot be told apart."""
+        if self.whole:
             return self
-        inputs, targets = map_tensors(lambda t: t[:count], self[:2])
-        return Chunk(inputs, targets, None if self.weights is None else self.weights[:count])
+        inputs, targets = map_tensors(lambda tensor: tensor[rows], self[:2])
+        weights = None if self.weights is None else self.weights[rows]
+        return Chunk(inputs, targets, weights, examples_of((inputs, targets)))
+
+
+class Part(NamedTuple):
+    """The examples of one batch that count."""
+
+    inputs: Any
+    targets: Any
+    weights: Tensor | None
+    examples: int
+    whole: bool
+    rows: Tensor | None  # which ones of the batch; None for all
 
 
 class Chunks(Iterable[Chunk]):
-    """A training set that can be gone through again and again, chunk by chunk: pairs placed once,
-    or a stream (a DataLoader) that is read at every pass, one batch in memory at a time."""
+    """A training set that can be gone through again and again, chunk by chunk: batches placed once,
+    or a stream (a DataLoader) that is read at every pass, one batch in memory at a time. Examples
+    of weight 0 are left out where they can be told apart.
+
+    `counts` gives, for targets, what each example adds to the divisor of the loss. `losses_in`
+    says that batches are no pairs and stay whole: how many losses one has, 0 for one number.
+    """
 
     def __init__(
         self,
@@ -60,27 +79,66 @@ class Chunks(Iterable[Chunk]):
         dtype: torch.dtype,
         device: torch.device,
         size: int | None = None,
-        check_targets: Callable[[Any], None] | None = None,
+        counts: Callable[[Any], Tensor | None] | None = None,
+        losses_in: Callable[[Any], int] | None = None,
         channels_last: bool = True,
     ) -> None:
-        self._pairs = read(data)
+        self._batches = read(data, paired=losses_in is None)
         self._channels_last = channels_last
         self._dtype, self._device, self._size = dtype, device, size
-        if isinstance(self._pairs, Stream):
-            check_same(self._pairs)
-        self.examples = 0
-        for inputs, targets in self._pairs:
-            _check_numbers(inputs, "inputs", self.examples)
-            _check_numbers(targets, "targets", self.examples)
-            if check_targets is not None:
-                check_targets(targets)
-            self.examples += examples_of(targets)
-        if self.examples == 0:
+        self._uncut = losses_in is not None
+        self._weights = None if weights is None else _checked_weights(weights, device)
+        if isinstance(self._batches, Stream):
+            check_same(self._batches)
+        self._sizes: list[int] = []
+        self.given = 0  # examples, those of weight 0 too
+        used: list[Tensor] = []
+        counted: list[float] = []
+        forms: set[bool] = set()
+        single = False  # whether the loss of a batch is one number
+        for pair in self._batches:
+            n = examples_of(pair) if losses_in is None else losses_in(self._map(pair[0]))
+            single, n = single or (self._uncut and n == 0), max(n, int(self._uncut))
+            self._sizes.append(n)
+            forms.add(pair[1] is None)
+            if len(forms) > 1:
+                raise InputError(
+                    "some batches of the data are pairs (inputs, targets) and some inputs alone; "
+                    "give all of them in one form"
+                )
+            part = self._part(pair, self.given, n)
+            _check_numbers(part, self.given)
+            each = None if counts is None else counts(part.targets)
+            if each is not None:
+                each = each.to(device)
+                counted.append((each if part.weights is None else each * part.weights).sum().item())
+            if self._weights is not None:
+                rows = torch.arange(n, device=device) if part.rows is None else part.rows
+                used.append(self.given + rows)
+            self.given += n
+        if self.given == 0:
             raise InputError("data holds no example; give a pair of tensors (inputs, targets)")
-        self.weights = None if weights is None else _checked_weights(weights, self.examples, device)
+        if single and (len(self._sizes) > 1 or weights is not None):
+            _refuse_one_number(len(self._sizes))
+        if self._weights is not None and len(self._weights) != self.given:
+            raise InputError(
+                f"weights must hold one number for each of the {self.given} examples, in the order "
+                f"of the data, got shape {tuple(self._weights.shape)}"
+            )
+        self.numbers = torch.cat(used) if used else None
+        """Which examples of the data count; None for all."""
+        self.examples = self.given if self.numbers is None else len(self.numbers)
+        self.weights = None if self._weights is None else self._weights[self.numbers]
         total = self.examples if self.weights is None else self.weights.sum().item()
         self.total_weight = float(total)
-        self._keep(not isinstance(self._pairs, Stream))
+        self.divisor = sum(counted) if counted else self.total_weight
+        """What the weighted sum of the losses is divided by."""
+        if not self.divisor > 0:
+            raise InputError(
+                "no target counts in the loss: all are ignored or of classes of weight 0; correct "
+                "the targets or the loss"
+            )
+        self._keep(not isinstance(self._batches, Stream))
 
     def __iter__(self) -> Iterator[Chunk]:
         """The chunks in order."""
@@ -92,9 +150,14 @@ class Chunks(Iterable[Chunk]):
         return self._kept is not None
 
     @property
+    def cuttable(self) -> bool:
+        """Whether there are chunks of other sizes."""
+        return self.kept and not self._uncut
+
+    @property
     def longest(self) -> int:
-        """Examples of the longest of the pairs that the data came in."""
-        return max(examples_of(targets) for _, targets in self._pairs)
+        """Examples of the longest of the batches that the data came in."""
+        return max(self._sizes)
 
     @property
     def infinite(self) -> str:
@@ -107,20 +170,25 @@ class Chunks(Iterable[Chunk]):
                     rows = tensor.isinf().nonzero()
                     if len(rows):
                         kind = str(tensor.dtype).removeprefix("torch.")
-                        first = start + int(rows[0, 0])
+                        first = self.number(start + int(rows[0, 0]))
                         return f"{name}, in {kind}, hold inf, first in example {first}"
             start += chunk.examples
         return ""
 
+    def number(self, k: int) -> int:
+        """Which example of the data the k-th that counts is."""
+        return k if self.numbers is None else int(self.numbers[k])
+
     def few(self, count: int, dtype: torch.dtype) -> Chunks:
         """The first examples, all counted alike, in one chunk of some type."""
-        first = next(iter(self)).first(count)
-        return Chunks(
-            [(first.inputs, first.targets)],
-            dtype=dtype,
-            device=self._device,
-            channels_last=self._channels_last,
-        )
+        other, first = copy.copy(self), next(iter(self)).first(count)
+        other._dtype = dtype
+        inputs, targets = other._map(first[:2])
+        other._kept = [Chunk(inputs, targets, None, first.examples, first.whole)]
+        other.weights = other.numbers = other._whole = None
+        other.examples = other.given = first.examples
+        other.total_weight = other.divisor = float(first.examples)
+        return other
 
     def recut(self, size: int) -> Chunks:
         """The same examples in chunks of another size, without a copy."""
@@ -130,7 +198,7 @@ class Chunks(Iterable[Chunk]):
         return other
 
     def sample(self, size: int) -> Chunks:
-        """One chunk of so many examples, or of as many as one pair has; kept ones only."""
+        """One chunk of so many examples, or of as many as one batch has; kept ones only."""
         other = self.recut(size)
         other._kept = [max(other, key=lambda chunk: chunk.examples)]
         return other
@@ -141,8 +209,8 @@ class Chunks(Iterable[Chunk]):
         other = copy.copy(self)
         other._dtype = dtype
         other._whole = other._kept = None
-        if not isinstance(self._pairs, Stream):
-            sizes = (t.numel() * dtype.itemsize for _, t in leaves(self._pairs, ""))
+        if not isinstance(self._batches, Stream):
+            sizes = (t.numel() * dtype.itemsize for _, t in leaves(self._batches, ""))
             other._keep(sum(sizes) <= MOST_TWICE)
         return other
 
@@ -152,11 +220,11 @@ class Chunks(Iterable[Chunk]):
         return other
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but what is made of the pairs, and these in memory of their own."""
-        pairs = self._pairs
-        if not isinstance(pairs, Stream):
-            pairs = map_tensors(torch.clone, pairs)
-        return {**vars(self), "_pairs": pairs, "_whole": None, "_kept": self.kept}
+        """All but what is made of the batches, and these in memory of their own."""
+        batches = self._batches
+        if not isinstance(batches, Stream):
+            batches = map_tensors(torch.clone, batches)
+        return {**vars(self), "_batches": batches, "_whole": None, "_kept": self.kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over what `__getstate__` gave."""
@@ -164,36 +232,55 @@ class Chunks(Iterable[Chunk]):
         self._keep(state["_kept"])
 
     def _keep(self, keep: bool) -> None:
-        self._whole = [self._map(pair) for pair in self._pairs] if keep else None
+        self._whole = list(self._parts(place=True)) if keep else None
         self._kept = list(self._placed()) if keep else None
 
-    def _placed(self) -> Iterator[Chunk]:
+    def _parts(self, *, place: bool = False) -> Iterator[Part]:
         start = 0
-        for pair in self._whole or self._pairs:
-            n = examples_of(pair[1])
-            for cut in self._cuts(pair, n):
-                inputs, targets = self._map(pair, cut)
-                weights = self.weights
-                if weights is not None:
-                    weights = weights[start + cut.start : start + min(cut.stop, n)]
-                yield Chunk(inputs, targets, weights)
+        for pair, n in zip(self._batches, self._sizes, strict=True):
+            part = self._part(pair, start, n)
             start += n
+            if part.examples:
+                inputs, targets = self._map(part[:2]) if place else part[:2]
+                yield part._replace(inputs=inputs, targets=targets)
 
-    def _cuts(self, pair: Pair, n: int) -> list[slice]:
-        size = n if is_opaque(pair) else self._size or self._usual(pair)
-        return [slice(k, k + size) for k in range(0, n, size)]
+    def _part(self, pair: Pair, start: int, n: int) -> Part:
+        """What counts of a batch of n examples, of which the first has the number `start`."""
+        (inputs, targets), rows = pair, None
+        whole = self._uncut or is_opaque(pair)
+        weights = None if self._weights is None else self._weights[start : start + n]
+        if weights is not None and not whole and not weights.all():
+            rows = weights.nonzero().flatten()
+            inputs, targets = map_tensors(lambda tensor: tensor[rows.to(tensor.device)], pair)
+            weights, n = weights[rows], len(rows)
+        return Part(inputs, targets, weights, n, whole, rows)
 
-    def _usual(self, pair: Pair) -> int:
-        if any(_is_image(tensor) for _, tensor in leaves(pair[0], "inputs")):
+    def _placed(self) -> Iterator[Chunk]:
+        for part in self._whole or self._parts():
+            n, whole = part.examples, part.whole
+            size = n if whole else self._size or self._usual(part.inputs)
+            for start in range(0, n, size):
+                cut = slice(start, min(start + size, n))
+                inputs, targets = self._map(part[:2], None if whole else cut)
+                weights = None if part.weights is None else part.weights[cut]
+                yield Chunk(inputs, targets, weights, cut.stop - start, whole)
+
+    def _usual(self, inputs: Any) -> int:
+        if any(_is_image(tensor) for _, tensor in leaves(inputs, "inputs")):
             return IMAGES_AT_ONCE if self._device.type == "cpu" else IMAGES_AT_ONCE_ELSEWHERE
         return AT_ONCE
 
-    def _map(self, tree: Any, cut: slice = slice(None)) -> Any:
-        return map_tensors(lambda tensor: self._place(tensor[cut]), tree)
+    def _map(self, tree: Any, cut: slice | None = None) -> Any:
+        def place(tensor: Tensor) -> Tensor:
+            return self._place(tensor if cut is None else tensor[cut])
+
+        return map_tensors(place, tree, lambda other: moved(other, place))
 
     def _place(self, tensor: Tensor) -> Tensor:
         dtype = self._dtype if tensor.is_floating_point() else None
-        placed = tensor.to(self._device, dtype)
+        placed = tensor.detach().to(self._device, dtype)
+        if placed.is_inference():  # autograd could not keep it
+            placed = placed.clone()
         if self._channels_last and _is_image(placed):
             return placed.contiguous(memory_format=torch.channels_last)
         return placed
@@ -203,28 +290,45 @@ def _is_image(tensor: Tensor) -> bool:
     return tensor.ndim == 4 and tensor.is_floating_point()
 
 
-def _check_numbers(tree: Any, name: str, before: int) -> None:
-    for leaf, tensor in leaves(tree, name):
-        if not tensor.is_floating_point():
-            continue
-        bad = tensor.isnan()
-        if bad.any():
-            first = before + int(bad.nonzero()[0, 0])
-            raise InputError(
-                f"{leaf} hold {int(bad.sum())} NaN, the first in example {first}; take these "
-                f"examples out or fill them in"
-            )
+def _check_numbers(part: Part, before: int) -> None:
+    whole = [("batch", part.inputs)] if part.targets is None and part.whole else []
+    for name, tree in whole or (("inputs", part.inputs), ("targets", part.targets)):
+        for leaf, tensor in leaves(tree, name):
+            if not tensor.is_floating_point() or tensor.layout != torch.strided:
+                continue
+            bad = tensor.isnan()
+            if bad.any():
+                row = int(bad.nonzero()[0, 0]) if tensor.ndim else 0
+                first = before + (row if part.rows is None else int(part.rows[row]))
+                raise InputError(
+                    f"{leaf} hold {int(bad.sum())} NaN, the first in example {first}; take these "
+                    f"examples out, give them the weight 0, or fill them in"
+                )
 
 
-def _checked_weights(weights: Tensor, examples: int, device: torch.device) -> Tensor:
+def _refuse_one_number(batches: int) -> None:
+    if batches == 1:
+        raise InputError(
+            "weights are for a loss per example, and the loss gave one number for the whole data; "
+            "weigh the examples within it"
+        )
+    raise InputError(
+        f"the loss gave one number for each of {batches} batches, of which that of the whole data "
+        f"cannot be made; give one batch, [batch], or one loss per example"
+    )
+
+
+def _checked_weights(weights: Tensor, device: torch.device) -> Tensor:
     if not isinstance(weights, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"weights must be a tensor, got {kind(weights)}")
-    if tuple(weights.shape) != (examples,):
+    if weights.is_nested or weights.layout != torch.strided or weights.is_meta:
+        raise InputError("weights must be a plain tensor of numbers; give weights.to_dense()")
+    if weights.ndim != 1:
         raise InputError(
-            f"weights must hold one number for each of the {examples} examples, in the order of "
-            f"the data, got shape {tuple(weights.shape)}"
+            f"weights must hold one number for each example, in the order of the data, got shape "
+            f"{tuple(weights.shape)}"
         )
-    placed = weights.detach().to(device, torch.float64)
+    placed = weights.detach().to(device, torch.float64).clone()
     if not torch.isfinite(placed).all() or (placed < 0).any() or not (placed > 0).any():
         raise InputError(
             "weights must be finite and not negative, and not all zero; correct them or leave "

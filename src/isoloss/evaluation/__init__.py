@@ -23,7 +23,7 @@ from isoloss.evaluation.interface import Evaluation
 from isoloss.evaluation.recorded import Recorded, Replayed
 from isoloss.evaluation.reduced import Reduced
 from isoloss.flat import FlatNetwork, flatten
-from isoloss.losses import Loss, NamedLoss
+from isoloss.losses import Loss, ModelLoss, NamedLoss
 
 __all__ = [
     "Autograd",
@@ -82,7 +82,7 @@ def _in_full(network: FlatNetwork, chunks: Chunks, loss: Loss) -> Evaluation:
     if network.device.type != "cpu":
         return Autograd(network, chunks, loss)
     keep_freed_memory()
-    parts = plain(network.model)
+    parts = None if isinstance(loss, ModelLoss) else plain(network.model)
     if parts is not None and chunks.kept and all(isinstance(c.inputs, Tensor) for c in chunks):
         try:
             return ByHand(network, parts, chunks, loss)
@@ -94,7 +94,7 @@ def _in_full(network: FlatNetwork, chunks: Chunks, loss: Loss) -> Evaluation:
 def measured_size(network: FlatNetwork, chunks: Chunks, loss: Loss) -> int | None:
     """Examples in a chunk with which the gradient takes the least CPU time on this machine at the
     point loaded, measured once a process for problems of one kind; None: nothing to choose from."""
-    if not chunks.kept:
+    if not chunks.cuttable:
         return None
     if network.device.type == "cuda":
         return _fitting(network, chunks, loss)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from isoloss.data import Chunk, Chunks, leaves, map_tensors
 from isoloss.errors import DerivativeError, InputError, kind, one_line
@@ -16,7 +16,7 @@ from isoloss.evaluation.arithmetic import plain_norms, reproducible, twice_diffe
 from isoloss.evaluation.differences import TOLERANCE, mismatch, own_functions, random_direction
 from isoloss.evaluation.failures import of_the_device
 from isoloss.flat import FlatNetwork, flatten
-from isoloss.losses import Loss
+from isoloss.losses import Loss, ModelLoss
 
 TYPES = re.compile(r"\bd?types?\b|not implemented for")
 """In torch's errors on tensors of types that an operation does not take."""
@@ -42,9 +42,7 @@ class Autograd:
         self.network = network
         self.chunks = chunks
         self._loss = loss
-        self._scale = torch.tensor(
-            1 / chunks.total_weight, dtype=torch.float64, device=network.device
-        )
+        self._scale = torch.tensor(1 / chunks.divisor, dtype=torch.float64, device=network.device)
         self._precision = precision
         self._checked: set[str] = set()
 
@@ -112,6 +110,8 @@ class Autograd:
 
     def forward(self, chunk: Chunk) -> Any:
         """What the model gives for a chunk at the point loaded."""
+        if isinstance(self._loss, ModelLoss):
+            return losses_of(self._loss, self.network, chunk.inputs)
         try:
             return self.network(chunk.inputs)
         except FAILURES as error:
@@ -222,15 +222,34 @@ def differentiable(total: Tensor) -> Tensor:
     return total
 
 
+def losses_of(loss: ModelLoss, network: FlatNetwork, batch: Any) -> Tensor:
+    """What a function of (model, batch) gives at the point loaded: losses, or one number."""
+    model = network.model if isinstance(network.model, nn.Module) else network
+    try:
+        return loss.measured(model, batch)
+    except InputError:
+        raise
+    except FAILURES as error:
+        if of_the_device(error):
+            raise
+        raise InputError(
+            f"the loss of (model, batch) failed on a batch of the data ({one_line(error)}); it is "
+            f"called with the model and each batch as it was given"
+        ) from error
+
+
 def per_example(what: str, values: Any, chunk: Chunk) -> Tensor:
     """Insist that a user's function gave one number per example, shape (chunk.examples,)."""
     shape = tuple(values.shape) if isinstance(values, Tensor) else None
     n = chunk.examples
+    if shape == () and chunk.whole and n == 1:
+        return values.reshape(1)
     if shape != (n,):
         gave = f"shape {shape}" if shape is not None else kind(values)
+        number = "; one number for the whole data is given by a function of (model, batch)"
         raise InputError(
             f"the {what} must give one value per example (reduction='none'), a tensor of shape "
-            f"({n},), got {gave} for {n} examples"
+            f"({n},), got {gave} for {n} examples{number if shape == () else ''}"
         )
     return values
 

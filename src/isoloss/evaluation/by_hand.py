@@ -37,7 +37,7 @@ class ByHand:
         self._parts = parts
         self._at = [leaf.detach() for leaf in network.leaves]
         self._autograd = Autograd(network, chunks, loss)
-        self._weight = torch.tensor(1 / chunks.total_weight, dtype=torch.float64)
+        self._weight = torch.tensor(1 / chunks.divisor, dtype=torch.float64)
         self._free: dict[tuple[int, ...], list[Chain]] = {}
         self._heads: list[Head] = []
         self._all_by_hand = True

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from isoloss.errors import InputError
-from isoloss.losses.shared import NamedLoss, check_range, is_tensor, per_example
+from isoloss.losses.shared import NamedLoss, check_range, is_tensor, no_class, per_example
 
 NEVER = -(2**62)
 """torch skips targets of -100 silently unless another value is named to skip."""
@@ -44,16 +44,10 @@ class CrossEntropy(NamedLoss):
         try:
             return per_example(self._losses(logits, targets))
         except (IndexError, RuntimeError) as error:
-            if targets.is_floating_point():
+            wrong = no_class(logits, targets)
+            if wrong is None:
                 raise
-            outside = targets[(targets < 0) | (targets >= logits.shape[1])]
-            if len(outside) == 0:
-                raise
-            raise InputError(
-                f"target {outside[0].item()} is no class: the outputs have {logits.shape[1]} "
-                f"columns, so targets go from 0 to {logits.shape[1] - 1}; relabel the data or "
-                f"widen the model"
-            ) from error
+            raise wrong from error
 
     def check_targets(self, targets: Tensor) -> None:
         """Refuse probabilities that are none."""

@@ -4,29 +4,82 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 from isoloss.arguments import checked
-from isoloss.errors import InputError
+from isoloss.errors import InputError, kind
 from isoloss.settings import Settings
 
 Loss = Callable[[Any, Any], Tensor]
 """A function of (outputs, targets) that gives one loss, or one metric, per example: shape (n,)."""
 
 
-class NamedLoss(Settings, ABC):
-    """Base of the losses that isoloss brings: immutable, with options, called like a function."""
+class ComparingLoss(ABC):
+    """Base of what compares outputs with targets, of which something is known."""
 
     @abstractmethod
     def __call__(self, outputs: Any, targets: Any, /) -> Tensor:
         """The loss of each example, shape (n,)."""
 
+    @property
+    def title(self) -> str:
+        """Its name for people."""
+        return type(self).__name__
+
     def check_targets(self, targets: Tensor) -> None:
         """Refuse targets that can be seen to be wrong without the model's outputs."""
         del targets
+
+    def counts(self, targets: Any) -> Tensor | None:
+        """What each example adds to the loss's divisor, shape (n,), float64; None for 1 each."""
+        if targets is None:
+            raise InputError(
+                f"{self.title} compares outputs with targets, and the data hold inputs alone; give "
+                f"a pair of tensors, the tuple (inputs, targets), or a list of such pairs"
+            )
+        if not is_tensor(targets) or targets.is_complex():
+            gave = f"{targets.dtype}" if is_tensor(targets) else kind(targets)
+            raise InputError(
+                f"{self.title} takes one tensor of real targets, got {gave}; pass a loss function "
+                f"of your own that takes them"
+            )
+        self.check_targets(targets)
+        return None
+
+
+class NamedLoss(Settings, ComparingLoss):
+    """Base of the losses that isoloss brings: immutable, with options, called like a function."""
+
+
+@dataclass(frozen=True)
+class ModelLoss:
+    """A user's function of (model, batch), which calls the model itself.
+
+    Attributes:
+        function: Gives one loss per example, or one number for the whole data.
+    """
+
+    function: Callable[[Any, Any], Any]
+
+    def __call__(self, outputs: Any, targets: Any) -> Tensor:
+        """What there is in place of outputs: the losses."""
+        del targets
+        return outputs
+
+    def measured(self, model: Any, batch: Any) -> Tensor:
+        """The losses of a batch, shape (n,), or the number, shape ()."""
+        values = self.function(model, batch)
+        if not is_tensor(values) or values.ndim > 1:
+            gave = f"shape {tuple(values.shape)}" if is_tensor(values) else kind(values)
+            raise InputError(
+                f"a function of (model, batch) must give one loss per example, a tensor of shape "
+                f"(n,), or one number for the whole data, shape (), got {gave}"
+            )
+        return values
 
 
 def per_example(values: Tensor) -> Tensor:
@@ -76,6 +129,22 @@ def check_range(loss: str, targets: Tensor, low: float, high: float) -> None:
         raise InputError(
             f"{loss} takes targets from {low:g} to {high:g}, not {value:g}; scale or relabel them"
         )
+
+
+def no_class(logits: Tensor, targets: Tensor, ignored: int | None = None) -> InputError | None:
+    """An error, to be raised, for a target that is no class; None where all are."""
+    if targets.is_floating_point() or logits.ndim < 2:
+        return None
+    outside = (targets < 0) | (targets >= logits.shape[1])
+    if ignored is not None:
+        outside &= targets != ignored
+    if not outside.any():
+        return None
+    return InputError(
+        f"target {targets[outside][0].item()} is no class: the outputs have {logits.shape[1]} "
+        f"columns, so targets go from 0 to {logits.shape[1] - 1}; relabel the data or "
+        f"widen the model"
+    )
 
 
 @checked

@@ -14,6 +14,7 @@ from isoloss.data import Chunk, leaves, map_tensors
 from isoloss.errors import MOST, InputError
 from isoloss.evaluation import Autograd
 from isoloss.evaluation.autograd import weighted_sum
+from isoloss.losses import ModelLoss
 from isoloss.problem import PRODUCT, Problem, inside
 from isoloss.regularizers.regularizer import Combinable, Regularizer
 from isoloss.settings import Settings
@@ -68,7 +69,7 @@ class _Trace:
     def __init__(self, problem: Problem, vectors: Tensor, scale: float) -> None:
         self._problem = problem
         self._vectors = vectors
-        self._scale = scale / inside(problem).chunks.total_weight
+        self._scale = scale / inside(problem).chunks.divisor
 
     def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """R, shape (), and its gradient, shape (n,)."""
@@ -130,6 +131,11 @@ class InputGradient(Settings, Combinable):
             InputError: No input is floating, or the outputs are not one tensor.
         """
         own = inside(problem)
+        if isinstance(own.loss, ModelLoss):
+            raise InputError(
+                "input_gradient needs the outputs of the model, which a loss of (model, batch) "
+                "keeps to itself; give a loss of (outputs, targets), or use another regularizer"
+            )
         first = next(iter(own.chunks)).first(1)
         if not any(tensor.is_floating_point() for _, tensor in leaves(first.inputs, "inputs")):
             raise InputError(

@@ -90,8 +90,13 @@ def decay_history(epochs: pd.DataFrame, *, title: str = "", metric: str = "metri
         "squared_norm_weights": "squared norm\nwithout biases",
     }
     check_columns("epochs", epochs, "penalty", "epoch", *panels)
-    if not len(epochs):
-        raise InputError("epochs must hold an epoch at least, as Results.decay_epochs returns them")
+    if not len(epochs) or not np.isfinite(epochs[["penalty", "epoch"]].astype(float)).all(
+        axis=None
+    ):
+        raise InputError(
+            "epochs must hold an epoch at least, and each its number and penalty, as "
+            "Results.decay_epochs returns them"
+        )
     penalties = sorted(epochs["penalty"].unique())
     means: Any = epochs.groupby(["penalty", "epoch"])[list(panels)].mean()
     with drawing(9.2, 6.0, title) as figure:

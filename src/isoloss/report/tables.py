@@ -121,7 +121,7 @@ def ends_table(table: pd.DataFrame, title: str = "", caption: str = "") -> Table
 
 def _entry(mean: float, std: float) -> str:
     """Mean ± std, both to the last digit that the second figure of std holds."""
-    if not math.isfinite(std):
+    if not math.isfinite(mean + std):
         return f"{mean:.4g}"
     if std <= 1e-12 * abs(mean):  # equal but for rounding
         return f"{mean:,.0f} ± 0" if mean == round(mean) else f"{mean:.4g} ± 0"

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isoloss.errors import InputError
+from isoloss.errors import DeviceError, InputError, one_line
+from isoloss.evaluation.failures import out_of_memory
 from isoloss.experiments.catalog import Data, Experiment
 from isoloss.flat import flatten
 from isoloss.path import Row
@@ -132,23 +133,31 @@ class DecayRun(Run):
 
 def _trained_together(contacts: Sequence[Contact]) -> Iterator[News]:
     """Train runs in one stack, or in several where memory does not hold it."""
+    said = ""
     try:
         trained = _train(contacts)
-    except torch.OutOfMemoryError as error:
-        if len(contacts) == 1:
-            yield contacts[0].ended_by(error)
-            return
-        trained = None
     except Exception as error:
-        yield from (contact.ended_by(error) for contact in contacts)
+        if not out_of_memory(error):
+            yield from (contact.ended_by(error) for contact in contacts)
+            return
+        said = one_line(error)
+    else:
+        for contact, done in zip(contacts, trained, strict=True):
+            yield contact.end(partial(_saved, cast("DecayRun", contact.run), done))
         return
-    if trained is None:  # here, where the error no longer holds what did not fit
-        middle = len(contacts) // 2
+    # here, where the error no longer holds what did not fit
+    middle = len(contacts) // 2
+    if middle:
         yield from _trained_together(contacts[:middle])
         yield from _trained_together(contacts[middle:])
         return
-    for contact, done in zip(contacts, trained, strict=True):
-        yield contact.end(partial(_saved, cast("DecayRun", contact.run), done))
+    settings = cast("DecayRun", contacts[0].run).settings
+    yield contacts[0].ended_by(
+        DeviceError(
+            f"{settings.device} has too little memory to train {len(settings.penalties)} networks "
+            f"at once ({said}); free some of it, or give fewer penalties"
+        )
+    )
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ import dataclasses
 import enum
 import io
 import os
+import threading
 import time
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +33,8 @@ from isoloss.snapshot import Snapshot, differences
 from isoloss.store.generations import Generation, Generations
 
 AnyState = TypeVar("AnyState")
+
+_naming = threading.Lock()  # torch's list of classes is one for all threads
 
 CHECKPOINT = "checkpoint"
 """The folder, in that of a run, of what the run continues from."""
@@ -109,9 +113,11 @@ class _Timed:
             found = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(content))
         return found[0] if found else ""
 
-    def _known(self) -> torch.serialization.safe_globals:
+    @contextmanager
+    def _known(self) -> Generator[None]:
         known: list[Any] = [*self._classes.values(), *_NUMPY, (_member, "builtins.getattr")]
-        return torch.serialization.safe_globals(known)
+        with _naming, torch.serialization.safe_globals(known):
+            yield
 
 
 class TrainingCheckpoint(_Timed):

@@ -32,7 +32,8 @@ class SQP(Settings):
 
     A step is one trial that may leave the level set by a little and a second one that lands in the
     band, some two evaluations, however tight the band. Beside the points it holds `memory` vectors
-    of the size of theta, and at most twice as many for a moment, when these are full.
+    of the size of theta, and at most twice as many for a moment, when these are full, and on the
+    way to a level that is not the start's, where L-BFGS leads.
 
     Attributes:
         memory: Largest number of directions in which curvature is known, at least 16; when they
@@ -40,7 +41,7 @@ class SQP(Settings):
         first_step: Longest first step, as a share of |theta|.
         max_trials: Evaluations in one step after which the walk has stalled; a stall is tried once
             more with a fresh model where R or the KKT residual has fallen since the last.
-        max_approach: Steps towards another level after which it counts as not reachable.
+        max_approach: Steps towards another level after which the walk ends without it.
     """
 
     name: ClassVar[str] = "sqp"
@@ -76,10 +77,15 @@ class SQP(Settings):
 
     def step(self, objective: Objective, state: SQPState) -> SQPState:
         """One step along the level set, or one towards it."""
-        model, slopes = state.model, state.slopes
-        if model is None or slopes is None:
-            return self._approach(objective, state)
         keep, trials = self.memory // 2, self.max_trials
+        if not state.on_level:
+            first, steps = self.first_step, self.max_approach
+            return step_towards(
+                objective, state, memory=self.memory, first=first, trials=trials, steps=steps
+            )
+        model, slopes = state.model, state.slopes
+        if model is None or slopes is None:  # only now: what led here is let go by now
+            return self.step(objective, self._settled(objective, state))
         moved = advance(objective, state, model, slopes, keep=keep, max_trials=trials)
         stalled = moved.ending is not None and moved.ending.outcome is Outcome.STALLED
         gained = state.point.regularizer < state.renewed_below
@@ -119,15 +125,7 @@ class SQP(Settings):
         )
         slopes = Slopes(r, a).padded(basis.size)
         radius = self.first_step * size
-        return replace(state, on_level=True, pairs=(), slopes=slopes, model=model, radius=radius)
-
-    def _approach(self, objective: Objective, state: SQPState) -> SQPState:
-        """A step towards the level set, or onto it."""
-        first, trials, steps = self.first_step, self.max_trials, self.max_approach
-        moved = step_towards(
-            objective, state, memory=self.memory, first=first, trials=trials, steps=steps
-        )
-        return moved if moved.ending else self._settled(objective, moved)
+        return replace(state, on_level=True, slopes=slopes, model=model, radius=radius)
 
 
 def _scaled(state: SQPState, atol: float) -> SQPState:

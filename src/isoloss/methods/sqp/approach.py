@@ -58,13 +58,15 @@ def step_towards(
             return replace(state, ending=line.ending())
         pairs = pairs if found is not point else ()  # once more, along the gradient
     step, change = found.theta - point.theta, found.grad - point.grad
+    landed = abs(state.phi(found.loss)) <= state.rtol
     return replace(
         state,
         point=found,
+        on_level=landed,
         kind="correct",
         step_length=math.sqrt(inner(step, step).item()),
         reached=state.reached + 1,
-        pairs=(*pairs, (step, change))[-memory:],
+        pairs=() if landed else (*pairs, (step, change))[-memory:],
     )
 
 
