@@ -451,9 +451,7 @@ class Problem:
 
 
 def unrecorded(problem: Problem) -> str | None:
-    """Why the last gradients were not replayed from a recording, "" if they were; None where there
-    are no recordings.
-    """
+    """Why gradients are not replayed from a recording, "" if they are; None without recordings."""
     evaluation = problem._gradient  # pyright: ignore[reportPrivateUsage]
     if isinstance(evaluation, Reduced):
         evaluation = evaluation.rounded

@@ -130,6 +130,8 @@ def moved(path: Walk) -> Walk:
         (lambda p: replace(p, level=1.0001 * p.level), "is not the loss at the start"),
         (lambda p: replace(p, method="paper"), "its method is paper, which is not that"),
         (lambda p: replace(p, regularizer="l1"), "names the regularizer squared_norm"),
+        (lambda p: replace(p, state_keys={**p.state_keys, "0.bias": "x"}), "state_keys, frozen or"),
+        (lambda p: replace(p, frozen={"0.bias": "x"}), "state_keys, frozen or buffers"),
         (lambda p: replace(p, shapes={"w": (p.points.shape[1],)}), "parameters are not those of"),
         (
             lambda p: replace(p, outcome=Outcome.CONVERGED),

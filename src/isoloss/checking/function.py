@@ -26,9 +26,9 @@ from isoloss.flat import fixed, reached, same
 from isoloss.point import Tolerance
 from isoloss.problem import Problem, inside
 
-ROUNDINGS, LEAST_ROUNDINGS = 1e5, 100
-"""Losses of an example in two chunks may differ by so many roundings of the mean loss, or by a
-tenth of the tolerance where that is less, but always by the least."""
+LEAST_ROUNDINGS, MOST_APART = 100, 1e-2
+"""Losses of an example in two chunks may differ by a tenth of the tolerance, at least by so many
+roundings of the mean loss and at most by this share of it."""
 
 FEW = 4
 """Examples that are enough to see what the loss depends on."""
@@ -183,7 +183,7 @@ def _check_order(problem: Problem, losses: Tensor, tolerance: Tolerance, theta: 
     eps = torch.finfo(problem.dtype).eps
     together, mean = losses[rows], losses.abs().mean()
     asked = tolerance.relative(mean.item())
-    relative = max(LEAST_ROUNDINGS * eps, min(ROUNDINGS * eps, 0.1 * asked))
+    relative = max(LEAST_ROUNDINGS * eps, min(MOST_APART, 0.1 * asked))
     far = (together - alone).abs() > relative * (mean + together.abs())
     if not far.any():
         return

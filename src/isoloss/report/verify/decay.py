@@ -63,6 +63,8 @@ def _decay_settings(run: Decay, known: Experiment, data: Data) -> Iterator[str]:
         yield "the start is not the network that the seed makes"
     if run.members["penalty"].tolist() != config["penalties"]:
         yield "the penalties are not those that the settings ask for"
+    if any(type(config[name]) is not int for name in ("epochs", "record_every")):
+        yield "epochs and record_every must be whole numbers"
     if not 0 <= config["held_out"] <= 0.5:
         yield f"held_out must be from 0 to 0.5, got {config['held_out']}"
     if ("validation_loss" in run.members) != (config["held_out"] > 0):

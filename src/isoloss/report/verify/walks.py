@@ -17,6 +17,7 @@ from torch import Tensor
 from isoloss import experiments
 from isoloss.experiments.catalog import Experiment
 from isoloss.methods import METHODS, Tolerance
+from isoloss.names import state_keys
 from isoloss.outcome import Ending, Outcome
 from isoloss.path import COLUMNS, Path, Record, Stop
 from isoloss.point import Objective, Point
@@ -139,6 +140,8 @@ def _settings(path: Path, config: Mapping[str, Any], known: Experiment | None) -
         network = known.network(config["seed"])
         if path.shapes != {name: tuple(p.shape) for name, p in network.named_parameters()}:
             found.append(f"the parameters are not those of {known.name}")
+        if path.frozen or path.buffers or path.state_keys != state_keys(network, path.shapes):
+            found.append(f"state_keys, frozen or buffers are not those of {known.name}")
         drawn: Tensor = path.metadata["tensors"].get("indices", torch.empty(0))
         if not torch.equal(drawn, known.data(config["seed"]).indices):
             found.append("the training examples named are not those that the seed draws")
