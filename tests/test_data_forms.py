@@ -403,6 +403,22 @@ def test_packed_sequences_are_of_the_problems_type() -> None:
     agrees(problem, (exact(rounded) - targets).square().mean(), exact)
 
 
+def test_a_stream_is_read_once_an_evaluation() -> None:
+    class Stream:
+        reads = 0
+
+        def __iter__(self) -> Iterator[Any]:
+            self.reads += 1
+            return iter([(X[:5], Y[:5]), (X[5:], Y[5:])])
+
+    stream = Stream()
+    problem = Problem(network(), "cross_entropy", stream)
+    theta, before = problem.current(), stream.reads
+    for evaluate in (problem.loss, problem.loss_and_grad, problem.loss_and_grad, problem.evaluate):
+        evaluate(theta)
+    assert stream.reads - before == 4
+
+
 # ---------------------------------------------------------------- examples that do not count
 
 
@@ -535,7 +551,7 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"data": (X, Y.double()), "loss": nn.CrossEntropyLoss()},
         ["CrossEntropyLoss", "float64", "convert the targets"],
     ),
-    "a class for the metric": ({"metric": int}, ["metric", "(outputs, targets)"]),
+    "a class for the metric": ({"metric": int}, ["metric=int is a class"]),
     "a list for the loss": ({"loss": [nn.MSELoss()]}, ["loss", "a list", "(model, batch)"]),
     "text": ({"data": "train.csv"}, ["data must be a pair", "a str"]),
     "texts": ({"data": (["a", "b", "c"], ["d"])}, ["data must be a pair", "a list of 3 strs"]),
@@ -581,3 +597,13 @@ def test_a_number_that_is_not_for_the_whole_set_says_how_to_write_it(refuses) ->
     with refuses("one value per example", "(model, batch)"):
         problem.loss(problem.current())
     assert np.isfinite(Problem(network(), mean, PAIR).loss(problem.current()).item())
+
+
+@pytest.mark.parametrize("data", [(X, X), [{"input": X}]], ids=["pair", "dict"])
+def test_a_loss_that_takes_a_model_by_another_name_says_how_to_write_it(data: Any, refuses) -> None:
+    def loss(net: Any, batch: Any) -> Tensor:
+        return net(**batch).square().mean(1) if batch is None else net(batch[0]).sum(1)
+
+    problem = Problem(network(3), loss, data)
+    with refuses("(outputs, targets)", "lambda model, batch"):
+        problem.loss(problem.current())

@@ -111,7 +111,7 @@ def test_a_checkpoint_of_another_mask_is_refused(refuses, tmp_path) -> None:
 
 FREE = torch.ones(8, 3, dtype=torch.bool)
 BAD: dict[str, tuple[Any, list[str]]] = {
-    "no dict": (FREE, ["dict of boolean tensors", "got a Tensor"]),
+    "no dict": (FREE, ["dict of boolean tensors", "got a tensor of torch.bool"]),
     "a name": ({"0.weigth": FREE}, ["'0.weigth'", "did you mean 0.weight"]),
     "numbers": ({"0.weight": FREE.float()}, ["mask['0.weight']", "boolean", "torch.float32"]),
     "a shape": ({"0.weight": FREE.T}, ["of shape (8, 3)", "(3, 8)"]),

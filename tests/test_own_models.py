@@ -360,3 +360,220 @@ def test_a_hook_on_all_modules_acts(dtype: torch.dtype) -> None:
         assert value == pytest.approx(functional.cross_entropy(model(X), Y).item(), rel=1e-6)
     finally:
         handle.remove()
+
+
+# ---------------------------------------------------------------- what an evaluation leaves behind
+
+
+class Weights(nn.Module):
+    """A product of two matrices, made once, as models do to be fast in evaluation mode."""
+
+    def __init__(self, detach: bool = False) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4, bias=False), nn.Linear(4, 2)
+        self.detach = detach
+        self.product: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.product is None:
+            product = self.second.weight @ self.first.weight
+            self.product = product.detach() if self.detach else product
+        return functional.linear(x, self.product, self.second.bias)
+
+
+class Scaled(nn.Module):
+    """Its scale is made from the first batch that it sees."""
+
+    scale: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.register_buffer("scale", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.scale is None:
+            self.scale = x.detach().abs().amax(0)
+        return self.linear(x / self.scale)
+
+
+def test_a_cache_of_weights_is_refused(refuses) -> None:
+    """The walk would shrink weights that its loss no longer looks at."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        kept, detached = Weights(), Weights(detach=True)
+    problem = Problem(detached, "cross_entropy", (X, Y))
+    with refuses("not a function of the parameters alone", "never evaluated before", "in every"):
+        isoloss.traverse(problem, progress=False)
+    problem = Problem(kept, "cross_entropy", (X, Y))
+    problem.loss_and_grad(problem.current())
+    with refuses("keeps a part of its graph", "in every forward"):
+        problem.loss_and_grad(problem.current())
+    kept(X)  # now it is a constant of the user's own model, whose parameters are not used
+    with refuses("requires a gradient and is none of the problem's parameters"):
+        isoloss.traverse(Problem(kept, "cross_entropy", (X, Y)), progress=False)
+
+
+def test_what_is_made_once_from_data_is_taken_where_it_is_made_before(refuses) -> None:
+    model = Scaled()
+    with refuses("call the model on its inputs before making the Problem"):
+        isoloss.traverse(Problem(model, "cross_entropy", (X, Y)), progress=False)
+    model(X)
+    path = isoloss.traverse(
+        Problem(model, "cross_entropy", (X, Y)), stop=Stop(steps=3), progress=False
+    )
+    other = Scaled()
+    with refuses("'scale' has there the shape (3,), here none", "call it once"):
+        path.load_into(other)
+    other(X[:1])
+    path.load_into(other)
+    loss = functional.cross_entropy(other.double()(X.double()), Y).item()
+    assert loss == pytest.approx(path.level, rel=1.01e-3)
+
+
+def test_a_model_that_changes_its_inputs_is_refused(refuses) -> None:
+    class Doubling(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.mul_(2))
+
+    problem = Problem(Doubling(), "cross_entropy", (X.clone(), Y))
+    with refuses("changes its inputs in place", "x.clone()"):
+        isoloss.traverse(problem, progress=False)
+
+
+# ---------------------------------------------------------------- derivatives by inputs
+
+
+class Sloped(nn.Module):
+    """Outputs and their slopes by the inputs, as networks for differential equations have them."""
+
+    def __init__(self, fresh: bool) -> None:
+        super().__init__()
+        self.net, self.fresh = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)), fresh
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone().requires_grad_() if self.fresh else x.requires_grad_()
+        value = self.net(x)
+        (slope,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+        return torch.cat([value, slope], 1)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_a_model_may_differentiate_by_its_inputs(fresh: bool, dtype: torch.dtype) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Sloped(fresh)
+    inputs, targets = X.clone(), normal(40, 4, seed=3)
+    problem = Problem(model, "mse", (inputs, targets), dtype=dtype)
+    path = isoloss.traverse(problem, stop=Stop(steps=3), progress=False)
+    assert not inputs.requires_grad
+    path.load_into(model)
+    loss = functional.mse_loss(model.double()(X.double()), targets).item()
+    assert loss == pytest.approx(path.level, rel=1.01e-3)
+    assert isoloss.check(problem).passed
+
+
+def test_inputs_that_require_a_gradient_are_data() -> None:
+    model, inputs = Net(), X.clone().requires_grad_()
+    path = isoloss.traverse(
+        Problem(model, "cross_entropy", (inputs, Y)), stop=Stop(steps=3), progress=False
+    )
+    path.load_into(model)
+    assert inputs.grad is None
+    loss = functional.cross_entropy(model.double()(X.double()), Y).item()
+    assert loss == pytest.approx(path.level, rel=1.01e-3)
+
+
+# ---------------------------------------------------------------- memory
+
+
+def shared_by_data() -> nn.Module:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3), nn.Linear(3, 2))
+    model[2].weight.data = model[0].weight.data
+    return model
+
+
+def in_a_buffer() -> nn.Module:
+    model = nn.Sequential(nn.Linear(3, 2))
+    model.register_buffer("copy", model[0].weight.data[1:])
+    return model
+
+
+def expanded() -> nn.Module:
+    model = nn.Sequential(nn.Linear(3, 2))
+    model[0].bias = nn.Parameter(torch.zeros(1).expand(2))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (shared_by_data, ["'0.weight' and '2.weight'", "share memory", "tie them"]),
+        (in_a_buffer, ["'0.weight' and 'copy'", "share memory"]),
+        (expanded, ["'0.bias'", "expand", "clone()"]),
+    ],
+)
+def test_parameters_that_share_memory_are_refused(refuses, make: Any, words: list[str]) -> None:
+    """A copy has each of its own, so that a point could not be loaded back."""
+    with refuses(*words):
+        Problem(make(), "cross_entropy", (X, Y))
+
+
+def test_parameters_that_lie_between_one_another_share_nothing() -> None:
+    whole = normal(8, 6, seed=4).float()
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+    model[0].weight = nn.Parameter(whole[:, :3])
+    model.register_buffer("rest", whole[:, 3:])
+    before = whole[:, 3:].clone()
+    path = isoloss.traverse(
+        Problem(model, "cross_entropy", (X, Y)), stop=Stop(steps=3), progress=False
+    )
+    path.load_into(model)
+    assert torch.equal(model.rest, before)
+    loss = functional.cross_entropy(model.double()(X.double()), Y).item()
+    assert loss == pytest.approx(path.level, rel=1.01e-3)
+
+
+class Graph(nn.Module):
+    """Its features are mixed by a sparse matrix."""
+
+    def __init__(self, layout: torch.layout) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 2)
+        self.register_buffer("edges", normal(8, 8, seed=6).relu().float().to_sparse(layout=layout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last((self.edges @ self.first(x).T).T.tanh())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_sparse_buffers_are_constants(layout: torch.layout, dtype: torch.dtype, tmp_path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Graph(layout)
+    problem = Problem(model, "cross_entropy", (X, Y), dtype=dtype)
+    path = isoloss.traverse(problem, stop=Stop(steps=3), progress=False)
+    path.save(tmp_path)
+    other = Graph(layout)
+    other.edges = (2 * other.edges.to_dense()).to_sparse(layout=layout)
+    isoloss.Path.load(tmp_path).load_into(other)
+    assert other.edges.layout == layout
+    assert torch.equal(other.edges.to_dense(), model.edges.to_dense())
+    loss = functional.cross_entropy(other(X), Y).item()
+    assert loss == pytest.approx(path.steps["loss"].iloc[-1], rel=1e-5)
+
+
+def test_a_model_made_in_inference_mode_is_walked_and_loaded() -> None:
+    with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)).eval()
+    path = isoloss.traverse(
+        Problem(model, "cross_entropy", (X, Y)), stop=Stop(steps=3), progress=False
+    )
+    path.load_into(model)
+    with torch.inference_mode():
+        loss = functional.cross_entropy(model.double()(X.double()), Y).item()
+    assert loss == pytest.approx(path.level, rel=1.01e-3)

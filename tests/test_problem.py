@@ -490,8 +490,8 @@ def test_memory_that_runs_out_is_not_blamed_on_the_inputs(
     assert not isinstance(caught.value, InputError)
     if error is DeviceError:
         assert re.fullmatch(
-            r"cpu has too little memory to evaluate 6 examples at once \((can't allocate|CUDA out of)"
-            r" memory[^)]*\); give chunk_size=3 to Problem",
+            r"cpu has too little memory to evaluate 6 examples at once "
+            r"\((can't allocate|CUDA out of) memory[^)]*\); give chunk_size=3 to Problem",
             str(caught.value),
         )
 

@@ -20,17 +20,21 @@ from torch import Tensor
 
 from isoloss.errors import MOST, InputError, kind, shown
 
+AnyTensor = Tensor.__base__  # complex, sparse, without numbers
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 WORDS = {
     "model": "a torch.nn.Module or a function of (dict of parameters, inputs)",
-    "loss": "a name such as 'mse', or a function of (outputs, targets)",
-    "metric": "a name such as 'mse', or a function of (outputs, targets)",
+    "loss": "a name such as 'mse', a loss object, or a function of (outputs, targets) or (model, "
+    "batch)",
+    "metric": "a name such as 'mse', or a function of (outputs, targets) or (model, batch)",
     "method": "'sqp', 'paper', or an object such as isoloss.SQP(memory=20)",
     "regularizer": "a name such as 'squared_norm', an object such as isoloss.L1(), or a function "
     "of the parameters by name",
     "walks": "an isoloss.Path, a list or a dict of them",
+    "mask": "a dict of boolean tensors by the names of parameters",
     "folder": "a path such as 'results/walk'",
     "probes": "a dict of problems by name, as probes={'test': test_problem}",
     "callback": "a function of the row just recorded",
@@ -47,6 +51,7 @@ WORDS = {
     "DataFrame": "a pandas.DataFrame",
     "ndarray": "an array of numbers",
     "Tensor": "a dense tensor of real numbers",
+    "TensorBase": "a tensor",
     "bool": "True or False",
     "int": "a whole number",
     "float": "a number",
@@ -162,7 +167,9 @@ def _misfits(name: str, value: Any, hint: Any) -> Iterable[tuple[str, Any, Any]]
     elif isinstance(value, Mapping) and len(inner) == 2:
         for key, one in cast("Mapping[Any, Any]", value).items():
             yield from _misfits(f"a key of {name}", key, inner[0])
-            yield from _misfits(f"{name}[{shown(key)}]", one, inner[1])
+            # of named ones, which a model may have as buffers, any is taken
+            of_values = AnyTensor if inner[1] is Tensor else inner[1]
+            yield from _misfits(f"{name}[{shown(key)}]", one, of_values)
     elif isinstance(value, Sequence) and inner:
         every = origin is not tuple or ... in inner
         kinds = [inner[0]] * len(cast("Sequence[Any]", value)) if every else inner

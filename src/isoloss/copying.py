@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from isoloss.errors import InputError, one_line
@@ -26,7 +29,52 @@ class _detached(TorchFunctionMode):  # noqa: N801  # a context, as torch names i
         if func is Tensor.__deepcopy__ and not args[0].is_leaf:
             # were it used, it would show as a leaf that is none of the parameters
             return args[0].detach().clone().requires_grad_()
+        if func is Tensor.__deepcopy__ and args[0].layout != torch.strided:
+            return args[0].clone()  # which torch cannot copy itself for all layouts
         return func(*args, **(kwargs or {}))
+
+
+def check_apart(model: nn.Module) -> None:
+    """Insist on parameters that share memory with nothing, which a copy would take apart."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    spans = sorted(
+        (t.data_ptr(), t.data_ptr() + _length(t) * t.element_size(), name, t)
+        for name, t in named
+        if not is_lazy(t) and t.layout == torch.strided and not t.is_meta and t.numel()
+    )
+    for (_, end, name, one), (begin, _, other, two) in itertools.pairwise(spans):
+        if begin < end and (one.requires_grad or two.requires_grad) and _share(one, two):
+            raise InputError(
+                f"{name!r} and {other!r} of the model share memory without being one parameter, so "
+                f"that a walk would move them apart; tie them (second.weight = first.weight), or "
+                f"give each its own (.clone())"
+            )
+    for name, parameter in model.named_parameters():
+        expanded = not is_lazy(parameter) and _length(parameter) < parameter.numel()
+        if expanded and parameter.requires_grad:
+            raise InputError(
+                f"several entries of parameter {name!r} share memory (expand), so that they cannot "
+                f"be written one by one; give it its own, nn.Parameter(tensor.clone())"
+            )
+
+
+def _length(tensor: Tensor) -> int:
+    """Entries from the first in memory to the last."""
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return 1 + sum((size - 1) * stride for size, stride in steps)
+
+
+def _share(one: Tensor, two: Tensor) -> bool:
+    if one.untyped_storage().data_ptr() != two.untyped_storage().data_ptr():
+        return False
+    shift = (two.data_ptr() - one.data_ptr()) // one.element_size()
+    places = torch.arange(max(_length(one), shift + _length(two)))
+    return bool(
+        torch.isin(
+            places.as_strided(one.shape, one.stride()),
+            places.as_strided(two.shape, two.stride(), shift),
+        ).any()
+    )
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -52,4 +100,6 @@ def copied(model: nn.Module) -> nn.Module:
             # evaluation by their dropout
             part.dropout = 0.0
             part.training = True
+        if isinstance(part, nn.RNNBase):  # cuDNN copies them at each call: theta is in one piece
+            warnings.filterwarnings("ignore", "RNN module weights are not part of single")
     return module

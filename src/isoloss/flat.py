@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from isoloss.copying import copied
+from isoloss.copying import check_apart, copied
 from isoloss.errors import InputError, kind, one_line, shown
 
 Model = nn.Module | Callable[[Mapping[str, Tensor], Any], Any]
@@ -80,6 +80,7 @@ class FlatNetwork:
         self.accumulates = False  # gradients: for models that torch.autograd.grad refuses
         self._given = named
         if isinstance(model, nn.Module):
+            check_apart(model)
             module = copied(model)
             module._apply(self._placed)  # pyright: ignore[reportPrivateUsage]
             leaves = list(trainable(module, None).values())
@@ -147,7 +148,7 @@ class FlatNetwork:
                 allow_unused=True,
                 materialize_grads=True,
             )
-        return tuple(piece.to_dense() if piece.is_sparse else piece for piece in found)
+        return tuple(map(dense, found))
 
     def _accumulated(self, total: Tensor, scale: Tensor | None) -> Sequence[Tensor]:
         held = {name: parameter.grad for name, parameter in self._given.items()}
@@ -340,6 +341,16 @@ def fixed(model: Model) -> dict[str, Tensor]:
         return {}
     frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
     return {**dict(model.named_buffers()), **frozen}
+
+
+def same(kept: Tensor, now: Tensor) -> bool:
+    """Whether a tensor, converted, holds the numbers of another; NaN is as NaN."""
+    return torch.equal(dense(kept).nan_to_num(), dense(now.to(kept)).nan_to_num())
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """A tensor of any layout with all its entries in memory."""
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 def digest(tensor: Tensor) -> str:

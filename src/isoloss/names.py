@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from isoloss.errors import InputError
-from isoloss.flat import Layout, Model, Shapes, digest, trainable
+from isoloss.flat import Layout, Model, Shapes, dense, digest, trainable
 
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 """What `DataParallel`, `torch.compile` and others put into the names of what they wrap."""
@@ -32,8 +32,9 @@ def load_into(
     there += beside if frozen is not None else ()
     places = matched(wanted, there) or dict(zip(wanted, wanted, strict=True))
     _check_same("trainable parameters", shapes, named, places)
-    given = {name: tuple(buffer.shape) for name, buffer in (buffers or {}).items()}
-    _check_same("buffers", given, held if buffers is not None else {}, places)
+    if buffers is not None:
+        given = {name: tuple(buffer.shape) for name, buffer in buffers.items()}
+        _check_same("buffers", given, held, places)
     for name, known in (frozen or {}).items():
         parameter = beside.get(places[name])
         if parameter is None or digest(parameter.to(theta)) != known:
@@ -41,11 +42,21 @@ def load_into(
                 f"the frozen parameter {places[name]!r} of the model is not the one of the walk, "
                 f"whose points would have another loss with it; load that model's weights first"
             )
-    with torch.no_grad():
+    tensors = [*named.values(), *held.values()]
+    with torch.inference_mode(any(t.is_inference() for t in tensors)), torch.no_grad():
         for name, piece in Layout(shapes).named(theta).items():
             named[places[name]].copy_(piece)
         for name, buffer in (buffers or {}).items():
-            held[places[name]].copy_(buffer)
+            _write_buffer(model, places[name], held[places[name]], buffer)
+
+
+def _write_buffer(model: nn.Module, name: str, old: Tensor, new: Tensor) -> None:
+    if old.layout == torch.strided:
+        old.copy_(new)
+    else:  # which cannot be written in place
+        owner, _, key = name.rpartition(".")
+        made = dense(new).to(old.device, old.dtype).to_sparse(layout=old.layout)
+        setattr(model.get_submodule(owner), key, made)
 
 
 def matched(ours: Iterable[str], theirs: Iterable[str]) -> dict[str, str] | None:
@@ -81,9 +92,10 @@ def _check_same(
     for name in {**expected, **found}:
         if found.get(name) != expected.get(name):
             walked, given = expected.get(name, "none"), found.get(name, "none")
+            once = ", or call it once if forward makes them" if what == "buffers" else ""
             raise InputError(
                 f"the model's {what} are not those of the walk: {name!r} has there the shape "
-                f"{walked}, here {given}; give a model of the same architecture"
+                f"{walked}, here {given}; give a model of the same architecture{once}"
             )
 
 

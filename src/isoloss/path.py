@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from isoloss.arguments import check_columns, check_fields, checked, real
 from isoloss.disk import DamagedError, ResultsError, as_folder
-from isoloss.errors import MOST, InputError, shown
+from isoloss.errors import MOST, InputError, kind, shown
 from isoloss.files import (
     FAILED,
     OUTCOME,
@@ -36,7 +36,7 @@ from isoloss.files import (
     read_tensors,
     write_folder,
 )
-from isoloss.flat import Layout
+from isoloss.flat import Layout, dense
 from isoloss.names import load_into
 from isoloss.outcome import Outcome
 from isoloss.settings import Count, Settings
@@ -124,13 +124,16 @@ class Path:
     method: str
     regularizer: str
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
-    buffers: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    buffers: dict[str, Any] = field(default_factory=dict[str, Any])
     frozen: dict[str, str] = field(default_factory=dict[str, str])
     state_keys: dict[str, str] = field(default_factory=dict[str, str])
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
         check_fields(self)
+        for name, buffer in self.buffers.items():  # complex or sparse ones too
+            if not isinstance(buffer, Tensor) or buffer.is_meta:
+                raise InputError(f"buffers[{name!r}] must be a tensor, got {kind(buffer)}")
         check_columns("steps", self.steps, *(name for name in COLUMNS if name in self.steps))
         if not len(self.steps) or (self.points.ndim != 2 and self.points.numel()):
             raise InputError(
@@ -253,7 +256,7 @@ def write_path(
         if each.is_complex():  # safetensors has no complex128
             tensors[f"{_COMPLEX}{name}"] = torch.view_as_real(each.resolve_conj()).clone()
         else:
-            tensors[f"{_BUFFER}{name}"] = each.clone()
+            tensors[f"{_BUFFER}{name}"] = dense(each).clone()
     tensors.update(extra or {})
     ending = {
         "outcome": path.outcome.value,
@@ -337,8 +340,8 @@ def check_table(
     words = list(words)
     kinds = {str(name): table[name].dtype.kind for name in table}
     wrong = [f"it has no column {name}" for name in (*numbers, *words) if name not in kinds]
-    for name, kind in kinds.items():
-        if (kind not in "iuf") != (name in words):
+    for name, letter in kinds.items():
+        if (letter not in "iuf") != (name in words):
             wrong.append(f"{name} must hold {'words' if name in words else 'numbers'}")
     if wrong or not len(table):
         raise DamagedError(f"{file} is damaged: {[*wrong, 'it has no rows'][0]}")

@@ -19,6 +19,7 @@ from isoloss.errors import InputError
 from isoloss.evaluation import (
     Autograd,
     Evaluation,
+    Recorded,
     Reduced,
     choose,
     fitting_now,
@@ -29,13 +30,13 @@ from isoloss.evaluation.arithmetic import (
     check_precision,
     pays_channels_last,
 )
-from isoloss.evaluation.autograd import Term, losses_of, per_example, weighted_sum
+from isoloss.evaluation.autograd import Term, weighted_sum
 from isoloss.evaluation.failures import told
 from isoloss.evaluation.reading import read_for
-from isoloss.flat import FlatNetwork, Model, fixed, flatten, trainable
+from isoloss.flat import FlatNetwork, Model, fixed, flatten, same, trainable
 from isoloss.flat import vector as flat_vector
 from isoloss.held import held_entries
-from isoloss.losses import Loss, ModelLoss, get_loss, get_metric
+from isoloss.losses import Loss, get_loss, get_metric
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 """Types in which a level can be held, by their names in settings and files."""
@@ -54,7 +55,8 @@ class Inside:
     autograd: Autograd  # can be differentiated further
     loss: Loss
     metric: Loss | None
-    given: Mapping[str, Tensor]  # parameters of the user's own model
+    model: Model  # the user's own
+    given: Mapping[str, Tensor]  # its parameters
     held: Tensor | None  # the entries of theta that are not walked over, shape (size,), or none
 
     def walked(self, vector: Tensor) -> Tensor:
@@ -174,7 +176,7 @@ class Problem:
         self.dtype = network.dtype
         given = trainable(self._model, self._parameters)
         autograd = Autograd(network, chunks, loss)
-        self._inside = Inside(network, chunks, autograd, loss, metric, given, held)
+        self._inside = Inside(network, chunks, autograd, loss, metric, self._model, given, held)
         self._evaluation = choose(network, chunks, loss, self.precision)
         self._gradient: Evaluation | None = None
 
@@ -210,10 +212,7 @@ class Problem:
         named = trainable(self._model, self._parameters)
         kept = fixed(self._inside.network.model)
         for name, now in fixed(self._model).items():
-            before = kept.get(name)
-            if before is not None and not torch.equal(
-                now.to(before).nan_to_num(), before.nan_to_num()
-            ):
+            if name in kept and not same(kept[name], now):
                 raise InputError(
                     f"{name!r} of the model has changed since the problem was made, so its present "
                     f"weights would be evaluated with the older {name!r}; make the Problem anew, "
@@ -324,12 +323,7 @@ class Problem:
         for chunk, outputs, losses in self._each(theta):
             loss += weighted_sum(losses, chunk).item()
             if measure is not None:
-                with torch.no_grad():
-                    if isinstance(measure, ModelLoss):
-                        found = losses_of(measure, self._inside.network, chunk.inputs)
-                    else:
-                        found = measure(outputs, chunk.targets)
-                values = per_example("metric", found, chunk)
+                values = self._inside.autograd.metric(measure, outputs, chunk)
                 metric += weighted_sum(values, chunk).item()
         return loss / chunks.divisor, metric / chunks.total_weight
 
@@ -358,7 +352,8 @@ class Problem:
 
         Returns:
             A new problem of the same model and data; more than 256 MiB of these it converts chunk
-            by chunk at every evaluation. In the type that it has, it gives the same bits.
+            by chunk at every evaluation. In the type that it has, it gives the same bits; in
+            another its gradients are computed in full.
 
         Raises:
             InputError: It is another type.
@@ -369,6 +364,7 @@ class Problem:
             other.evaluations, chunks = 0, own.chunks
             if dtype != self.dtype:
                 other._chunk_size, chunks = self._given_size, chunks.recast(dtype)
+                other.precision = "exact"
             network = own.network.in_dtype(dtype)
             other._settle(network, chunks, own.loss, own.metric, own.held)
         return other
@@ -416,7 +412,7 @@ class Problem:
         def fitting() -> int:
             return fitting_now(own.network, own.chunks, own.loss)
 
-        examples = self._chunk_size or max(chunk.examples for chunk in own.chunks)
+        examples = self._chunk_size or own.chunks.largest
         with self._lock, told(self.device, examples, fitting):
             yield
 
@@ -452,6 +448,16 @@ class Problem:
             for chunk, outputs in evaluation.outputs(theta):
                 losses = self._inside.autograd.losses(outputs, chunk).detach()
                 yield chunk, outputs, losses
+
+
+def unrecorded(problem: Problem) -> str | None:
+    """Why the last gradients were not replayed from a recording, "" if they were; None where there
+    are no recordings.
+    """
+    evaluation = problem._gradient  # pyright: ignore[reportPrivateUsage]
+    if isinstance(evaluation, Reduced):
+        evaluation = evaluation.rounded
+    return evaluation.replayed.reason if isinstance(evaluation, Recorded) else None
 
 
 def inside(problem: Problem) -> Inside:

@@ -82,6 +82,7 @@ def walk_identity(
         "start": digest(theta),
         "parameters": problem.size,
         "dtype": str(problem.dtype).removeprefix("torch."),
+        "precision": problem.precision,
         "problem": identity(problem),
         "level": level,
         "regularizer": dict(regularizer),

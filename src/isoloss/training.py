@@ -15,7 +15,7 @@ from isoloss._kernels.stacked import Stacked, fastest
 from isoloss.arguments import check_fields, checked, real, whole
 from isoloss.errors import InputError, check_takes, one_line
 from isoloss.evaluation.arithmetic import reproducible
-from isoloss.evaluation.failures import broken, of_the_device, out_of_memory
+from isoloss.evaluation.failures import of_the_device
 from isoloss.flat import flatten, trainable
 from isoloss.losses import Loss, ModelLoss, TorchLoss, get_loss
 from isoloss.names import load_into
@@ -187,23 +187,14 @@ class Training:
 
     @checked
     def epoch(self, state: TrainingState) -> None:
-        """Train for one epoch; the state is changed in place.
-
-        Raises:
-            DeviceError: The device fails.
-        """
-        try:
-            with torch.no_grad(), reproducible(self._device):
-                for inputs, targets in self._batches:
-                    if self._capturing:
-                        self._replay(state, inputs, targets)
-                    else:
-                        self._differentiate(state, inputs, targets)
-                        state.adam.step(self._grad.buffer)
-        except RuntimeError as error:
-            if out_of_memory(error) or not of_the_device(error):
-                raise
-            raise broken(self._device, "training", error) from error
+        """Train for one epoch; the state is changed in place."""
+        with torch.no_grad(), reproducible(self._device):
+            for inputs, targets in self._batches:
+                if self._capturing:
+                    self._replay(state, inputs, targets)
+                else:
+                    self._differentiate(state, inputs, targets)
+                    state.adam.step(self._grad.buffer)
         state.epoch += 1
 
     @checked
@@ -282,6 +273,8 @@ class Training:
             with torch.no_grad(), reproducible(self._device):
                 return self._gradients.outputs(self._views(state), inputs)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            if of_the_device(error):
+                raise
             raise InputError(
                 f"the model cannot take inputs of {inputs.dtype} and shape "
                 f"{tuple(inputs.shape[1:])} ({one_line(error)}); give others, or another model"

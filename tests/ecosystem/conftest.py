@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -40,4 +41,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
+    """torch, and NumPy, of which transformers draws masks in training."""
     torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002

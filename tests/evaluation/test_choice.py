@@ -254,10 +254,10 @@ def test_counting_saved_bytes_leaves_no_graph_behind() -> None:
         def backward(ctx: Any, grad: Tensor) -> Any:
             return grad, None
 
-    marker, weight = Marker(), torch.ones(6, requires_grad=True)
-    alive = weakref.ref(marker)
-    sizes = choice.saved_bytes(lambda: Marked.apply(weight, marker).tanh())  # which saves outputs
-    del marker
+    markers = [Marker()]
+    weight, alive = torch.ones(6, requires_grad=True), weakref.ref(markers[0])
+    # which saves its outputs
+    sizes = choice.saved_bytes(lambda: Marked.apply(weight, markers.pop()).tanh())
     assert list(sizes.values()) == [24]
     assert alive() is None
 

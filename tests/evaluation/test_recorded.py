@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -131,6 +132,23 @@ def test_a_walk_by_recordings_is_the_walk(
         assert list(first) == pytest.approx(list(second), rel=1e-6)
 
 
+def test_a_check_says_whether_kernels_are_recorded(graphs: list[CpuGraph]) -> None:
+    assert "| kernels | recorded |" in str(isoloss.check(problem()))
+
+    class Waiting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) * (1.0 if x.sum().item() > 1e9 else 2.0)
+
+    torch.manual_seed(0)
+    inputs = torch.randn(20, 4)
+    waiting = Problem(Waiting(), "mse", (inputs, inputs[:, :3]))
+    assert "| kernels | launched one by one: " in str(isoloss.check(waiting))
+
+
 def test_to_record_counts_no_evaluation(graphs: list[CpuGraph]) -> None:
     one = problem()
     theta = one.current()
@@ -170,6 +188,22 @@ def test_gradients_in_bfloat16_leave_the_loss_as_it_is() -> None:
     assert 1e-4 < error < 3e-2
     rough, _ = rounded.rough(theta)
     assert 1e-6 < abs(rough.item() / loss.item() - 1) < 1e-2
+
+
+def test_a_check_of_rounded_gradients_says_so_and_float64_is_computed_in_full() -> None:
+    rounded = image_problem("bf16")
+    found = str(isoloss.check(rounded))
+    assert "from that in float64, rounded to bf16 | ok |" in found
+    assert rounded.with_dtype(torch.float64).precision == "exact"
+    assert rounded.with_dtype(torch.float32).precision == "bf16"
+
+
+def test_a_checkpoint_of_another_precision_is_refused(tmp_path: Path) -> None:
+    keep = isoloss.Checkpoint(tmp_path)
+    settings = {"stop": Stop(evaluations=10), "progress": False}
+    traverse(image_problem("bf16"), checkpoint=keep, **settings)
+    with pytest.raises(isoloss.InputError, match="precision"):
+        traverse(image_problem("exact"), checkpoint=keep, **settings)
 
 
 def test_a_walk_with_rounded_gradients_holds_the_level_in_float64() -> None:

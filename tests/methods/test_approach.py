@@ -169,10 +169,11 @@ def test_no_more_than_memory_pairs_are_held_and_none_on_the_level() -> None:
 
 
 def test_a_level_below_the_least_loss_is_answered_with_that_loss() -> None:
-    path = walk(quadratic(constant=0.5).problem, level=0.3)
+    problem = quadratic(constant=0.5).problem
+    path = walk(problem, level=0.3)
     assert path.outcome is Outcome.LEVEL_UNREACHABLE
     assert path.steps["loss"].iloc[-1] == pytest.approx(0.5, rel=1e-12)
-    assert path.steps["evaluations"].iloc[-1] < 30
+    assert problem.evaluations < 40  # the last searches, which found none, included
     for words in ("loss 0.5 ", "towards 0.3", "the least that was found", "Hold a level above"):
         assert words in path.message
     assert set(path.steps["kind"][1:]) == {"correct"}

@@ -115,7 +115,7 @@ def test_an_object_is_taken_as_it_is_and_all_else_is_refused(refuses) -> None:
         (lambda: "squared norm", ["'squared norm'", "did you mean squared_norm or"]),
         (lambda: L1, ["class L1", "give L1()"]),
         (lambda: 3, ["got an int", "a name such as 'squared_norm'"]),
-        (lambda: None, ["NoneType"]),
+        (lambda: None, ["got None"]),
         (lambda: classifier(sizes=(3, 4, 4)).problem(), ["other parameters"]),
         (lambda: weighted_sum(), ["got none"]),
         (lambda: weighted_sum("squared_norm"), ["'squared_norm'", "pair of a weight"]),

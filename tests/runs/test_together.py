@@ -114,8 +114,8 @@ def test_an_error_is_the_last_word_of_all_and_a_locked_folder_of_one(tmp_path, m
     monkeypatch.setattr(Training, "_differentiate", lost)
     said = {news.ending for news in together(tmp_path).values()}
     assert said == {
-        "cpu failed in training (CUDA error: the launch timed out); start Python anew to use it "
-        "again, and continue from the last checkpoint"
+        "cpu failed (CUDA error: the launch timed out); run the same command again to continue "
+        "from the last checkpoint"
     }
     monkeypatch.undo()
     with only_writer(runs(tmp_path)[1].folder):

@@ -170,3 +170,8 @@ def test_a_run_of_the_commands_is_a_path_whose_buffers_are_kept(tmp_path):
     assert path.metadata["tensors"]["indices"].tolist() == [4, 2]
     path.save(tmp_path / "copy")
     same(Path.load(tmp_path / "copy"), path)
+
+
+def test_buffers_that_are_no_tensors_are_refused(refuses) -> None:
+    with refuses("buffers['mean'] must be a tensor, got a list"):
+        made_path(buffers={"mean": [1.0]})

@@ -16,12 +16,13 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
 from isoloss.checking.estimates import warn_of_estimates
+from isoloss.checking.leftovers import check_fresh, check_inputs, versions
 from isoloss.checking.words import listed, named
 from isoloss.data import Chunk, leaves, random_state_kept
 from isoloss.errors import InputError, one_line
 from isoloss.evaluation.autograd import differentiable
 from isoloss.evaluation.differences import leaves_of
-from isoloss.flat import fixed, reached
+from isoloss.flat import fixed, reached, same
 from isoloss.point import Tolerance
 from isoloss.problem import Problem, inside
 
@@ -42,22 +43,25 @@ def check_function(problem: Problem, theta: Tensor, tolerance: Tolerance = USUAL
     _check_batch_norm(problem)
     warn_of_estimates(problem)
     with random_state_kept():
+        inputs = versions(problem)
         first = _losses(problem, theta)
+        check_inputs(inputs)
         _check_place(problem, theta)
         held = {name: t.clone() for name, t in fixed(inside(problem).network.model).items()}
         second = _losses(problem, theta)
         _check_buffers(problem, held)
-        if not _same(first, second):
+        if not same(first, second):
             _refuse_random(problem, first, second)
         _check_order(problem, first, tolerance, theta)
         _check_dependence(problem, theta)
+        check_fresh(problem, theta)
 
 
 def _check_place(problem: Problem, theta: Tensor) -> None:
     """Insist that an evaluation leaves the parameters where they were."""
     network = inside(problem).network
     places = zip(problem.shapes, network.leaves, network.layout.split(theta), strict=True)
-    moved = [name for name, now, before in places if not _same(now.detach(), before)]
+    moved = [name for name, now, before in places if not same(now.detach(), before)]
     if moved:
         raise InputError(
             f"{NO_FUNCTION}: an evaluation changes the parameter {listed(moved)} itself, as "
@@ -120,7 +124,7 @@ def _check_batch_norm(problem: Problem) -> None:
 def _check_buffers(problem: Problem, before: dict[str, Tensor]) -> None:
     model = inside(problem).network.model
     after = fixed(model)
-    changed = [k for k, old in before.items() if k not in after or not _same(old, after[k])]
+    changed = [k for k, old in before.items() if k not in after or not same(old, after[k])]
     if changed:
         modules = dict(model.named_modules())  # pyright: ignore
         owner = changed[0].rpartition(".")[0]
@@ -191,11 +195,19 @@ def _check_order(problem: Problem, losses: Tensor, tolerance: Tolerance, theta: 
     modules = mixing(problem, chunk, few, rows, relative)
     where = f", which begins in {modules[0]}" if modules else ""
     which = own.chunks.number(start + int(rows[k]))
+    one, two = _apart(together[k].item(), alone[k].item())
     raise InputError(
-        f"{NO_FUNCTION}: example {which} has the loss {together[k].item():.6g} in its chunk and "
-        f"{alone[k].item():.6g} among others{where}; look for batch statistics or a wrong axis of "
-        f"the examples (batch_first), or give what belongs together as one example"
+        f"{NO_FUNCTION}: example {which} has the loss {one} in its chunk and {two} among "
+        f"others{where}; look for batch statistics or a wrong axis of the examples (batch_first), "
+        f"or give what belongs together as one example, or its loss as one number, by a function "
+        f"of (model, batch)"
     )
+
+
+def _apart(one: float, two: float) -> tuple[str, str]:
+    """Two different numbers with digits enough to be told apart."""
+    shown = ((f"{one:.{digits}g}", f"{two:.{digits}g}") for digits in (6, 9, 12, 17))
+    return next(pair for pair in shown if pair[0] != pair[1])
 
 
 def relative_noise(problem: Problem, theta: Tensor) -> float:
@@ -340,8 +352,4 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def _equal(one: list[Tensor], two: list[Tensor]) -> bool:
-    return len(one) == len(two) and all(map(_same, one, two))
-
-
-def _same(one: Tensor, two: Tensor) -> bool:
-    return torch.equal(one.nan_to_num(), two.nan_to_num())
+    return len(one) == len(two) and all(map(same, one, two))

@@ -96,6 +96,7 @@ class Chunks(Iterable[Chunk]):
         counted: list[float] = []
         forms: set[bool] = set()
         single = False  # whether the loss of a batch is one number
+        self._largest = 0
         for pair in self._batches:
             n = examples_of(pair) if losses_in is None else losses_in(self._map(pair[0]))
             single, n = single or (self._uncut and n == 0), max(n, int(self._uncut))
@@ -108,6 +109,7 @@ class Chunks(Iterable[Chunk]):
                 )
             part = self._part(pair, self.given, n)
             _check_numbers(part, self.given)
+            self._largest = max(self._largest, min(part.examples, self._size_of(part)))
             each = None if counts is None else counts(part.targets)
             if each is not None:
                 each = each.to(device)
@@ -153,6 +155,13 @@ class Chunks(Iterable[Chunk]):
     def cuttable(self) -> bool:
         """Whether there are chunks of other sizes."""
         return self.kept and not self._uncut
+
+    @property
+    def largest(self) -> int:
+        """Examples of the largest chunk."""
+        if self._kept is None:
+            return self._largest
+        return max(chunk.examples for chunk in self._kept)
 
     @property
     def longest(self) -> int:
@@ -257,16 +266,20 @@ class Chunks(Iterable[Chunk]):
 
     def _placed(self) -> Iterator[Chunk]:
         for part in self._whole or self._parts():
-            n, whole = part.examples, part.whole
-            size = n if whole else self._size or self._usual(part.inputs)
+            n, whole, size = part.examples, part.whole, self._size_of(part)
             for start in range(0, n, size):
                 cut = slice(start, min(start + size, n))
                 inputs, targets = self._map(part[:2], None if whole else cut)
                 weights = None if part.weights is None else part.weights[cut]
                 yield Chunk(inputs, targets, weights, cut.stop - start, whole)
 
-    def _usual(self, inputs: Any) -> int:
-        if any(_is_image(tensor) for _, tensor in leaves(inputs, "inputs")):
+    def _size_of(self, part: Part) -> int:
+        """Examples that are evaluated at once."""
+        if part.whole:
+            return part.examples
+        if self._size:
+            return self._size
+        if any(_is_image(tensor) for _, tensor in leaves(part.inputs, "inputs")):
             return IMAGES_AT_ONCE if self._device.type == "cpu" else IMAGES_AT_ONCE_ELSEWHERE
         return AT_ONCE
 

@@ -28,6 +28,7 @@ from isoloss.losses import Loss, ModelLoss, NamedLoss
 __all__ = [
     "Autograd",
     "Evaluation",
+    "Recorded",
     "Reduced",
     "Replayed",
     "choose",
@@ -141,9 +142,8 @@ def _fitting(network: FlatNetwork, chunks: Chunks, loss: Loss) -> int:
 
 def fitting_now(network: FlatNetwork, chunks: Chunks, loss: Loss) -> int:
     """Examples in a chunk for which there is memory now, as far as a device tells."""
-    largest = max(chunk.examples for chunk in chunks)
     if network.device.type != "cuda":
-        return max(1, largest // 2)
+        return max(1, chunks.largest // 2)
     torch.cuda.empty_cache()
     free = torch.cuda.mem_get_info(network.device)[0]
     return _equal_parts(network, chunks, loss, 0.8 * free)
@@ -171,12 +171,13 @@ def saved_bytes(forward: Callable[[], Any]) -> dict[int, int]:
 
     kept: list[Tensor] = []  # so that no address is used twice
 
-    def count(tensor: Tensor) -> None:  # were it to give the tensor, that would hold its own graph
+    def count(tensor: Tensor) -> Tensor:  # were it to give it as it is, that would hold its graph
         storage = tensor.untyped_storage()
         held[storage.data_ptr()] = storage.nbytes()
         kept.append(tensor.detach())
+        return kept[-1]  # for a model that differentiates by its inputs
 
-    with saved_tensors_hooks(count, lambda nothing: nothing):
+    with saved_tensors_hooks(count, lambda tensor: tensor):
         outputs = forward()
     del outputs
     return held

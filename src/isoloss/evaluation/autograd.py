@@ -22,6 +22,8 @@ TYPES = re.compile(r"\bd?types?\b|not implemented for")
 """In torch's errors on tensors of types that an operation does not take."""
 REENTRANT = "use_reentrant=True"
 """In torch's error on a checkpoint of activations that takes `backward` alone."""
+KEPT_GRAPH = "backward through the graph a second time"
+"""In torch's error on a graph that was made in an earlier evaluation."""
 UNDIFFERENTIABLE = ("derivative", "double backward", "differentiate twice", REENTRANT)
 """In torch's errors on operations that cannot be differentiated again."""
 FAILURES = (RuntimeError, TypeError, LookupError, ValueError, AttributeError, AssertionError)
@@ -108,12 +110,14 @@ class Autograd:
                     raise
         raise AssertionError
 
-    def forward(self, chunk: Chunk) -> Any:
-        """What the model gives for a chunk at the point loaded."""
+    def forward(self, chunk: Chunk, *, by_inputs: bool = False) -> Any:
+        """What the model gives for a chunk at the point loaded; `by_inputs` says that these are
+        to be differentiated by. Else they are the model's own: it may ask for their gradient."""
+        inputs = chunk.inputs if by_inputs else map_tensors(Tensor.detach, chunk.inputs)
         if isinstance(self._loss, ModelLoss):
-            return losses_of(self._loss, self.network, chunk.inputs)
+            return losses_of(self._loss, self.network, inputs)
         try:
-            return self.network(chunk.inputs)
+            return self.network(inputs)
         except FAILURES as error:
             if of_the_device(error):
                 raise
@@ -127,7 +131,25 @@ class Autograd:
 
     def losses(self, outputs: Any, chunk: Chunk) -> Tensor:
         """The loss of each example, shape (chunk.examples,)."""
-        return per_example("loss", self._loss(outputs, chunk.targets), chunk)
+        try:
+            values = self._loss(outputs, chunk.targets)
+        except TypeError as error:
+            if chunk.targets is None or "not callable" in str(error):  # it wanted a model
+                raise InputError(
+                    "the loss failed as a function of (outputs, targets); if it calls the model "
+                    "itself, name its arguments so: lambda model, batch: ..."
+                ) from error
+            raise
+        return per_example("loss", values, chunk)
+
+    def metric(self, metric: Loss, outputs: Any, chunk: Chunk) -> Tensor:
+        """A metric of each example, shape (chunk.examples,)."""
+        with torch.no_grad():
+            if isinstance(metric, ModelLoss):
+                values = losses_of(metric, self.network, chunk.inputs)
+            else:
+                values = metric(outputs, chunk.targets)
+        return per_example("metric", values, chunk)
 
     def total(self, chunk: Chunk) -> Tensor:
         """The weighted sum of the losses of a chunk, shape (), float64, differentiable."""
@@ -142,6 +164,11 @@ class Autograd:
         try:
             return total.detach(), self.network.gradients(total, self._scale)
         except RuntimeError as error:
+            if KEPT_GRAPH in str(error):
+                raise InputError(
+                    "the model keeps a part of its graph from one evaluation to the next, such as "
+                    "a product of weights; compute it in every forward, or detach what is kept"
+                ) from error
             if REENTRANT not in str(error):
                 raise
         self.network.accumulates = True

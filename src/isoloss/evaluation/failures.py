@@ -23,7 +23,10 @@ def told(device: torch.device, examples: int, fitting: Callable[[], int]) -> Gen
         if out_of_memory(error):
             said = one_line(error).partition(ALLOCATORS[0])[2] or one_line(error)
         elif "CUDA error" in str(error):
-            raise broken(device, "an evaluation", error) from error
+            raise DeviceError(
+                f"{device} failed in an evaluation ({one_line(error)}); start Python anew to use "
+                f"it again, and continue from the last checkpoint"
+            ) from error
         else:
             raise
     else:
@@ -35,14 +38,6 @@ def told(device: torch.device, examples: int, fitting: Callable[[], int]) -> Gen
         remedy = "free some of it, or give a smaller model or a device with more"
     raise DeviceError(
         f"{device} has too little memory to evaluate {examples} examples at once ({said}); {remedy}"
-    )
-
-
-def broken(device: torch.device, what: str, error: Exception) -> DeviceError:
-    """What is said once nothing runs on a device any more."""
-    return DeviceError(
-        f"{device} failed in {what} ({one_line(error)}); start Python anew to use it again, and "
-        f"continue from the last checkpoint"
     )
 
 

@@ -116,8 +116,9 @@ def check_same_shape(loss: str, outputs: Any, targets: Any) -> None:
 def difference(loss: str, outputs: Any, targets: Any) -> Tensor:
     """Outputs less targets, of one shape."""
     check_same_shape(loss, outputs, targets)
-    if outputs.dtype == torch.bool or targets.dtype == torch.bool:
-        raise InputError(f"{loss} takes numbers, not True and False; convert them with .float()")
+    for part in (outputs, targets):
+        if part.dtype == torch.bool or not outputs.is_floating_point():
+            raise InputError(f"{loss} takes numbers, not {part.dtype}; convert them with .float()")
     return outputs - targets
 
 

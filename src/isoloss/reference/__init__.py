@@ -57,7 +57,8 @@ class Imported:
 def import_reference(folder: str | FilePath, out: str | FilePath | None = None) -> Imported:
     """Read what the code of Tahir and Katz logged.
 
-    Nothing in the files is run: arrays of Python objects are left out. Of every walk the losses,
+    Nothing in the files is run: arrays of Python objects are left out. A file that is damaged, or
+    declares far more than it holds, is skipped with a sentence. Of every walk the losses,
     norms, angles and step lengths are as recorded; its level is the loss evaluated at the first
     step. What was not recorded is NaN: points from which a correction started, the last point's
     values but its norm, and the time.

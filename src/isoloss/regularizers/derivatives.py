@@ -171,7 +171,7 @@ class _InputGradient:
 
 
 def _outputs(evaluation: Autograd, chunk: Chunk) -> Tensor:
-    outputs = evaluation.forward(chunk)
+    outputs = evaluation.forward(chunk, by_inputs=True)
     if not isinstance(outputs, Tensor) or len(outputs) != chunk.examples:
         raise InputError(
             "input_gradient needs a model whose outputs are one tensor with the examples along "

@@ -90,9 +90,7 @@ def decay_history(epochs: pd.DataFrame, *, title: str = "", metric: str = "metri
         "squared_norm_weights": "squared norm\nwithout biases",
     }
     check_columns("epochs", epochs, "penalty", "epoch", *panels)
-    if not len(epochs) or not np.isfinite(epochs[["penalty", "epoch"]].astype(float)).all(
-        axis=None
-    ):
+    if not len(epochs) or not np.isfinite(epochs[["penalty", "epoch"]].to_numpy(float)).all():
         raise InputError(
             "epochs must hold an epoch at least, and each its number and penalty, as "
             "Results.decay_epochs returns them"

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from isoloss.arguments import check_columns, checked
+from isoloss.errors import InputError
 from isoloss.flat import Layout
 from isoloss.path import Path
 from isoloss.report.page import Table, count
@@ -164,6 +165,8 @@ def comparison_table(methods: Methods, decay: pd.DataFrame) -> pd.DataFrame:
     if len(decay):  # the runs of one group are those of one penalty, or each has chosen its own
         tables.append(decay.assign(group=DECAY, place=""))
         tables.append(chosen_per_run(decay).assign(group=FAIR, place="", penalty=math.nan))
+    if not any(map(len, tables)):
+        raise InputError("there is nothing to compare: no walk in methods, no network in decay")
     by = ["group", "place", "penalty"]
     filled = [table.dropna(axis=1, how="all") for table in tables if len(table)]
     whole = pd.concat(filled).reindex(columns=[*by, *QUANTITIES])

@@ -18,7 +18,8 @@ from rich.table import Table
 
 from isoloss import __version__
 from isoloss.disk import ResultsError, StorageError, move_aside, sentence_of
-from isoloss.errors import IsolossError, printable
+from isoloss.errors import IsolossError, one_line, printable
+from isoloss.evaluation.failures import of_the_device
 from isoloss.outcome import Outcome
 from isoloss.path import Row
 from isoloss.progress import columns
@@ -216,6 +217,11 @@ class Run(ABC):
     def failed(self, error: Exception) -> News:
         """The last news of a run that an error ended."""
         what = str(error) if isinstance(error, IsolossError) else sentence_of(error)
+        if what is None and of_the_device(error):
+            what = (
+                f"{self.config().get('device')} failed ({one_line(error)}); run the same command "
+                f"again to continue from the last checkpoint"
+            )
         what = what or f"{type(error).__name__}: {error}"
         return News(self.index, "done", ending=what, failed=True)
 

@@ -38,8 +38,8 @@ from isoloss.walking import traverse
 Subject = Experiment | Project
 """What a run walks; it is sent to the process of each run."""
 
-SIDE_BY_SIDE = 8
-"""Walks that share a GPU and a process at one time."""
+SIDE_BY_SIDE = 1
+"""Walks that share a GPU and a process at one time; several have not been tried on a card yet."""
 
 NO_STEPS = {"start", "correct"}  # kinds of rows that are no progress
 
@@ -133,7 +133,9 @@ class WalkRun(Run):
         """Walk side by side, in threads, where the kernels are the same for all."""
         runs = [cast("WalkRun", contact.run) for contact in contacts]
         regularizers = {run.settings.level.regularizer for run in runs}
-        if len(runs) < 2 or regularizers != {"squared_norm"}:  # others choose kernels as they go
+        if min(len(runs), SIDE_BY_SIDE) < 2 or regularizers != {
+            "squared_norm"
+        }:  # others choose kernels as they go
             yield from super().work_all(contacts)
             return
         device = torch.device(runs[0].settings.device)

@@ -89,7 +89,7 @@ def _newton(grad: Tensor, pairs: Sequence[Pair], sign: float) -> tuple[Tensor, b
     for step, change in reversed(pairs):
         bent = sign * inner(step, change).item()
         size = inner(change, change).item()
-        if not bent > 1e-10 * math.sqrt(size * inner(step, step).item()):
+        if size == 0 or not bent > 1e-10 * math.sqrt(size * inner(step, step).item()):
             continue
         scale = scale if used else bent / size
         share = inner(step, ahead).item() / bent
