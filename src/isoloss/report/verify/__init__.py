@@ -16,14 +16,14 @@ from isoloss.errors import InputError, IsolossError, said
 from isoloss.files import OUTCOME, Ending, read_ending
 from isoloss.path import POINTS, Path
 from isoloss.report.chapter import FILES, read_runs, report_tables, runs_section
-from isoloss.report.page import CHAPTER, PAGE, load_chapter, load_image, page_text, plotly_js
-from isoloss.report.tables import equivalent_penalty
+from isoloss.report.page import CHAPTER, PAGE, Table, load_chapter, load_image, page_text, plotly_js
+from isoloss.report.tables import Runs, equivalent_penalty
 from isoloss.report.verify.checks import NOT_DONE as NOT_DONE
 from isoloss.report.verify.checks import Check, facts
 from isoloss.report.verify.decay import decay_checks
 from isoloss.report.verify.walks import walk_checks
 from isoloss.report.walks import walks_table
-from isoloss.store import Decay, load_decay, open_results
+from isoloss.store import Decay, Results, load_decay, open_results
 from isoloss.store.folder import (
     EPOCHS,
     LEFT_OUT,
@@ -85,8 +85,10 @@ def check_reports(top: FilePath) -> Iterator[Check]:
             refuse_links(top, file)
             refuse_links_in(file)
             if file != page:
-                yield from _check_report(file, name)
-            elif legible:  # a chapter that is not makes no page
+                checks = list(_check_report(file, name))
+                yield from checks
+                legible &= not any(one.problem for one in checks if one.what == CHAPTER)
+            elif legible:  # wrong chapters make no page
                 yield from _check_page(file, name)
         except Exception as error:
             legible = False
@@ -107,16 +109,26 @@ def _check_report(folder: FilePath, name: str) -> Iterator[Check]:
             found = "another" if wrong else "the same"
             yield Check(name, file, found, "the same", f"{wrong}; {again}" if wrong else "")
     if (folder / CHAPTER).exists():
+        yield from facts(name, CHAPTER, list(_chapter(folder, results, runs, shown)), "the same")
+
+
+def _chapter(folder: FilePath, results: Results, runs: Runs, shown: list[Table]) -> Iterator[str]:
+    """Where a chapter is not that of these runs, or a figure not the one that was drawn for it."""
+    try:
         chapter = load_chapter(folder)
         for picture in chapter.pictures:
             load_image(folder, picture)
-        right = [*runs_section(results, runs).tables, walks_table(runs)] if runs.methods else []
-        tables = [table for section in chapter.sections for table in section.tables]
-        pairs = zip_longest(tables, [*right, *shown])
-        other = next((one or made for one, made in pairs if one != made), None)
-        wrong = [] if other is None else [f"holds other numbers of '{other.title}' than these runs"]
-        wrong = [f"{folder / CHAPTER} {one}; {again}" for one in wrong]
-        yield from facts(name, CHAPTER, wrong, "the same")
+    except ResultsError as error:
+        yield str(error)
+        return
+    right = [*runs_section(results, runs).tables, walks_table(runs)] if runs.methods else []
+    tables = [table for section in chapter.sections for table in section.tables]
+    pairs = zip_longest(tables, [*right, *shown])
+    if other := next((one or made for one, made in pairs if one != made), None):
+        yield (
+            f"{folder / CHAPTER} holds other numbers of '{other.title}' than these runs; run "
+            f"'isoloss report {folder.name}' again"
+        )
 
 
 def _check_page(page: FilePath, name: str) -> Iterator[Check]:
