@@ -99,7 +99,10 @@ def _check_report(folder: FilePath, name: str) -> Iterator[Check]:
     results = open_results(folder.parent.parent)
     again = f"run 'isoloss report {folder.name}' again"
     there = [file for file in FILES if (folder / file).exists()]
-    if not there and not (folder / CHAPTER).exists():
+    chapter = (folder / CHAPTER).exists()
+    if damage := _figures(folder) if chapter else "":
+        yield from facts(name, CHAPTER, [damage])
+    if not there and (damage or not chapter):
         return
     runs = read_runs(results, folder.name)
     shown, made = report_tables(runs)
@@ -108,21 +111,24 @@ def _check_report(folder: FilePath, name: str) -> Iterator[Check]:
             wrong = _other_table(folder / file, made.get(file))
             found = "another" if wrong else "the same"
             yield Check(name, file, found, "the same", f"{wrong}; {again}" if wrong else "")
-    if (folder / CHAPTER).exists():
-        yield from facts(name, CHAPTER, list(_chapter(folder, results, runs, shown)), "the same")
+    if chapter and not damage:
+        yield from facts(name, CHAPTER, list(_numbers(folder, results, runs, shown)), "the same")
 
 
-def _chapter(folder: FilePath, results: Results, runs: Runs, shown: list[Table]) -> Iterator[str]:
-    """Where a chapter is not that of these runs, or a figure not the one that was drawn for it."""
+def _figures(folder: FilePath) -> str:
+    """What is wrong with a chapter as a file, or with its figures; empty where they are whole."""
     try:
-        chapter = load_chapter(folder)
-        for picture in chapter.pictures:
+        for picture in load_chapter(folder).pictures:
             load_image(folder, picture)
     except ResultsError as error:
-        yield str(error)
-        return
+        return str(error)
+    return ""
+
+
+def _numbers(folder: FilePath, results: Results, runs: Runs, shown: list[Table]) -> Iterator[str]:
+    """Where a chapter is not that of these runs."""
     right = [*runs_section(results, runs).tables, walks_table(runs)] if runs.methods else []
-    tables = [table for section in chapter.sections for table in section.tables]
+    tables = [table for section in load_chapter(folder).sections for table in section.tables]
     pairs = zip_longest(tables, [*right, *shown])
     if other := next((one or made for one, made in pairs if one != made), None):
         yield (
