@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
@@ -316,23 +315,24 @@ def products(rows: Tensor, vector: Tensor) -> Tensor:
     return torch.stack([torch.mv(part, piece) for part, piece in pieces]).double().sum(0)
 
 
-def less(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    """a - share b with a number, shape (), of which NaN counts as 0; a GPU need not fetch it."""
+def less(a: Tensor, b: Tensor, over: Tensor, under: Tensor) -> Tensor:
+    """a - (over / under) b, of numbers that a GPU need not fetch; a where under is 0."""
     if a.device.type == "cpu":
-        alpha = share.item()
-        return a.sub(b, alpha=0.0 if math.isnan(alpha) else alpha)
-    return torch.addcmul(a, b, torch.where(share.isnan(), 0.0, share).to(a.dtype), value=-1)
+        bottom = under.item()
+        return a.sub(b, alpha=over.item() / bottom if bottom > 0 else 0.0)
+    share = torch.where(under > 0, over.double() / under.double(), 0.0)
+    return torch.addcmul(a, b, share.to(a.dtype), value=-1)
 
 
-def fetched(*tensors: Tensor) -> list[NDArray[np.float64]]:
-    """Numbers and vectors as arrays, all in one copy from a GPU."""
+def fetched(*tensors: Tensor) -> list[Any]:
+    """Numbers as floats and vectors as arrays of float64, all in one copy from a GPU."""
     if all(tensor.device.type == "cpu" for tensor in tensors):
-        return [tensor.detach().double().numpy() for tensor in tensors]
+        return [t.detach().double().numpy() if t.ndim else t.item() for t in tensors]
     device = next(tensor.device for tensor in tensors if tensor.device.type != "cpu")
     flat = [tensor.detach().to(device, torch.float64).flatten() for tensor in tensors]
     ends = np.cumsum([tensor.numel() for tensor in tensors])[:-1]
     pieces = np.split(torch.cat(flat).cpu().numpy(), ends)
-    return [piece.reshape(t.shape) for piece, t in zip(pieces, tensors, strict=True)]
+    return [p if t.ndim else p.item() for p, t in zip(pieces, tensors, strict=True)]
 
 
 def fixed(model: Model) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -163,6 +164,7 @@ class Objective:
         if not small:
             rows = rows[:used]
         numbers = np.zeros(1 + len(rows))
+        logs = origin.loss is not None  # all along a walk
         numbers[0], numbers[1 : used + 1] = origin.loss or 0.0, shares
         given = (
             torch.from_numpy(numbers).to(problem.device),
@@ -173,19 +175,21 @@ class Objective:
         )
         before = problem.evaluations
         if small:
-            self._replayed = self._replayed or Replayed(self._packed, problem.device)
+            if self._replayed is None:
+                self._replayed = Replayed(partial(self._packed, logs), problem.device)
             *vectors, together = self._replayed(*given)
-            found = list(together.cpu().numpy())
+            array = together.cpu().numpy()
+            found = array[: NUMBERS + 2].tolist()
+            products = array[NUMBERS + 2 :][:used]
         else:
-            vectors, several = self._try(*given)
+            vectors, several = self._try(logs, *given)
             *found, products = fetched(*several)
-            found += list(products)
         # to record takes further ones
         problem.evaluations = before + self._each
         self.evaluations += self._each
         point = self._seen(_point(vectors, found))
-        distance, square, *products = found[NUMBERS : NUMBERS + 2 + used]
-        return point, Change(vectors[-1], float(square), np.array(products), float(distance))
+        distance, square = found[NUMBERS:]
+        return point, Change(vectors[-1], square, products, distance)
 
     @property
     def rough(self) -> bool:
@@ -213,30 +217,35 @@ class Objective:
         value, r = self.regularizer.value_and_grad(theta)
         r = inside(self.problem).walked(r)
         self._each = self.problem.evaluations - before
-        gg, rr, rg = (inner(a, b).double() for a, b in ((g, g), (r, r), (r, g)))
-        tangent = less(r, g, rg / gg)
+        gg, rr, rg = (inner(a, b) for a, b in ((g, g), (r, r), (r, g)))
+        tangent = less(r, g, rg, gg)
         numbers = (loss, value, gg, rr, rg, inner(tangent, tangent), inner(theta, theta))
         return (theta, g, r, tangent), numbers
 
     def _try(
-        self, numbers: Tensor, place: Tensor, grad: Tensor, home: Tensor, rows: Tensor
+        self,
+        logs: bool,
+        numbers: Tensor,
+        place: Tensor,
+        grad: Tensor,
+        home: Tensor,
+        rows: Tensor,
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The same for a trial, `numbers` being the origin's loss, 0 for none, and the shares."""
+        """The same for a trial, `numbers` being the origin's loss and the shares of rows."""
         theta = torch.addmv(place, rows.t(), numbers[1:].to(rows.dtype))
         vectors, found = self._measure(theta, self.problem.rough)
-        share = torch.where(numbers[0] == 0, 1.0, found[0] / numbers[0])
-        change = less(vectors[1], grad, share)
+        change = less(vectors[1], grad, found[0], numbers[0]) if logs else vectors[1] - grad
         also = (torch.dist(theta, home), inner(change, change), products(rows, change))
         return (*vectors, change), (*found, *also)
 
-    def _packed(self, *given: Tensor) -> tuple[Tensor, ...]:
-        vectors, found = self._try(*given)
+    def _packed(self, logs: bool, *given: Tensor) -> tuple[Tensor, ...]:
+        vectors, found = self._try(logs, *given)
         return *vectors, torch.cat([number.double().flatten() for number in found])
 
 
 def _point(vectors: Sequence[Tensor], found: Sequence[Any]) -> Point:
     theta, g, r, tangent, *_ = vectors
-    loss, value, gg, rr, rg, tt, size = (float(number) for number in found[:NUMBERS])
+    loss, value, gg, rr, rg, tt, size = found[:NUMBERS]
     along = rg / gg if gg > 0 else 0.0
     g_norm, r_norm, t_norm = (math.sqrt(x) for x in (gg, rr, tt))
     return Point(

@@ -33,8 +33,9 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[CpuGraph]:
     return made
 
 
-def _less(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    return torch.addcmul(a, b, torch.where(share.isnan(), 0.0, share).to(a.dtype), value=-1)
+def _less(a: Tensor, b: Tensor, over: Tensor, under: Tensor) -> Tensor:
+    share = torch.where(under > 0, over.double() / under.double(), 0.0)
+    return torch.addcmul(a, b, share.to(a.dtype), value=-1)
 
 
 CPU = torch.device("cpu")

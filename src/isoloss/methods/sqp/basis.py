@@ -85,7 +85,7 @@ class Basis:
         for _ in range(3):
             if seen is None:
                 square, known = fetched(inner(rest, rest), products(self._rows, rest))
-                seen = square.item(), known
+                seen = square, known
             (square, known), seen = seen, None
             left = math.sqrt(square)
             whole = whole or left
@@ -127,7 +127,8 @@ class Basis:
         In storage of its own, so that this basis stays as it is.
         """
         kept = columns.shape[1]
-        rows = Rows(torch.zeros_like(self.rows.values), kept)
+        rows = Rows(torch.empty_like(self.rows.values), kept)
+        rows.values[kept:] = 0  # a trial may multiply all rows
         torch.mm(self._like_rows(columns.T @ self.inverse), self._rows, out=rows.values[:kept])
         return Basis(rows, np.eye(kept))
 
