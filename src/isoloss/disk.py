@@ -104,7 +104,11 @@ def open_plain(file: Path, mode: str) -> BinaryIO:
     aside = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     if file.is_symlink():  # where the system knows no such flags
         raise linked(file)
-    opened = open(file, mode, opener=lambda name, flags: os.open(name, flags | aside))  # noqa: SIM115
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | aside, 0o666)  # less what the user's mask takes away
+
+    opened = open(file, mode, opener=opener)  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
         opened.close()
         raise DamagedError(f"{file} is not a regular file")

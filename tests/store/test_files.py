@@ -68,6 +68,14 @@ def test_tables_and_tensors_are_checked_against_their_stamp(tmp_path, kind):
         read(file, stamp)
 
 
+def test_files_have_the_mode_that_any_program_gives_them(tmp_path):
+    (tmp_path / "usual").touch()
+    write_json(tmp_path / "a.json", {})
+    write_table(tmp_path / "a.parquet", pd.DataFrame({"a": [1]}))
+    usual = (tmp_path / "usual").stat().st_mode
+    assert {file.stat().st_mode for file in tmp_path.iterdir()} == {usual}
+
+
 def test_a_file_is_read_once_and_what_was_hashed_is_parsed(tmp_path, monkeypatch):
     table = write_table(tmp_path / "t", pd.DataFrame({"a": [1]}))
     tensors = write_tensors(tmp_path / "s", {"t": torch.zeros(1)})
