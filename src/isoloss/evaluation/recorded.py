@@ -37,20 +37,19 @@ class Replayed:
         self._function = function
         self._device = device
         self._captured: Captured[tuple[Tensor, ...]] | None = None
-        self._checked: list[Tensor] = []  # first arguments
+        self._checked: list[Tensor] = []  # first arguments, until it is trusted
+        self._trusted = False
         self.reason = ""
 
     def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
         """What the function gives, new tensors."""
         if self.reason or capturing(self._device):  # as a part of what is recorded elsewhere
             return self._function(*given)
-        if len(self._checked) < CHECKED:
-            return self._compared(*given)
-        return self._replayed(*given)
+        return self._replayed(*given) if self._trusted else self._compared(*given)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the recording, which a copy makes anew."""
-        return {**vars(self), "_captured": None, "_checked": []}
+        return {**vars(self), "_captured": None, "_checked": [], "_trusted": False}
 
     def _replayed(self, *given: Tensor) -> tuple[Tensor, ...]:
         captured = self._captured or self._record(*given)
@@ -84,8 +83,11 @@ class Replayed:
             if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in several):
                 self.reason = "kernels change from call to call"
             self._checked.append(given[0].clone())
+        self._trusted = len(self._checked) >= CHECKED and not self.reason
         if self.reason:
-            self._captured, self._checked = None, []
+            self._captured = None
+        if self.reason or self._trusted:
+            self._checked = []
         return computed
 
     def _pays(self, *given: Tensor) -> bool:
