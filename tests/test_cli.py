@@ -201,6 +201,7 @@ def test_costs_grow_with_the_examples_and_the_test_set_counts_as_often_as_it_is_
             ["traverse", "IRIS_FF", "--set", "points_every=" + "9" * 5000],
             ["points_every of Record"],
         ),
+        (["verify", "\ud800"], ["folder cannot be", "surrogates"]),
         (["traverse", "\x1b[2J\ud800:x"], [r"got \x1b[2J\ud800:x"]),
         (["decay", "IRIS_FF", "--epochs", "9" * 20], ["epochs of DecayOptions must be less than"]),
         (

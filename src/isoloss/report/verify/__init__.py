@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from isoloss.disk import DamagedError, ResultsError, read_bytes, refuse_links, refuse_links_in
+from isoloss.disk import (
+    DamagedError,
+    ResultsError,
+    as_folder,
+    read_bytes,
+    refuse_links,
+    refuse_links_in,
+)
 from isoloss.errors import InputError, IsolossError, said
 from isoloss.files import OUTCOME, Ending, read_ending
 from isoloss.path import POINTS, Path
@@ -44,7 +51,7 @@ KINDS = ("traverse", "decay", "equivalent", "after-decay")
 
 def verify(folder: str | FilePath) -> list[Check]:
     """Check everything below a results folder, or a folder in it down to that of one run."""
-    top = FilePath(folder)
+    top = as_folder(folder)
     runs = [top] if run_index(top.name) is not None else list(_runs_below(top))
     if not runs:
         what = "holds no run" if top.exists() else "does not exist"
