@@ -219,6 +219,7 @@ def test_costs_grow_with_the_examples_and_the_test_set_counts_as_often_as_it_is_
         (["traverse", "IRIS_FF", "--checkpoint-every", "inf"], ["a finite number", "got inf"]),
         (["traverse", "IRIS_FF", "--out", "~nobody-of-that-name/x"], ["--out", "got ~nobody-of-t"]),
         (["traverse", "IRIS_FF", "--out="], ["--out", "must name a folder, got nothing"]),
+        (["traverse", "IRIS_FF", "--track", "comet"], ["unknown tracker 'comet'", "tensorboard"]),
         (["traverse", "IRIS_FF", "--wrong"], ["--wrong"]),
         (["decay", "IRIS_FF", "--penalties", "0,-1"], ["penalty", "-1"]),
         (["decay", "IRIS_FF", "--penalties", "0,,1"], ["--penalties must be numbers", "0,,1"]),

@@ -16,6 +16,7 @@ from isoloss.cli import main
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r'^```(\w+)(?: title="([\w.]+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 ECOSYSTEM = re.compile(r"^(?:import|from) (peft|torch_geometric|transformers)\b", re.MULTILINE)
+TRACKERS = re.compile(r"\btrackers\.(TensorBoard|MLflow|WandB)\(")
 
 
 def blocks(page: Path) -> list[tuple[str, str, int]]:
@@ -26,7 +27,8 @@ def blocks(page: Path) -> list[tuple[str, str, int]]:
 
 def needed(page: Path) -> set[str]:
     """The packages outside `isoloss[all]` that a page's code imports."""
-    return set(ECOSYSTEM.findall(page.read_text(encoding="utf-8")))
+    text = page.read_text(encoding="utf-8")
+    return {*ECOSYSTEM.findall(text), *map(str.lower, TRACKERS.findall(text))}
 
 
 WITH_CODE = [p for p in sorted(DOCS.rglob("*.md")) if any(b[0] == "python" for b in blocks(p))]

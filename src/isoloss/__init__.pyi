@@ -3,6 +3,7 @@ from . import losses as losses
 from . import reference as reference
 from . import regularizers as regularizers
 from . import report as report
+from . import trackers as trackers
 from . import training as training
 from .checking.check import Check as Check
 from .checking.check import check as check

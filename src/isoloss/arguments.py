@@ -37,7 +37,7 @@ WORDS = {
     "mask": "a dict of boolean tensors by the names of parameters",
     "folder": "a path such as 'results/walk'",
     "probes": "a dict of problems by name, as probes={'test': test_problem}",
-    "callback": "a function of the row just recorded",
+    "callback": "a function of the row just recorded, or a list of these",
     "Problem": "an isoloss.Problem, made of a model, a loss and data",
     "Stop": "an object such as isoloss.Stop(steps=500)",
     "Record": "an object such as isoloss.Record(points_every=10)",

@@ -103,7 +103,10 @@ def kind(value: object) -> str:
 def require_extra(module: str, extra: str) -> Any:
     """Import a module that an optional extra brings; an InputError says how to install it."""
     try:
-        return importlib.import_module(module)
+        found = importlib.import_module(module)
+        if not getattr(found, "__file__", True):  # a folder of that name, such as W&B leaves behind
+            raise ModuleNotFoundError(module)
+        return found
     except ImportError as error:
         gone = isinstance(error, ModuleNotFoundError)
         what = "is not installed" if gone else f"cannot be imported ({one_line(error)})"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from isoloss.point import Objective, OutOfTime, Tolerance
 from isoloss.problem import Problem, inside
 from isoloss.recorder import Recorder
 from isoloss.regularizers import AnyRegularizer
+from isoloss.settings import ONLY_IN_PYTHON
 from isoloss.snapshot import (
     Keeper,
     Snapshot,
@@ -38,8 +40,7 @@ from isoloss.snapshot import (
     state_class,
     walk_identity,
 )
-
-Callback = Callable[[Row], bool | None]
+from isoloss.trackers import Callback, Callbacks
 
 FIRST_STEPS = 3
 """Steps up to which a stall may come of a gradient that is wrong."""
@@ -61,7 +62,7 @@ def traverse(
     stop: Stop | None = None,
     record: Record | None = None,
     probes: Mapping[str, Problem] | None = None,
-    callback: Callback | None = None,
+    callback: Callback | Sequence[Callback] | None = None,
     checkpoint: Keeper | None = None,
     check: bool = True,
     progress: bool = True,
@@ -86,7 +87,10 @@ def traverse(
         record: What to keep; `Record()` by default.
         probes: Problems to measure along the walk, by name, for example the test set's.
         callback: Called with each row (a dict of the columns of `Path.steps`); the walk ends with
-            `Outcome.INTERRUPTED` once it returns True.
+            `Outcome.INTERRUPTED` once it returns True. If it has a method `begin`, that is called
+            first, with `walk.settings`; if it has `end`, that is called last, with the path, or
+            with None where an error ends the walk. `isoloss.trackers` has some. A list of several
+            is called in its order.
         checkpoint: Where to keep the walk while it runs, `isoloss.Checkpoint(folder)`. A walk found
             there continues from where it was, with the same bits as one never interrupted; one that
             has ended continues if `stop` now asks for more. One with other settings is refused;
@@ -103,24 +107,28 @@ def traverse(
     """
     from isoloss.progress import walk_progress  # loads rich
 
-    if callback is not None:
-        check_takes("callback", callback, "row")
+    callbacks, path = Callbacks(callback), None
     steps = walk(
         problem, start=start, level=level, regularizer=regularizer, method=method, rtol=rtol,
         atol=atol, stop=stop, record=record, probes=probes, checkpoint=checkpoint, check=check,
     )  # fmt: skip
-    with walk_progress(enabled=progress, steps=steps.stop.steps) as show:
-        try:
-            for row in steps:
-                show(row, steps.progress)
-                if callback is not None and callback(row) is True:
-                    steps.interrupt("the callback returned True")
-        except KeyboardInterrupt:
-            steps.interrupt("Ctrl-C")
     try:
-        return steps.path
-    except KeyboardInterrupt:  # in a probe of the last row
-        return steps.path
+        with walk_progress(enabled=progress, steps=steps.stop.steps) as show:
+            try:
+                callbacks.begin(steps.settings)
+                for row in steps:
+                    show(row, steps.progress)
+                    if callbacks(row):
+                        steps.interrupt("the callback returned True")
+            except KeyboardInterrupt:
+                steps.interrupt("Ctrl-C")
+        try:
+            path = steps.path
+        except KeyboardInterrupt:  # in a probe of the last row
+            path = steps.path
+        return path
+    finally:
+        callbacks.end(path)
 
 
 class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stands for
@@ -224,6 +232,16 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         ending = asked_for(self.stop, self._state, row, self.progress, seconds)
         self._ending = None if ending is None else self._told(ending)
         return row
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What determines the walk, as far as JSON can tell, for example to log it."""
+        return {
+            **self._asked,
+            "level": self._level,
+            "stop": self.stop.model_dump(exclude=ONLY_IN_PYTHON),
+            "device": str(self._problem.device),
+        }
 
     @property
     def progress(self) -> int:

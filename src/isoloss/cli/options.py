@@ -101,6 +101,9 @@ Restart = Annotated[bool, typer.Option(
 CheckpointEvery = Annotated[float, typer.Option(
     "--checkpoint-every", metavar="SECONDS", parser=_number(float, 0),
     help="Time between two checkpoints of a run.")]
+Track = Annotated[list[str] | None, typer.Option(
+    "--track", metavar="TRACKER",
+    help="Log every run to tensorboard, mlflow or wandb; may be repeated.")]
 Regularizer = Annotated[str, typer.Option(
     "--regularizer", metavar="NAME", help="Name of the regularizer, such as l1.")]
 # fmt: on

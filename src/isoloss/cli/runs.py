@@ -34,6 +34,7 @@ def traverse(
     settings: options.Pairs = None,
     restart: options.Restart = False,
     checkpoint_every: options.CheckpointEvery = 30.0,
+    track: options.Track = None,
 ) -> None:
     """Train and walk: an experiment, or a project of your own.
 
@@ -48,6 +49,8 @@ def traverse(
         WalkRun(k, seed + k, run_folder(out, subject.name, method, k), walk, checkpoint_every)
         for k in range(runs or subject.runs)
     ]
+    if track:
+        planned = [one.tracked(track) for one in planned]
     _run(f"{subject.name} {method}", subject, planned, out, restart=restart)
 
 

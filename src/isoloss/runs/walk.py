@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, cast
 
@@ -32,6 +32,7 @@ from isoloss.store.checkpoint import (
 )
 from isoloss.store.folder import CHECKPOINT, save_walk
 from isoloss.subject import Start
+from isoloss.trackers import Tracker, tracker_of_run
 from isoloss.training import TrainingState
 from isoloss.walking import traverse
 
@@ -108,6 +109,7 @@ class WalkRun(Run):
     settings: WalkSettings
     # where it starts instead of at the end of phase 1: a name in `config.json`, and the weights
     origin: tuple[str, Tensor] | None = None
+    trackers: tuple[Tracker, ...] = ()
 
     unit: ClassVar[str] = "steps"
     figures: ClassVar[str] = FIGURES
@@ -122,6 +124,12 @@ class WalkRun(Run):
     def total(self) -> int | None:
         """The steps that end it, where they usually do."""
         return self.settings.stop.steps if self.settings.method.takes_all_steps else None
+
+    def tracked(self, names: Sequence[str]) -> WalkRun:
+        """The same run, logged by the trackers of these names."""
+        about = {"experiment": self.settings.subject.name, "run": self.index, "seed": self.seed}
+        found = [tracker_of_run(name, self.folder, **about) for name in dict.fromkeys(names)]
+        return replace(self, trackers=tuple(found))
 
     def config(self) -> dict[str, Any]:
         """Everything that determines the run."""
@@ -156,6 +164,8 @@ class WalkRun(Run):
         start = self._start(contact)
         checkpoint = Checkpoint(self.folder / CHECKPOINT, self.checkpoint_every)
         taken = 0
+        for tracker in self.trackers:
+            tracker.tell = contact.notes.append
 
         def callback(row: Row) -> bool:
             nonlocal taken
@@ -170,7 +180,7 @@ class WalkRun(Run):
             stop=settings.stop,
             record=settings.record,
             probes=start.probes,
-            callback=callback,
+            callback=[*self.trackers, callback],
             checkpoint=checkpoint,
             progress=False,
         )
