@@ -113,9 +113,7 @@ def test_a_folder_that_was_claimed_in_the_meantime_is_left_as_it_is(tmp_path) ->
 
 
 @pytest.mark.slow
-def test_walks_side_by_side_are_those_that_are_made_alone(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("isoloss.runs.walk.SIDE_BY_SIDE", 3)
-
+def test_walks_that_share_a_process_are_those_that_are_made_alone(tmp_path) -> None:
     def made(out: Path) -> list[WalkRun]:
         settings = walk_settings(IRIS, "sqp", ["steps=4"])
         folders = [run_folder(out, "IRIS_FF", "sqp", k) for k in range(3)]

@@ -17,7 +17,6 @@ WARM_UPS = 3
 """Calls before the recording, in which libraries load kernels and take their workspaces."""
 
 _recording = threading.Lock()  # CUDA lets one thread record at a time
-_asides = threading.local()
 
 
 class UncapturableError(Exception):
@@ -40,8 +39,7 @@ class Graph(Protocol):
 
 
 class CudaGraph:
-    """A `torch.cuda.CUDAGraph`, recorded on a stream of its thread's and replayed on the current
-    one."""
+    """A `torch.cuda.CUDAGraph`, recorded on a stream of its own and replayed on the current one."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -49,7 +47,7 @@ class CudaGraph:
 
     def record(self, function: Callable[[], Result]) -> Result:
         with _recording, torch.cuda.device(self._device):
-            here, aside = torch.cuda.current_stream(), _aside(self._device)
+            here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
             aside.wait_stream(here)
             with torch.cuda.stream(aside):
                 for _ in range(WARM_UPS):
@@ -78,16 +76,6 @@ class CudaGraph:
         """Let random numbers be drawn again: a recording that failed leaves its mark on them."""
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         generator.graphsafe_set_state(generator.clone_state())
-
-
-def _aside(device: torch.device) -> torch.cuda.Stream:
-    """The stream on which a thread records. Products of all that is recorded on one stream share a
-    workspace, so what other threads replay at the same time must be recorded on another; and torch
-    hands streams out again and again, but those of high priority to nobody else."""
-    streams: dict[torch.device, torch.cuda.Stream] = vars(_asides).setdefault("streams", {})
-    if device not in streams:
-        streams[device] = torch.cuda.Stream(device, priority=-1)
-    return streams[device]
 
 
 def records(device: torch.device) -> bool:

@@ -72,13 +72,6 @@ def _products(rounded: bool) -> Generator[None]:
         setattr(products, name, before)
 
 
-def take_own_stream(device: torch.device) -> None:
-    """On a GPU, let what this thread launches wait for no other thread's kernels."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        torch.cuda.set_stream(torch.cuda.Stream(device))
-
-
 @contextmanager
 def twice_differentiable(device: torch.device) -> Generator[None]:
     """Kernels that can be differentiated twice: plain attention, on CUDA plain recurrent layers."""

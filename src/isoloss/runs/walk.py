@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, cast
@@ -13,14 +12,13 @@ from pydantic import Field
 from torch import Tensor
 
 from isoloss.errors import unknown
-from isoloss.evaluation.arithmetic import reproducible, take_own_stream
 from isoloss.experiments import Experiment
 from isoloss.methods import Method
 from isoloss.path import Path, Record, Row, Stop
 from isoloss.progress import FIGURES
 from isoloss.projects import Project
 from isoloss.regularizers import REGULARIZERS
-from isoloss.runs.run import Contact, Interrupted, News, Run
+from isoloss.runs.run import Contact, News, Run
 from isoloss.settings import ONLY_IN_PYTHON, Count, Settings, override, parse_pairs
 from isoloss.store import Results, run_folder
 from isoloss.store.checkpoint import (
@@ -38,9 +36,6 @@ from isoloss.walking import traverse
 
 Subject = Experiment | Project
 """What a run walks; it is sent to the process of each run."""
-
-SIDE_BY_SIDE = 1
-"""Walks that share a GPU and a process at one time; several have not been tried on a card yet."""
 
 NO_STEPS = {"start", "correct"}  # kinds of rows that are no progress
 
@@ -135,29 +130,6 @@ class WalkRun(Run):
         """Everything that determines the run."""
         start = {} if self.origin is None else {"start": self.origin[0]}
         return {**super().config(), **start}
-
-    @classmethod
-    def work_all(cls, contacts: Sequence[Contact]) -> Iterator[News]:
-        """Walk side by side, in threads, where the kernels are the same for all."""
-        runs = [cast("WalkRun", contact.run) for contact in contacts]
-        regularizers = {run.settings.level.regularizer for run in runs}
-        if min(len(runs), SIDE_BY_SIDE) < 2 or regularizers != {
-            "squared_norm"
-        }:  # others choose kernels as they go
-            yield from super().work_all(contacts)
-            return
-        device = torch.device(runs[0].settings.device)
-
-        def walk(run: WalkRun, contact: Contact) -> News:
-            if contact.stopping:
-                return contact.ended_by(Interrupted())
-            return contact.end(partial(run._work, contact))
-
-        threads = ThreadPoolExecutor(SIDE_BY_SIDE, initializer=partial(take_own_stream, device))
-        with reproducible(device), threads:
-            pairs = zip(runs, contacts, strict=True)
-            for done in as_completed([threads.submit(walk, *pair) for pair in pairs]):
-                yield done.result()
 
     def _work(self, contact: Contact) -> News:
         settings = self.settings
