@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import torch
 
-from isoloss.checking import why_not_finite
+from isoloss.checking import why_not_finite, with_cause
 from isoloss.methods import State
 from isoloss.outcome import Ending, Outcome
 from isoloss.path import Row, Stop
 from isoloss.point import Objective
+
+FIRST_STEPS = 3
+"""Steps up to which a stall may come of a gradient that is wrong."""
 
 BOUNDLESS = 1e6
 """A regularizer that has fallen by so many times its size probably has no least value."""
@@ -42,7 +45,14 @@ def out_of_time(seconds: float, state: State) -> Ending:
 
 
 def told(
-    ending: Ending, objective: Objective, state: State, *, level: float, first: float, points: int
+    ending: Ending,
+    objective: Objective,
+    state: State,
+    *,
+    level: float,
+    first: float,
+    points: int,
+    steps: int,
 ) -> Ending:
     """An ending with what the whole walk tells of it.
 
@@ -53,6 +63,7 @@ def told(
         level: The loss to hold.
         first: The regularizer at the start.
         points: Points on the level set so far.
+        steps: Steps so far, corrections not counted.
 
     Returns:
         The ending, with another outcome where that is truer.
@@ -69,6 +80,8 @@ def told(
     nothing = torch.finfo(point.theta.dtype).eps * abs(first)
     if outcome is Outcome.STALLED and abs(point.regularizer) <= nothing:
         return _without_slope(f"{went}, which is 0 to rounding")
+    if outcome is Outcome.STALLED and steps <= FIRST_STEPS:
+        return with_cause(ending, objective.problem, point.theta)
     if outcome is Outcome.NON_FINITE and objective.stray is not None:
         why, remedy = why_not_finite(objective, objective.stray)
         return replace(ending, detail="; ".join(filter(None, (ending.detail, why))), remedy=remedy)

@@ -247,7 +247,7 @@ class Problem:
             return value, self._inside.walked(grad)
 
     def rough(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """As `loss_and_grad`, the loss too in the problem's `precision`: a third less time.
+        """As `loss_and_grad`, the loss too in the problem's `precision`, without a pass for it.
 
         Args:
             theta: Shape (size,).

@@ -18,7 +18,6 @@ from isoloss.checking import (
     check_memory,
     check_start,
     check_tolerance,
-    with_cause,
 )
 from isoloss.endings import asked_for, out_of_time, told
 from isoloss.errors import InputError, check_takes
@@ -41,9 +40,6 @@ from isoloss.snapshot import (
     walk_identity,
 )
 from isoloss.trackers import Callback, Callbacks
-
-FIRST_STEPS = 3
-"""Steps up to which a stall may come of a gradient that is wrong."""
 
 TAKEN = {"level", "step", "arc", "kkt", "angle"}
 """No names of probes: their columns would be the walk's own."""
@@ -218,8 +214,6 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         if self._ending is None and self._state.ending is not None:
             self._ending = self._state.ending
             self._unkept = self._now() if self._checkpoint is not None else None
-            if self._ending.outcome is Outcome.STALLED and self.progress <= FIRST_STEPS:
-                self._ending = with_cause(self._ending, self._problem, self._state.point.theta)
         if self._ending is not None:
             raise StopIteration
         if self._checkpoint is not None:
@@ -301,6 +295,7 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
             level=self._level,
             first=recorder.rows[0]["regularizer"],
             points=recorder.points,
+            steps=recorder.progress,
         )
 
     def _keep(self, keeper: Keeper) -> None:

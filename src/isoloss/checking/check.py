@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from isoloss import __version__
 from isoloss.arguments import check_fields, checked, whole
+from isoloss.checking.exact import in_float64
 from isoloss.checking.function import check_function, relative_noise
 from isoloss.data import leaves
 from isoloss.errors import IsolossError, one_line
@@ -97,7 +98,7 @@ def check(
     function = _function(problem, theta)
     rows.append(function)
     if function.status == OK and all(row.status != FAILED for row in rows):
-        judge = _in_float64(problem, theta)
+        judge = in_float64(problem, theta, _judge) or problem
         rows += _loss_gradient(problem, judge, theta, seed)
         rows += _regularizer_gradient(regularizer, problem, judge, theta, seed)
         rows.append(_noise(problem, theta))
@@ -153,15 +154,9 @@ def _function(problem: Problem, theta: Tensor) -> Finding:
     )
 
 
-def _in_float64(problem: Problem, theta: Tensor) -> Problem:
-    """The problem in float64; as it is where the model cannot be computed so."""
-    if problem.dtype == torch.float64:
-        return problem
-    exact = problem.with_dtype(torch.float64)
-    try:
-        exact.loss_and_grad(theta.double())
-    except Exception:  # the model holds float32 tensors of its own
-        return problem
+def _judge(exact: Problem, theta: Tensor) -> Problem:
+    """The problem in float64, once its gradient was computed."""
+    exact.loss_and_grad(theta)
     return exact
 
 

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from isoloss.checking.exact import in_float64
 from isoloss.errors import InputError
 from isoloss.point import Objective, Point, Tolerance
 from isoloss.problem import Problem, inside
@@ -54,16 +55,16 @@ def why_not_finite(objective: Objective, theta: Tensor) -> tuple[str, str]:
             return f"the loss is {loss.item()}, though that of no example is", ""
         others = f", as those of {len(bad) - 1} more are" if len(bad) > 1 else ""
         what = f"the loss of example {bad[0]} is {losses[bad[0]].item()}{others}"
-        exact = _in_float64(problem, theta)
-        if exact is not None and math.isfinite(exact[0]):
-            return f"{what}; in float64 the mean is {exact[0]:.6g}", OVERFLOW
+        exact = in_float64(problem, theta, Problem.loss)
+        if exact is not None and exact.isfinite():
+            return f"{what}; in float64 the mean is {exact.item():.6g}", OVERFLOW
         return what, (
             f"Look at example {bad[0]}, take it out of the data, or keep its loss finite, as by an "
             f"epsilon within a logarithm or a root."
         )
     grad = problem.loss_and_grad(theta)[1]
     if not grad.isfinite().all():
-        exact = _in_float64(problem, theta)
+        exact = in_float64(problem, theta, Problem.loss_and_grad)
         what = f"the gradient of the loss is not finite in {_where(problem, grad)}"
         if exact is not None and exact[1].isfinite().all():
             return f"{what}; in float64 it is", OVERFLOW
@@ -91,14 +92,3 @@ def _where(problem: Problem, flat: Tensor) -> str:
     """The first parameter with an entry that is not finite."""
     named = inside(problem).network.layout.named(flat)
     return next(repr(name) for name, part in named.items() if not part.isfinite().all())
-
-
-def _in_float64(problem: Problem, theta: Tensor) -> tuple[float, Tensor] | None:
-    """Loss and gradient in float64, where the problem is in another type and has them."""
-    if problem.dtype == torch.float64:
-        return None
-    try:
-        loss, grad = problem.with_dtype(torch.float64).loss_and_grad(theta.double())
-    except (InputError, RuntimeError):  # a model that insists on its own type
-        return None
-    return loss.item(), grad

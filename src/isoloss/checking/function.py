@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
 from isoloss.checking.estimates import warn_of_estimates
+from isoloss.checking.exact import in_float64
 from isoloss.checking.leftovers import check_fresh, check_inputs, versions
 from isoloss.checking.words import listed, named
 from isoloss.data import Chunk, leaves, random_state_kept
@@ -150,17 +151,6 @@ def _refuse_random(problem: Problem, first: Tensor, second: Tensor) -> None:
     raise InputError(f"{start}; remove what is random in the loss function")
 
 
-def _in_float64(problem: Problem, theta: Tensor) -> tuple[Problem, Tensor] | None:
-    """The problem in float64 with its examples' losses; None where it is or cannot be."""
-    if problem.dtype == torch.float64:
-        return None
-    exact = problem.with_dtype(torch.float64)
-    try:
-        return exact, _losses(exact, theta.double())
-    except Exception:  # the model holds float32 tensors of its own
-        return None
-
-
 def _check_order(problem: Problem, losses: Tensor, tolerance: Tolerance, theta: Tensor) -> None:
     start, own = 0, inside(problem)
     for chunk in own.chunks:
@@ -187,9 +177,9 @@ def _check_order(problem: Problem, losses: Tensor, tolerance: Tolerance, theta: 
     far = (together - alone).abs() > relative * (mean + together.abs())
     if not far.any():
         return
-    exact = _in_float64(problem, theta)
+    exact = in_float64(problem, theta, lambda judge, x: (judge, _losses(judge, x)))
     if exact is not None:  # where rounding cannot be what sets them apart
-        _check_order(exact[0], exact[1], tolerance, theta.double())
+        _check_order(*exact, tolerance, theta.double())
         return
     k = int(far.nonzero()[0])
     modules = mixing(problem, chunk, few, rows, relative)
@@ -218,9 +208,8 @@ def relative_noise(problem: Problem, theta: Tensor) -> float:
         return math.inf
     eps = torch.finfo(problem.dtype).eps
     if problem.dtype == torch.float32:
-        try:
-            exact = _weighted(problem.with_dtype(torch.float64), theta.double())
-        except Exception:  # the model holds float32 tensors of its own
+        exact = in_float64(problem, theta, _weighted)
+        if exact is None:
             return eps
         differences = losses - exact
         # the sum's own error; were those of the examples independent, the root of their squares
