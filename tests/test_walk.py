@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from typing import Any
 
@@ -21,7 +22,9 @@ from tests.problems import (
 )
 from torch import Tensor, nn
 
+import isoloss
 from isoloss import SQP, Outcome, Paper, Path, Problem, Record, Stop, check, traverse
+from isoloss.methods.sqp.basis import Rows
 from isoloss.path import Row
 
 LIVELY = Paper(smallest_step=1e-2, largest_step=0.05, corrector_step=2e-6, max_corrections=200)
@@ -535,3 +538,15 @@ def test_infinite_entries_of_a_mask_are_no_reason_to_refuse() -> None:
         parameters={"w": normal(3, 3, seed=2), "v": normal(3, 2, seed=3)},
     )  # fmt: skip
     assert len(walk(problem, stop=Stop(steps=3)).points) > 1
+
+
+def test_a_walk_lets_go_of_the_bases_that_it_has_left() -> None:
+    gc.collect()
+    before = {id(one) for one in gc.get_objects() if type(one) is Rows}
+    stop = Stop(evaluations=80, kkt_residual=1e-12)
+    steps = isoloss.walk(classifier().problem(), method=SQP(memory=16), stop=stop)
+    evaluations = [row["evaluations"] for row in steps]
+    assert evaluations[-1] > 40  # the basis was full more than once
+    gc.collect()
+    alive = [one for one in gc.get_objects() if type(one) is Rows and id(one) not in before]
+    assert len(alive) == 1

@@ -449,3 +449,14 @@ def test_a_smaller_model_keeps_where_phi_and_a_learned_regularizer_bend_most(lea
         direction = basis.combine(turn[:, k]).numpy()
         kept = direction @ unfolded(smaller, smaller.curvature) @ direction
         assert kept == pytest.approx(curves[k], rel=1e-9)
+
+
+def test_rows_that_a_smaller_basis_does_not_use_are_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial may multiply all rows, and new memory may hold NaN."""
+    basis = Basis.empty(6, torch.zeros(9))
+    for k in range(4):
+        _, basis = basis.coordinates(torch.eye(9)[k] + 0.1)
+    monkeypatch.setattr(torch, "empty_like", lambda t: torch.full_like(t, torch.nan))
+    smaller = basis.turned(np.eye(4)[:, :2])
+    assert smaller.rows.values[:2].isfinite().all()
+    assert not smaller.rows.values[2:].any()
