@@ -542,7 +542,8 @@ def test_infinite_entries_of_a_mask_are_no_reason_to_refuse() -> None:
 
 def test_a_walk_lets_go_of_the_bases_that_it_has_left() -> None:
     gc.collect()
-    before = {id(one) for one in gc.get_objects() if type(one) is Rows}
+    others = [one for one in gc.get_objects() if type(one) is Rows]  # held, with their ids
+    before = {id(one) for one in others}
     stop = Stop(evaluations=80, kkt_residual=1e-12)
     steps = isoloss.walk(classifier().problem(), method=SQP(memory=16), stop=stop)
     evaluations = [row["evaluations"] for row in steps]
