@@ -24,6 +24,7 @@ from .regularizers import GroupLasso as GroupLasso
 from .regularizers import HessianTrace as HessianTrace
 from .regularizers import InputGradient as InputGradient
 from .regularizers import NuclearNorm as NuclearNorm
+from .regularizers import Outputs as Outputs
 from .regularizers import PathNorm as PathNorm
 from .regularizers import SquaredNorm as SquaredNorm
 from .regularizers import maximize as maximize

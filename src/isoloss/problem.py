@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -308,6 +308,22 @@ class Problem:
         with self._evaluating():
             self.evaluations += evaluations
             return self._inside.autograd.sum_of(theta, name, term)
+
+    def of_outputs(
+        self, theta: Tensor, evaluation: Autograd, function: Callable[[Any], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """A function of the model's outputs on other inputs, for regularizers; not counted.
+
+        Args:
+            theta: Shape (size,).
+            evaluation: Of this problem's network, on these inputs.
+            function: From the outputs for all inputs to a differentiable number of shape ().
+
+        Returns:
+            The number, shape (), and its gradient, shape (size,).
+        """
+        with self._evaluating():
+            return evaluation.of_outputs(theta, function)
 
     def evaluate(self, theta: Tensor) -> tuple[float, float]:
         """Loss and metric at a point, from one pass over the data.

@@ -179,6 +179,9 @@ def _of_regularizers(w: World) -> list[Call]:
         Call("GroupLasso", bound(isoloss.GroupLasso), {"smoothing": 1e-2}),
         Call("NuclearNorm", bound(isoloss.NuclearNorm), {"smoothing": 1e-2}),
         Call("HessianTrace", bound(isoloss.HessianTrace), {"probes": 2, "seed": 0}),
+        Call("Outputs", lambda **given: isoloss.Outputs(**given).bind(w.problem), {
+            "inputs": torch.ones(2, 2), "function": torch.sum, "name": "total",
+        }),
         *(Call(f"{kind.__name__}.bind", kind().bind, {"problem": w.problem}) for kind in (
             isoloss.SquaredNorm, isoloss.L1, isoloss.GroupLasso, isoloss.NuclearNorm,
             isoloss.PathNorm, isoloss.HessianTrace, isoloss.GradientNorm, isoloss.InputGradient)),

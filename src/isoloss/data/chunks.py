@@ -206,6 +206,16 @@ class Chunks(Iterable[Chunk]):
         other._kept = list(other._placed()) if self.kept else None
         return other
 
+    def alike(self, inputs: Any) -> Chunks:
+        """Other inputs, without targets, in the same type, place and number at once."""
+        return Chunks(
+            [(inputs, None)],
+            dtype=self._dtype,
+            device=self._device,
+            size=self._size,
+            channels_last=self._channels_last,
+        )
+
     def sample(self, size: int) -> Chunks:
         """One chunk of so many examples, or of as many as one batch has; kept ones only."""
         other = self.recut(size)

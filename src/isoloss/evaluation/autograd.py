@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -47,6 +47,10 @@ class Autograd:
         self._scale = torch.tensor(1 / chunks.divisor, dtype=torch.float64, device=network.device)
         self._precision = precision
         self._checked: set[str] = set()
+
+    def on(self, chunks: Chunks) -> Autograd:
+        """The same network on other inputs, for what it gives, without a loss."""
+        return Autograd(self.network, chunks, lambda outputs, _: outputs)
 
     def outputs(self, theta: Tensor) -> Iterator[tuple[Chunk, Any]]:
         """Each chunk with what the model gives for it."""
@@ -96,6 +100,34 @@ class Autograd:
         """A quantity made of derivatives of the loss or the model, and its flat gradient."""
         self._check(theta, name, term)
         return self._sum_of(theta, name, term)
+
+    def of_outputs(self, theta: Tensor, function: Callable[[Any], Tensor]) -> tuple[Tensor, Tensor]:
+        """A function of the outputs for all examples together, shape (), and its flat gradient.
+
+        Of several chunks, outputs alone are kept, and each is differentiated in a second pass."""
+        self.network.load(theta)
+        with self._kernels():
+            first, *others = self.chunks
+            if not others:
+                value, pieces = self._slope(lambda: function(self.forward(first)))
+                return value, flatten(pieces)
+            several = [self.detached(chunk) for chunk in (first, *others)]
+            by: list[Tensor] = []
+            with torch.enable_grad():
+                value = function(_joined(several, self.chunks, by))
+                slopes = torch.autograd.grad(value, by, allow_unused=True, materialize_grads=True)
+            grad, start = torch.zeros_like(theta), 0
+            for chunk in (first, *others):
+                along = [slope[start : start + chunk.examples] for slope in slopes]
+                grad += flatten(self._slope(lambda c=chunk, s=along: self._along(c, s))[1])
+                start += chunk.examples
+            return value.detach(), grad
+
+    def _along(self, chunk: Chunk, slopes: Sequence[Tensor]) -> Tensor:
+        """The inner product of a chunk's outputs with a slope for each."""
+        outputs = [t for _, t in leaves(self.forward(chunk), "") if t.is_floating_point()]
+        pairs = zip(outputs, slopes, strict=True)
+        return torch.stack([(output * slope).sum() for output, slope in pairs]).sum()
 
     def sample(self, count: int, theta: Tensor) -> tuple[Autograd, Tensor]:
         """The same of a few examples, and theta, in float64 if the model can be computed in it."""
@@ -159,10 +191,16 @@ class Autograd:
         return reproducible(self.network.device, self._precision)
 
     def _differentiate(self, chunk: Chunk) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self._slope(lambda: self.total(chunk), self._scale)
+
+    def _slope(
+        self, made: Callable[[], Tensor], scale: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """A number computed from the network's parameters, and the gradient of scale times it."""
         with torch.enable_grad():
-            total = differentiable(self.total(chunk))
+            total = differentiable(made())
         try:
-            return total.detach(), self.network.gradients(total, self._scale)
+            return total.detach(), self.network.gradients(total, scale)
         except RuntimeError as error:
             if KEPT_GRAPH in str(error):
                 raise InputError(
@@ -172,7 +210,7 @@ class Autograd:
             if REENTRANT not in str(error):
                 raise
         self.network.accumulates = True
-        return self._differentiate(chunk)
+        return self._slope(made, scale)
 
     def _second(self, chunk: Chunk, directions: Sequence[Tensor]) -> tuple[Tensor, ...]:
         total = differentiable(self.total(chunk))
@@ -247,6 +285,24 @@ def differentiable(total: Tensor) -> Tensor:
             "for no_grad, detach, item or integers in the model and the loss"
         )
     return total
+
+
+def _joined(several: Sequence[Any], chunks: Iterable[Chunk], by: list[Tensor]) -> Any:
+    """The outputs of all chunks as those of one; `by` gets what they may be differentiated by."""
+    parts = [[tensor for _, tensor in leaves(outputs, "outputs")] for outputs in several]
+    for own, chunk in zip(parts, chunks, strict=True):
+        for tensor in own:
+            if tensor.ndim == 0 or len(tensor) != chunk.examples:
+                raise InputError(
+                    f"outputs of {chunk.examples} examples at once must have these along the first "
+                    f"axis to be joined with others, got shape {tuple(tensor.shape)}; give a "
+                    f"chunk_size of all examples to Problem"
+                )
+    whole = [torch.cat(column) for column in zip(*parts, strict=True)]
+    joined = [t.requires_grad_() if t.is_floating_point() else t for t in whole]
+    by += [tensor for tensor in joined if tensor.requires_grad]
+    rest = iter(joined)
+    return map_tensors(lambda _: next(rest), several[0])
 
 
 def losses_of(loss: ModelLoss, network: FlatNetwork, batch: Any) -> Tensor:

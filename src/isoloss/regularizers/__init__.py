@@ -12,6 +12,7 @@ from isoloss.arguments import checked
 from isoloss.errors import InputError, shown, unknown
 from isoloss.problem import Problem
 from isoloss.regularizers.derivatives import GradientNorm, HessianTrace, InputGradient
+from isoloss.regularizers.outputs import Outputs
 from isoloss.regularizers.path_norm import PathNorm
 from isoloss.regularizers.regularizer import (
     Bindable,
@@ -32,6 +33,7 @@ __all__ = [
     "HessianTrace",
     "InputGradient",
     "NuclearNorm",
+    "Outputs",
     "PathNorm",
     "Regularizer",
     "SquaredNorm",

@@ -146,7 +146,7 @@ class Differentiated:
         """R, shape (), and its gradient, shape (n,)."""
         leaf = theta.detach().requires_grad_()
         with torch.enable_grad():
-            value = self._checked(self._function(self._layout.named(leaf)))
+            value = one_number(self.name, self._function(self._layout.named(leaf)))
             grad = None
             if value.requires_grad:
                 (grad,) = torch.autograd.grad(value, leaf, allow_unused=True)
@@ -157,19 +157,20 @@ class Differentiated:
             )
         return value.detach(), grad
 
-    def _checked(self, value: Any) -> Tensor:
-        if not isinstance(value, Tensor):
-            raise InputError(
-                f"the regularizer {self.name!r} must return a tensor of shape (), computed by "
-                f"torch operations from the tensors it is given, got {kind(value)}"
-            )
-        if value.shape != () or not value.is_floating_point():
-            raise InputError(
-                f"the regularizer {self.name!r} must return one real number, shape (), for example "
-                f"with .sum(), got shape {tuple(value.shape)} of "
-                f"{str(value.dtype).removeprefix('torch.')}"
-            )
-        return value
+
+def one_number(name: str, value: Any) -> Tensor:
+    """Insist that a user's function gave one real number, a tensor of shape ()."""
+    if not isinstance(value, Tensor):
+        raise InputError(
+            f"the regularizer {name!r} must return a tensor of shape (), computed by torch "
+            f"operations from the tensors it is given, got {kind(value)}"
+        )
+    if value.shape != () or not value.is_floating_point():
+        raise InputError(
+            f"the regularizer {name!r} must return one real number, shape (), for example with "
+            f".sum(), got shape {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+        )
+    return value
 
 
 def from_function(function: Callable[[dict[str, Tensor]], Any], problem: Problem) -> Regularizer:
