@@ -57,3 +57,15 @@ def walk_progress(*, enabled: bool, steps: int) -> Generator[Callable[[Row, int]
                 display.update(task, completed=done, figures=FIGURES.format_map(row))
 
         yield show
+
+
+@contextmanager
+def count_progress(*, enabled: bool, total: int, what: str) -> Generator[Callable[[str], None]]:
+    """Count what is done of a known number, on a terminal; call what is yielded with figures."""
+    display = columns(f"of {total}")
+    if not enabled or not display.console.is_terminal:
+        yield lambda _figures: None
+        return
+    with display:
+        task = display.add_task(what, total=total, figures="")
+        yield lambda figures: display.update(task, advance=1, figures=figures)
