@@ -55,16 +55,18 @@ class Stamp:
     bytes: int
 
     @staticmethod
-    def of(content: bytes | Path) -> Stamp:
-        """The stamp of bytes, or of a file as it is now."""
+    def of(content: bytes | BinaryIO | Path) -> Stamp:
+        """The stamp of bytes, of a file that was opened, or of one as it is now."""
         if isinstance(content, bytes):
             return Stamp(hashlib.sha256(content).hexdigest(), len(content))
-        with open_plain(content, "rb") as opened:
-            digest = hashlib.file_digest(cast("Any", opened), "sha256").hexdigest()
-            return Stamp(digest, opened.tell())
+        if isinstance(content, Path):
+            with open_plain(content, "rb") as opened:
+                return Stamp.of(opened)
+        digest = hashlib.file_digest(cast("Any", content), "sha256").hexdigest()
+        return Stamp(digest, content.tell())
 
-    def check(self, file: Path, content: bytes | None = None) -> None:
-        """Insist that a file, of which the content may have been read, is the one stamped."""
+    def check(self, file: Path, content: bytes | BinaryIO | None = None) -> None:
+        """Insist that a file, which may have been read or opened, is the one stamped."""
         with reading(file):
             found = Stamp.of(file if content is None else content)
         if found.bytes != self.bytes:

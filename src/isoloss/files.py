@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from safetensors import safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor
 
 from isoloss import __version__
-from isoloss.disk import DamagedError, ResultsError, Stamp, atomically, read_bytes, reading, remove
+from isoloss.disk import (
+    DamagedError,
+    ResultsError,
+    Stamp,
+    atomically,
+    open_plain,
+    read_bytes,
+    reading,
+    remove,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,12 +118,25 @@ def read_table(file: Path, stamp: Stamp) -> pd.DataFrame:
         return cast("pd.DataFrame", opened.read().to_pandas())
 
 
-def read_tensors(file: Path, stamp: Stamp) -> dict[str, Tensor]:
-    """What `write_tensors` was given, if the file is the one stamped."""
+def read_tensors(file: Path, stamp: Stamp, *, mapped: bool = False) -> dict[str, Tensor]:
+    """What `write_tensors` was given, if the file is the one stamped; mapped, each page of it
+    is in memory only once it is used."""
+    if mapped:
+        return _mapped(file, stamp)
     with reading(file):
         loaded = load(_read(file, stamp))
         # clones, one at a time, since memory from torch is aligned
         return {name: loaded.pop(name).clone() for name in list(loaded)}
+
+
+def _mapped(file: Path, stamp: Stamp) -> dict[str, Tensor]:
+    with reading(file), open_plain(file, "rb") as opened:
+        stamp.check(file, opened)
+        with safe_open(file, "pt") as found:
+            tensors = {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118
+        if not os.path.samestat(os.fstat(opened.fileno()), file.lstat()):
+            raise DamagedError(f"{file} was replaced while it was read")
+        return tensors
 
 
 @dataclass(frozen=True)

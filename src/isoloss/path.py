@@ -272,8 +272,8 @@ def write_path(
     write_folder(folder, ending, {STEPS: path.steps, POINTS: tensors})
 
 
-def read_path(folder: FilePath) -> Path:
-    """Read what `write_path` wrote, each file once."""
+def read_path(folder: FilePath, *, mapped: bool = False) -> Path:
+    """Read what `write_path` wrote, each file once; `mapped` as in `read_tensors`."""
     if not (folder / OUTCOME).exists():
         what = f"which has no {OUTCOME}" if folder.exists() else "which is not there"
         raise InputError(
@@ -287,7 +287,7 @@ def read_path(folder: FilePath) -> Path:
         raise InputError(f"folder must hold a path, got {folder}, which holds something else")
     steps = read_table(folder / STEPS, stamps[STEPS])
     check_table(folder / STEPS, steps, [name for name in COLUMNS if name != "kind"], ["kind"])
-    tensors = read_tensors(folder / POINTS, stamps[POINTS])
+    tensors = read_tensors(folder / POINTS, stamps[POINTS], mapped=mapped)
     try:
         said = _Said.model_validate(ending)
         points, point_steps = tensors.pop("points"), tensors.pop("point_steps").tolist()

@@ -19,6 +19,7 @@ from isoloss.files import write_json, write_text
 from isoloss.path import Path
 from isoloss.report import tables
 from isoloss.report.comparison import changed, compared, comparison_section, equalized
+from isoloss.report.drawn import Drawn
 from isoloss.report.page import CHAPTER, NONE, Chapter, Section, Table, number, write_page
 from isoloss.report.tables import Methods, Runs, ends_table, on_level, run_name
 from isoloss.report.views import pca_section
@@ -86,6 +87,7 @@ def report(results: Results, experiment: str) -> Report:
     known = [*experiments.names(), *results.experiments()]
     if experiment not in known:
         raise unknown("experiment", experiment, known)
+    results = Drawn(results.folder)
     runs = read_runs(results, experiment)
     folder = report_folder(results.folder, experiment)
     refuse_links(results.folder, folder)
@@ -310,7 +312,7 @@ def _mean_of_decay(results: Results, runs: Runs) -> dict[str, Tensor]:
     chosen = np.flatnonzero(of_penalty & (runs.decay["status"] == "finished")).tolist()
     if not chosen:
         return {}
-    mean = results.decay_points(runs.experiment)[chosen].double().mean(dim=0)
+    mean = results.decay_points(runs.experiment, chosen).double().mean(dim=0)
     return {f"mean end of weight decay, penalty {MARKED_PENALTY:g}": mean}
 
 

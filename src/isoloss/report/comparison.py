@@ -13,6 +13,7 @@ import pandas as pd
 from isoloss.arguments import check_columns, checked
 from isoloss.errors import InputError
 from isoloss.path import Path
+from isoloss.report.drawn import few
 from isoloss.report.page import NONE, Section, Table, color, drawing, picture
 from isoloss.report.statistics import Array
 from isoloss.report.tables import DECAY, QUANTITIES, Methods, Runs, on_level
@@ -37,8 +38,8 @@ def comparison_scatter(
     """Test loss and metric against training loss and against squared norm.
 
     A walk is a curve from its start (hollow) to its end (full); a network of weight decay is a dot
-    colored by its penalty, and the mean of each penalty is a large dot. Walks by another
-    regularizer than the squared norm are not drawn against it.
+    colored by its penalty, and the mean of each penalty is a large dot. Of more than 50 runs, 50
+    are drawn. Walks by another regularizer than the squared norm are not drawn against it.
 
     Args:
         methods: The walks of each method, by its name.
@@ -60,7 +61,7 @@ def comparison_scatter(
             for panel, (x, x_label) in zip(row, ABSCISSAE.items(), strict=True):
                 _draw_decay(panel, decay, penalties, x, y)
                 for k, paths in enumerate(methods.values()):
-                    for path in paths:
+                    for path in few(paths):
                         _draw_walk(panel, path, x, y, k)
                 panel.set_xscale("log")
                 panel.xaxis.set_minor_formatter(NullFormatter())  # they would overlap
@@ -119,7 +120,8 @@ def _draw_decay(
     if not penalties:
         return
     colors, groups = _colors(penalties), [decay[decay["penalty"] == p] for p in penalties]
-    for shade, rows in zip(colors, groups, strict=True):
+    for shade, of_penalty in zip(colors, groups, strict=True):
+        rows = of_penalty.iloc[few(range(len(of_penalty)))]
         panel.scatter(rows[x], rows[y], s=9, color=shade, alpha=0.6, linewidths=0)
     xs, ys = np.array([(rows[x].mean(), rows[y].mean()) for rows in groups]).T
     panel.plot(xs, ys, color="0.6", linewidth=0.8, zorder=1)

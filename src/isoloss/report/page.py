@@ -122,6 +122,7 @@ class SceneRun(Part):
 
     name: str
     step: list[int]
+    position: list[float]  # share of the walk's length behind it
     values: dict[str, list[float | None]]  # by label; None where it was not measured
     scaled: list[list[float]]  # scores, a list for each component
     unscaled: list[list[float]]

@@ -20,7 +20,8 @@ from isoloss.errors import InputError
 
 Array = NDArray[np.float64]
 
-BLOCK_BYTES = 2**26  # of coordinates taken into double precision at a time
+BLOCK_BYTES = 2**25  # of coordinates taken into double precision at a time
+BATCH = 2**20  # values drawn at a time by the bootstrap
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ def summarize(values: Sequence[float] | Array) -> Summary:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # BCa is degenerate where all but one are equal
             rng = np.random.default_rng(0)
-            found: Any = stats.bootstrap((finite,), np.mean, method=method, rng=rng)
+            found: Any = stats.bootstrap(
+                (finite,), np.mean, method=method, rng=rng, batch=max(1, BATCH // runs)
+            )
         low, high = map(float, found.confidence_interval)  # of 95 %
         if np.isfinite([low, high]).all():
             return Summary(mean, std, low, high, method, runs)
@@ -106,6 +109,8 @@ class PCA:
         scaled: Whether every coordinate was divided by its standard deviation.
         counts: Number of points of each run.
         lengths: Length of each run's polygon through its points in the (scaled) space.
+        positions: How far along its run's polygon each point is, by the distances of the
+            parameters as they are, 0 to 1, shape (points,).
     """
 
     scores: Array
@@ -117,6 +122,7 @@ class PCA:
     scaled: bool
     counts: list[int]
     lengths: Array
+    positions: Array
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -210,7 +216,9 @@ def pca(points: Sequence[Tensor], *, scaled: bool = True, components: int = 10) 
     if count < 2:
         raise InputError(f"the PCA needs at least two different points, got {count}")
     mean, scale = np.zeros(n), np.ones(n)
-    gram, squares = np.zeros((count, count)), [np.zeros(k) for k in counts]
+    gram, first = np.zeros((count, count)), np.cumsum([0, *counts[:-1]])
+    plain, squares = np.zeros(count), np.zeros(count)
+    begins = np.isin(np.arange(count), first)  # no step leads from one run to the next
     for span, block in _blocks(points, n):
         if not np.isfinite(block).all():
             raise InputError("the points must be finite: some are infinite or not a number")
@@ -220,14 +228,18 @@ def pca(points: Sequence[Tensor], *, scaled: bool = True, components: int = 10) 
         middle = block.mean(axis=0)
         block -= middle
         mean[span] = origin + middle
+        steps = np.diff(block, axis=0)
+        plain[1:] += np.einsum("ij,ij->i", steps, steps)
         if scaled:
             std = block.std(axis=0)
             scale[span] = np.where(std > 0, std, 1.0)
             block /= scale[span]
+            steps /= scale[span]
+        squares[1:] += np.einsum("ij,ij->i", steps, steps)
         gram += block @ block.T
-        for square, run in zip(squares, np.split(block, np.cumsum(counts)[:-1]), strict=True):
-            steps = np.diff(run, axis=0)
-            square[1:] += np.einsum("ij,ij->i", steps, steps)
+    walked = [np.where(begins, 0.0, np.sqrt(each)) for each in (squares, plain)]
+    lengths = [run.sum() for run in np.split(walked[0], first[1:])]
+    along = [np.cumsum(run) / (run.sum() or 1.0) for run in np.split(walked[1], first[1:])]
     total = float(np.trace(gram))
     if total <= 0:
         raise InputError("the PCA needs at least two different points; all of these are the same")
@@ -246,7 +258,8 @@ def pca(points: Sequence[Tensor], *, scaled: bool = True, components: int = 10) 
         explained_variance_ratio=values / total,
         scaled=scaled,
         counts=counts,
-        lengths=np.array([np.sqrt(square).sum() for square in squares]),
+        lengths=np.array(lengths),
+        positions=np.concatenate(along),
     )
 
 

@@ -48,6 +48,9 @@ class Runs:
 
 def on_level(path: Path) -> pd.DataFrame:
     """The rows of a walk that no corrector step follows; column `progress` counts the others."""
+    if "progress" in path.steps:  # counted before rows were left out; -1 where one follows
+        kept = path.steps["progress"].to_numpy() >= 0
+        return path.steps if kept.all() else path.steps[kept]
     check_columns("steps", path.steps, "step", "kind", "evaluations", "loss", "regularizer")
     kind = path.steps["kind"].to_numpy(dtype=str)
     kept = np.append(kind[1:] != "correct", [True])[: len(kind)]
@@ -250,14 +253,14 @@ def _best(decay: pd.DataFrame, column: str) -> float:
 def _ends(method: str, path: Path) -> list[dict[str, Any]]:
     """The networks at a walk's start and end, as those of weight decay are recorded."""
     rows = on_level(path)
-    kept = dict(zip(path.point_steps, path.points, strict=True))
+    kept = {step: k for k, step in enumerate(path.point_steps)}
     found: list[dict[str, Any]] = []
     for place, at in (("start", 0), ("end", -1)):
         row: Any = rows.iloc[at]
         one = {"group": f"walk by {method}", "place": place, "train_loss": row["loss"]}
         one |= {name: row.get(name, math.nan) for name in ("test_loss", "test_metric")}
         if row["step"] in kept:
-            pieces = Layout(path.shapes).named(kept[row["step"]].double()).values()
+            pieces = Layout(path.shapes).named(path.points[kept[row["step"]]].double()).values()
             squares = [piece.square().sum().item() for piece in pieces]
             weights = [x for x, piece in zip(squares, pieces, strict=True) if piece.ndim > 1]
             one |= {"squared_norm": sum(squares), "squared_norm_weights": sum(weights)}

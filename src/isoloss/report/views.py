@@ -13,6 +13,7 @@ from isoloss.arguments import checked
 from isoloss.errors import InputError
 from isoloss.path import Path
 from isoloss.report import page
+from isoloss.report.drawn import few
 from isoloss.report.page import COLORS, Picture, Scene, SceneMark, SceneRun, Section, picture
 from isoloss.report.statistics import PCA, Array, pca
 from isoloss.report.tables import Runs, run_name
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 Ends = Mapping[str, Array]  # scores of further points, shape (components,), by their label
 VIEWS = ((1, 3), (4, 6))  # first and last component of each 3-D view
 COMPONENTS = 6  # shown in scenes
+MOST_POINTS = 600  # of all walks by a method
 
 
 @checked
@@ -49,8 +51,8 @@ def explained_variance(*pcas: PCA, title: str = "") -> Figure:
 def pca_views(pca: PCA, *, ends: Ends | None = None, title: str = "") -> Figure:
     """3-D views of components 1 to 3 and 4 to 6.
 
-    Every kept point is colored by its position along its walk; crosses are the runs' means; the
-    mean end point of the walks and the points of `ends` have marks of their own.
+    Every point is colored by how much of its walk's length lies behind it; crosses are the runs'
+    means; the mean end point of the walks and the points of `ends` have marks of their own.
 
     Args:
         pca: Of the points of walks.
@@ -61,7 +63,6 @@ def pca_views(pca: PCA, *, ends: Ends | None = None, title: str = "") -> Figure:
     views = [view for view in VIEWS if view[0] <= pca.scores.shape[1]]
     marks = {"mean end of the walks": mean_end(pca), **(ends or {})}
     edged: dict[str, Any] = {"s": 60, "edgecolor": "black", "linewidth": 0.6, "depthshade": False}
-    positions = np.concatenate([np.linspace(0.0, 1.0, kept) for kept in pca.counts])
     with page.drawing(4.4 * len(views) + 0.2, 5.4, title) as figure:
         import matplotlib as mpl
         from matplotlib.colors import ListedColormap
@@ -77,7 +78,7 @@ def pca_views(pca: PCA, *, ends: Ends | None = None, title: str = "") -> Figure:
                 axes.plot(*_three(run, first).T, color="0.6", linewidth=0.5, zorder=1)
             points = axes.scatter(
                 *_three(pca.scores, first).T,
-                c=positions,
+                c=pca.positions,
                 cmap=ListedColormap(dark_to_light),
                 vmin=0,
                 vmax=1,
@@ -104,7 +105,7 @@ def pca_views(pca: PCA, *, ends: Ends | None = None, title: str = "") -> Figure:
             points, ax=axes_3d, location="bottom", shrink=0.5, aspect=40, pad=0, ticks=[0, 0.5, 1]
         )
         bar.ax.set_xticklabels(["start", "half", "end"])
-        bar.set_label("position along the walk (kept points)")
+        bar.set_label("position along the walk, by its length")
         axes_3d[0].legend(loc="upper left", frameon=False, fontsize=8, borderaxespad=0)
         page.caption(figure, [caption(pca)])
     return figure
@@ -187,7 +188,7 @@ def _range(shares: Array) -> str:
 
 
 def pca_section(
-    runs: Runs, folder: FilePath, others: Mapping[str, Tensor], at_most: int = 3_000
+    runs: Runs, folder: FilePath, others: Mapping[str, Tensor], at_most: int = MOST_POINTS
 ) -> tuple[list[Section], list[str]]:
     """Draw the PCA of each method's walks with `others` marked, and say why methods are not in it;
     of at most so many points: more are not told apart, and cost grows with their square."""
@@ -202,10 +203,10 @@ def pca_section(
         "their end points, therefore say little; the shape of each walk is what can be read.",
     ]
     for method, paths in runs.methods.items():
-        paths = [path for path in paths if len(path.points)]
+        walked = [path for path in paths if len(path.points)]
+        paths = few(walked)
         share = max(2, at_most // max(1, len(paths)))
-        kept = [np.linspace(0, n - 1, min(n, share)) for n in (len(path.points) for path in paths)]
-        shown: list[list[int]] = [rows.round().astype(int).tolist() for rows in kept]
+        shown = [spread(path, share) for path in paths]
         points = [path.points[rows] for path, rows in zip(paths, shown, strict=True)]
         try:
             both = {name: pca(points, scaled=name == "scaled") for name in ("scaled", "unscaled")}
@@ -218,10 +219,30 @@ def pca_section(
         }
         pictures += _pictures(method, both, ends, folder, f"{runs.experiment}, {method}")
         scenes.append(_scene(method, both, ends, paths, shown))
+        if len(paths) < len(walked):
+            text.append(f"Of the {len(walked):,} runs by {method}, {len(paths)} are shown.")
         if any(len(path.points) > share for path in paths):
-            text.append(f"Of each run by {method}, {share} points evenly along the walk are shown.")
+            text.append(
+                f"Of each run by {method}, at most {share} points, spread along the walk, are shown."
+            )
     section = Section(title="Principal components", text=text, scenes=scenes, pictures=pictures)
     return [section] if scenes else [], missing
+
+
+def spread(path: Path, share: int) -> list[int]:
+    """Which of the points kept are shown, `share` at most and the ends among them: half by the
+    length of the walk, half by their number, since most lie close together at its end."""
+    steps = path.steps.set_index("step")
+    there = np.flatnonzero(np.isin(path.point_steps, steps.index))
+    count = len(there)
+    if count <= share:
+        return there.tolist()
+    along = np.linspace(0.0, 1.0, count)
+    walked = steps["arc_length"].loc[[path.point_steps[k] for k in there]].to_numpy(dtype=float)
+    if "arc_length" in steps and np.isfinite(walked).all() and walked[-1] > walked[0]:
+        along = (along + (walked - walked[0]) / (walked[-1] - walked[0])) / 2
+    chosen = np.interp(np.linspace(0.0, 1.0, share), along, np.arange(count))
+    return there[np.unique(chosen.round().astype(int))].tolist()
 
 
 def _pictures(
@@ -269,6 +290,7 @@ def _scene(
         at |= {f"mean of {run}": mean for run, mean in zip(names, means, strict=True)}
         for label, scores in at.items():
             marks.setdefault(label, {})[name] = _rounded(scores[:COMPONENTS])
+    positions = np.split(both["scaled"].positions, np.cumsum(both["scaled"].counts)[:-1])
     how_to = "Drag to rotate; point at a walk to see its step, losses and R."
     return Scene(
         title=f"Walks by {method}, to be rotated",
@@ -280,6 +302,7 @@ def _scene(
             SceneRun(
                 name=names[k],
                 step=[path.point_steps[row] for row in shown[k]],
+                position=[float(f"{at:.4g}") for at in positions[k]],
                 values=_values(path, shown[k]),
                 **{
                     name: [_rounded(scores) for scores in found.runs[k].T[:COMPONENTS]]
@@ -305,8 +328,8 @@ def _values(path: Path, rows: Sequence[int]) -> dict[str, list[float | None]]:
 
 
 def _rounded(values: Array) -> list[Any]:
-    """To six figures, since finer is not seen and the page would be larger; None if not finite."""
-    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values]
+    """To five figures, as they are shown, so that the page is small; None if not finite."""
+    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values]
 
 
 def _told(found: PCA) -> str:

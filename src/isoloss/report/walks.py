@@ -13,6 +13,7 @@ import pandas as pd
 from isoloss.arguments import checked
 from isoloss.errors import InputError, unknown
 from isoloss.path import Path
+from isoloss.report.drawn import MOST_VERTICES, few, single, thin
 from isoloss.report.page import (
     DASHES,
     Section,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 Walks = Path | Iterable[Path] | Mapping[str, Path | Iterable[Path]]
 
-MOST_VERTICES = 1500  # of a curve: more than there are pixels only make the file large
 X_LABELS = {
     "step": "step",
     "evaluations": "evaluations of loss and gradient",
@@ -174,7 +174,7 @@ def close_up(
         axes = figure.subplots()
         seen: list[Array] = [np.empty(0)]
         for k, (method, paths) in enumerate(methods.items()):
-            for path in paths:
+            for path in few(paths):
                 x, y = curve(path, column, against)
                 seen.append(y[(first <= x) & (x <= last)])
                 axes.plot(x, y, color=color(k), linewidth=0.6, alpha=0.5)
@@ -192,7 +192,8 @@ def close_up(
         _scale(axes, against, methods)
         axes.set_xlim((last, first) if against == "regularizer" else (first, last))
         axes.legend(ncols=len(methods), **LEGEND)
-        said = "Thin lines are single runs; the thick line is their mean, where all runs are"
+        lines = single(max(methods.values(), key=len))
+        said = f"Thin lines are {lines}; the thick line is the mean, where all runs are"
         caption(figure, [f"{said}, with a band of one standard deviation."])
     return figure
 
@@ -214,9 +215,11 @@ def curve(path: Path, column: str, against: str = "step") -> tuple[Array, Array]
         raise unknown("abscissa", against, X_LABELS)
     if column not in path.steps:
         raise unknown("column", column, [str(name) for name in path.steps.columns])
-    rows = on_level(path).dropna(subset=[column])
+    rows = on_level(path)
     x = rows["progress" if against == "step" else against].to_numpy(dtype=float)
     y = rows[column].to_numpy(dtype=float)
+    measured = ~np.isnan(y)
+    x, y = x[measured], y[measured]
     if against == "regularizer":
         x = -x  # it falls along the walk
     new = np.diff(np.maximum.accumulate(x), prepend=-np.inf) > 0
@@ -227,33 +230,22 @@ def curve(path: Path, column: str, against: str = "step") -> tuple[Array, Array]
 def band(
     paths: Sequence[Path], column: str, against: str = "step", *, at_most: int | None = None
 ) -> Band:
-    """Over runs at every k-th x, `at_most` and the last: step by step where all were measured;
-    against anything else, interpolated to every x at which any of them was measured."""
+    """Over runs, interpolated to every x at which any of them was measured: every k-th of these,
+    `at_most` and the last."""
     curves = [curve(path, column, against) for path in paths]
     low = max((x[0] if len(x) else np.inf for x, _ in curves), default=np.inf)
     high = min((x[-1] if len(x) else -np.inf for x, _ in curves), default=-np.inf)
-    if against == "step":
-        table = pd.concat([pd.Series(y, index=x) for x, y in curves], axis=1).dropna()
-        grid = thin(table.index.to_numpy(dtype=float), at_most)
-        values = table.loc[grid].to_numpy(dtype=float)
-    else:
-        grid = np.unique(np.concatenate([x for x, _ in curves]))
-        grid = thin(grid[(low <= grid) & (grid <= high)], at_most)
-        values = np.stack([np.interp(grid, x, y) for x, y in curves if len(x)] or [grid], axis=1)
+    grid = np.unique(np.concatenate([x for x, _ in curves]))
+    grid = thin(grid[(low <= grid) & (grid <= high)], at_most)
+    values = np.stack([np.interp(grid, x, y) for x, y in curves if len(x)] or [grid], axis=1)
     several = len(paths) > 1 and len(grid) > 0
     return Band(
         x=grid,
         mean=values.mean(axis=1),
         std=values.std(axis=1, ddof=1) if several else np.full(len(grid), np.nan),
-        beyond=[part for x, y in curves for part in _outside(x, y, low, high)],
+        beyond=[part for x, y in few(curves) for part in _outside(x, y, low, high)],
         runs=len(paths),
     )
-
-
-def thin(values: Array, at_most: int | None) -> Array:
-    """Every k-th value, no more than `at_most`, and the last."""
-    every = -(-len(values) // at_most) if at_most else 1
-    return values if every <= 1 else np.append(values[:-1:every], values[-1])
 
 
 def _outside(x: Array, y: Array, low: float, high: float) -> list[tuple[Array, Array]]:
@@ -335,12 +327,13 @@ def _caption(methods: Methods, against: str, uneven: Sequence[str]) -> list[str]
         several = f"mean over {count(len(paths))}, band of one standard deviation"
         lines.append(f"{named}: {several if len(paths) > 1 else '1 run, so no band'}.")
     if uneven:
+        thin_lines = single(max((methods[name] for name in uneven), key=len))
         lines.append(
             f"Runs of {', '.join(uneven)} differ in length: the mean ends with the shortest; "
-            f"thin lines are single runs that continue."
+            f"thin lines are {thin_lines} that continue."
             if against != "regularizer"
             else f"Runs of {', '.join(uneven)} begin and end at different R: the mean covers what "
-            f"all share; thin lines are single runs."
+            f"all share; thin lines are {thin_lines}."
         )
     return lines
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -43,6 +44,9 @@ MEASURED = (
 """Columns of both tables of weight decay."""
 
 
+MAPPED = os.name == "posix"  # elsewhere a file that is mapped cannot be replaced
+
+
 @dataclass(frozen=True)
 class Decay:
     """One run of weight decay; its networks are read when they are asked for."""
@@ -70,6 +74,15 @@ Runs = dict[str, Path | Decay | str]
 AnyRun = TypeVar("AnyRun", Path, Decay, str)
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """A run that was read."""
+
+    written: tuple[int, int, int]  # which file its `outcome.json` is, and as of when
+    weights: str  # SHA-256 of the file with its weights
+    run: Path | Decay
+
+
 def load_decay(folder: FilePath) -> Decay:
     """Read a run of weight decay; ResultsError where it failed or a file is not whole."""
     ending = read_ending(folder)
@@ -81,7 +94,7 @@ def load_decay(folder: FilePath) -> Decay:
     try:
         members, epochs = (read_table(folder / name, stamps[name]) for name in (MEMBERS, EPOCHS))
         points, seed = stamps[POINTS], ending.about["config"]["seed"]
-        ends = read_tensors(folder / POINTS, points)["ends"]
+        ends = read_tensors(folder / POINTS, points, mapped=MAPPED)["ends"]
     except KeyError as error:
         raise DamagedError(f"{folder} holds no run of weight decay: it has no {error}") from error
     check_table(folder / MEMBERS, members, [*MEASURED, "lost_epoch"], ["status"])
@@ -97,8 +110,10 @@ class Results:
     """A results folder.
 
     What is read of an experiment is kept, so that no file is read twice, until another experiment
-    is asked for or the run is done again. Methods take the name of an experiment, for example
-    `"IRIS_FF"`, and that of a method, for example `"paper"`.
+    is asked for or the run is done again. The weights of walks take memory only once they are
+    used: they are mapped from their files, which must not be overwritten in place meanwhile (no
+    command does). Methods take the name of an experiment, for example `"IRIS_FF"`, and that of a
+    method, for example `"paper"`.
 
     Args:
         folder: What was given to `--out`.
@@ -107,7 +122,7 @@ class Results:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = as_folder(folder)
         self._experiment = ""
-        self._kept: dict[FilePath, tuple[dict[str, Any], Path | Decay]] = {}
+        self._kept: dict[FilePath, _Kept] = {}
 
     def experiments(self) -> list[str]:
         """Names of the experiments of which there are walks or runs of weight decay."""
@@ -180,15 +195,25 @@ class Results:
         return _joined(self._read(experiment, "decay"), lambda run: run.epochs)
 
     @checked
-    def decay_points(self, experiment: str) -> Tensor:
+    def decay_points(self, experiment: str, rows: Sequence[int] | None = None) -> Tensor:
         """The networks themselves.
 
+        Args:
+            experiment: Name of the experiment.
+            rows: Of which rows of `decay`, ascending; all by default.
+
         Returns:
-            Shape (networks, parameters): a row for each of `decay`, in its order; parameters in the
-            order of `model.named_parameters()`.
+            Shape (networks, parameters): a row for each of these, in the order of `decay`;
+            parameters in the order of `model.named_parameters()`.
         """
-        runs = _only(Decay, self._read(experiment, "decay")).values()
-        return torch.cat([run.ends() for run in runs]) if runs else torch.empty(0, 0)
+        found, first = list[Tensor](), 0
+        for run in _only(Decay, self._read(experiment, "decay")).values():
+            end = first + len(run.members)
+            here = [k - first for k in (range(first, end) if rows is None else rows)]
+            if here := [k for k in here if 0 <= k < end - first]:
+                found.append(run.ends()[here])
+            first = end
+        return torch.cat(found) if found else torch.empty(0, 0)
 
     @checked
     def decay_unfinished(self, experiment: str) -> dict[str, str]:
@@ -215,7 +240,7 @@ class Results:
         found: Runs = {}
         for folder in folders:
             try:
-                found[folder.name] = self._one(folder, experiment, kind, method)
+                found[folder.name] = self._one(folder, experiment, kind, method, len(folders))
             except Exception as error:
                 known = isinstance(error, IsolossError)
                 found[folder.name] = str(error) if known else f"cannot be read: {said(error)}"
@@ -225,36 +250,45 @@ class Results:
         return found | dict.fromkeys(strays, f"{LEFT_OUT}: {STRAY}")
 
     def _one(
-        self, folder: FilePath, experiment: str, kind: Kind, method: str | None
+        self, folder: FilePath, experiment: str, kind: Kind, method: str | None, runs: int
     ) -> Path | Decay | str:
         refuse_links(folder.parent, folder)
         if not (folder / OUTCOME).exists():
             return NOT_FINISHED
-        ending = read_json(folder / OUTCOME)
-        if ending.get("outcome") == FAILED:
-            return str(ending.get("message"))
-        if folder not in self._kept or self._kept[folder][0] != ending:
-            load = load_decay if kind in ("decay", "equivalent") else read_path
-            self._kept[folder] = ending, load(folder)
-        run = self._kept[folder][1]
+        now = (folder / OUTCOME).lstat()
+        written = now.st_ino, now.st_mtime_ns, now.st_size
+        if folder not in self._kept or self._kept[folder].written != written:
+            ending = read_json(folder / OUTCOME)
+            if ending.get("outcome") == FAILED:
+                return str(ending.get("message"))
+            if kind in ("decay", "equivalent"):
+                run = load_decay(folder)
+            else:
+                run = self._keep(read_path(folder, mapped=MAPPED), runs)
+            self._kept[folder] = _Kept(written, ending["files"][POINTS]["sha256"], run)
+        run = self._kept[folder].run
         why = misplaced(
             _config(run), experiment, kind, run.method if isinstance(run, Path) else None, method
         )
         return f"{LEFT_OUT}: {why}" if why else run
 
+    def _keep(self, path: Path, runs: int) -> Path:  # noqa: ARG002
+        """What is kept of a walk that was read, one of so many in a folder."""
+        return path
+
     def _strange(self, folders: Sequence[FilePath]) -> dict[str, str]:
         """Why runs cannot be among the others: copies of one of these, or of another network."""
         runs = {folder: self._kept[folder] for folder in folders}
-        sizes = {folder.name: _size(run) for folder, (_, run) in runs.items()}
-        usual = max(sizes.values(), key=[*sizes.values()].count, default=0)
+        sizes = {folder.name: _size(kept.run) for folder, kept in runs.items()}
+        (usual, _), *_ = Counter(sizes.values()).most_common(1) or [(0, 0)]
         found = {
             name: f"it has {size} parameters, the others {usual}"
             for name, size in sizes.items()
             if size != usual
         }
         signs = {
-            folder.name: signs_of(_config(run), ending["files"][POINTS]["sha256"])
-            for folder, (ending, run) in runs.items()
+            folder.name: signs_of(_config(kept.run), kept.weights)
+            for folder, kept in runs.items()
             if folder.name not in found
         }
         return found | copies(signs)

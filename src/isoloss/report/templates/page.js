@@ -32,8 +32,10 @@ function label(run, row) {
   return [`<b>${run.name}, step ${run.step[row]}</b>`, ...values].join("<br>");
 }
 
+// The row of the point nearest to a share of the walk's length.
 function nearest(run, position) {
-  return Math.round(position * (run.step.length - 1));
+  const off = (row) => Math.abs(run.position[row] - position);
+  return run.position.reduce((best, _, row) => (off(row) <= off(best) ? row : best), 0);
 }
 
 class Scene {
@@ -79,12 +81,11 @@ class Scene {
     const line = { color: css("--soft"), width: 1.5 };
     const runs = this.scene.runs.map((run) => {
       const rows = run.step.map((_, row) => row);
-      const last = Math.max(1, rows.length - 1);
       return {
         type: "scatter3d", mode: "lines+markers", name: run.name, showlegend: false, line,
         ...this.where(run, rows), text: rows.map((row) => label(run, row)), hoverinfo: "text",
         marker: {
-          size: 3.5, color: rows.map((row) => row / last), colorscale: colorScale(), cmin: 0, cmax: 1,
+          size: 3.5, color: run.position, colorscale: colorScale(), cmin: 0, cmax: 1,
         },
       };
     });

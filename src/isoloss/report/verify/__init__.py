@@ -23,6 +23,7 @@ from isoloss.errors import InputError, IsolossError, said
 from isoloss.files import OUTCOME, Ending, read_ending
 from isoloss.path import POINTS, Path
 from isoloss.report.chapter import FILES, read_runs, report_tables, runs_section
+from isoloss.report.drawn import Drawn
 from isoloss.report.page import CHAPTER, PAGE, Table, load_chapter, load_image, page_text, plotly_js
 from isoloss.report.tables import Runs, equivalent_penalty
 from isoloss.report.verify.checks import NOT_DONE as NOT_DONE
@@ -30,7 +31,7 @@ from isoloss.report.verify.checks import Check, facts
 from isoloss.report.verify.decay import decay_checks
 from isoloss.report.verify.walks import walk_checks
 from isoloss.report.walks import walks_table
-from isoloss.store import Decay, Results, load_decay, open_results
+from isoloss.store import Decay, Results, load_decay
 from isoloss.store.folder import (
     EPOCHS,
     LEFT_OUT,
@@ -103,7 +104,7 @@ def check_reports(top: FilePath) -> Iterator[Check]:
 
 
 def _check_report(folder: FilePath, name: str) -> Iterator[Check]:
-    results = open_results(folder.parent.parent)
+    results = Drawn(folder.parent.parent)
     again = f"run 'isoloss report {folder.name}' again"
     there = [file for file in FILES if (folder / file).exists()]
     chapter = (folder / CHAPTER).exists()
