@@ -86,8 +86,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 def check_fields(made: Any) -> None:
     """Refuse, in a sentence, a dataclass whose fields are not of the kinds that they name."""
-    made_in = sys.modules[type(made).__module__]
-    kinds = _hints(inspect.get_annotations(type(made)), vars(made_in))
+    kinds = _kinds(type(made))
     for field in dataclasses.fields(made):
         _check(field.name, getattr(made, field.name), kinds[field.name])
 
@@ -138,6 +137,11 @@ def _hints(annotations: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str
     return found
 
 
+@functools.cache
+def _kinds(made: type) -> dict[str, Any]:
+    return _hints(inspect.get_annotations(made), vars(sys.modules[made.__module__]))
+
+
 def _check(name: str, value: Any, hint: Any) -> None:
     for where, part, wanted in _misfits(name, value, hint):
         raise InputError(f"{where} must be {_words(where, wanted)}, got {_given(part)}")
@@ -172,6 +176,8 @@ def _misfits(name: str, value: Any, hint: Any) -> Iterable[tuple[str, Any, Any]]
             yield from _misfits(f"{name}[{shown(key)}]", one, of_values)
     elif isinstance(value, Sequence) and inner:
         every = origin is not tuple or ... in inner
+        if every and {*map(type, cast("Sequence[Any]", value))} <= {inner[0]}:
+            return  # the usual: looked at all at once
         kinds = [inner[0]] * len(cast("Sequence[Any]", value)) if every else inner
         if len(kinds) != len(cast("Sequence[Any]", value)):
             yield name, value, hint

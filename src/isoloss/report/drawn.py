@@ -38,8 +38,7 @@ def thinned(path: Path, at_most: int) -> Path:
     progress, wanted = np.full(len(steps), -1), np.zeros(len(steps), dtype=bool)
     progress[here] = rows["progress"]
     wanted[[0, here[0], here[-1]]] = True
-    for name in rows.select_dtypes("number"):
-        values = rows[name].to_numpy(dtype=float)
+    for values in rows.select_dtypes("number").to_numpy(dtype=float).T:
         measured = np.flatnonzero(~np.isnan(values))
         if len(measured):
             values = values[measured]

@@ -279,7 +279,10 @@ def _panels(methods: Methods, against: str, metric: str, unit: str) -> dict[str,
 
 
 def _measured(paths: Sequence[Path], column: str) -> bool:
-    return all(column in path.steps and path.steps[column].notna().any() for path in paths)
+    return all(
+        column in path.steps and not np.isnan(path.steps[column].to_numpy(dtype=float)).all()
+        for path in paths
+    )
 
 
 def _draw(axes: Axes, drawn: Band, k: int, label: str, *, beyond: bool = True) -> None:
