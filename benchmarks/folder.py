@@ -23,7 +23,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-PROJECT = '''
+PROJECT = """
 import torch
 from torch import nn
 import isoloss
@@ -43,7 +43,7 @@ def rings(seed):
         for rows in (slice(200), slice(200, 400))
     )
     return train, {"test": test}
-'''
+"""
 HIDDEN = 100
 NAME = "rings.rings"
 SOURCES = 8

@@ -18,8 +18,9 @@ from isoloss.errors import unknown
 from isoloss.files import write_json, write_text
 from isoloss.path import Path
 from isoloss.report import tables
-from isoloss.report.comparison import changed, compared, comparison_section, equalized
+from isoloss.report.comparison import MOST_OPEN, changed, compared, comparison_section, equalized
 from isoloss.report.drawn import Drawn
+from isoloss.report.findings import findings
 from isoloss.report.page import CHAPTER, NONE, Chapter, Section, Table, number, write_page
 from isoloss.report.tables import Methods, Runs, ends_table, on_level, run_name
 from isoloss.report.views import pca_section
@@ -92,18 +93,19 @@ def report(results: Results, experiment: str) -> Report:
     folder = report_folder(results.folder, experiment)
     refuse_links(results.folder, folder)
     refuse_links_in(folder)
-    shown, files = report_tables(runs)
+    shown, files, found = report_tables(runs)
     ran = [runs_section(results, runs)] if runs.methods else []
     for name, text in files.items():
         write_text(folder / name, text)
-    walked = [*ran, walks_section(runs, folder)] if runs.methods else []
+    walked = [walks_section(runs, folder)] if runs.methods else []
     decayed = comparison_section(runs, shown, results.decay_epochs(experiment), folder)
     components, reasons = pca_section(runs, folder, _mean_of_decay(results, runs))
     chapter = Chapter(
         experiment=experiment,
+        found=found,
         lead=_lead(runs),
         missing=[*_missing(results, runs), *reasons],
-        sections=[*walked, decayed, *components],
+        sections=[*walked, decayed, *components, *ran],
     )
     write_json(folder / CHAPTER, chapter.model_dump())
     pngs = [folder / picture.file for picture in chapter.pictures]
@@ -136,11 +138,12 @@ def read_runs(results: Results, experiment: str) -> Runs:
     )
 
 
-def report_tables(runs: Runs) -> tuple[list[Table], dict[str, str]]:
-    """The tables of a report: those for the page, and the texts of the files by name."""
+def report_tables(runs: Runs) -> tuple[list[Table], dict[str, str], list[str]]:
+    """The tables of a report: those for the page, the texts of the files by name, and what was
+    found, in sentences."""
     comparison = tables.comparison_table(runs.methods, runs.decay)
     networks = compared(comparison, folded=len(runs.decay) > 0)
-    shown = [networks]
+    shown, found = [networks], list[str]()
     files = {
         "comparison.csv": _csv(comparison),
         "comparison.md": f"{networks.markdown()}\n{networks.caption}\n",
@@ -149,6 +152,7 @@ def report_tables(runs: Runs) -> tuple[list[Table], dict[str, str]]:
     if runs.methods:
         walk = tables.walk_table(runs.methods)
         changes = tables.changes_table(runs.methods, runs.decay, runs.metric)
+        found = findings(runs, walk, changes)
         files["walk.csv"], files["walk.md"] = _csv(walk), ends_table(walk).markdown()
         files["changes.csv"], files["changes.md"] = _csv(changes), changed(changes).markdown()
         if len(changes):
@@ -164,7 +168,7 @@ def report_tables(runs: Runs) -> tuple[list[Table], dict[str, str]]:
         shown.append(ends_table(ends, "What walks from weight decay's best gain"))
         files["after-decay.csv"] = _csv(pd.concat([ends, gained], ignore_index=True))
         files["after-decay.md"] = f"{shown[-1].markdown()}\n{changed(gained).markdown()}"
-    return shown, files
+    return shown, files, found
 
 
 @checked
@@ -207,29 +211,30 @@ def runs_section(results: Results, runs: Runs) -> Section:
     """Outcomes, reasons and settings."""
     table = outcome_table(runs.methods, _unfinished(results, runs.experiment))
     outcomes = table.assign(name=table["method"] + " " + table["run"]).to_dict("records")
-    numbers = ["R", "angle (degrees)", "training loss", "test loss", f"test {runs.metric}"]
+    first = ["run", "outcome", "test loss", f"test {runs.metric}", "R", "angle (degrees)"]
     shown = Table(
         title="Every run and its outcome",
-        columns=["run", "outcome", "seed", "steps", "evaluations", *numbers],
+        columns=[*first, "training loss", "steps", "evaluations", "seed"],
         rows=[
             [
                 row["name"],
                 str(row["outcome"]).replace("_", " "),
-                NONE if pd.isna(row["seed"]) else str(int(row["seed"])),
-                *(number(row[name]) for name in ("steps", "evaluations")),
-                _from_to(row["R_start"], row["R_end"]),
-                *(number(row[name]) for name in ("angle_degrees", "loss")),
                 _from_to(row["test_loss_start"], row["test_loss_end"]),
                 number(row["test_metric_end"]),
+                _from_to(row["R_start"], row["R_end"]),
+                *(number(row[k]) for k in ("angle_degrees", "loss", "steps", "evaluations")),
+                NONE if pd.isna(row["seed"]) else str(int(row["seed"])),
             ]
             for row in outcomes
         ],
         caption="Angle, losses and metric at the end of the walk; arrows from start to end.",
+        folded=len(outcomes) > MOST_OPEN,
     )
     reasons = Table(
         title="Why each run ended",
         columns=["run", "reason"],
         words=True,
+        folded=len(outcomes) > MOST_OPEN,
         rows=[[row["name"], str(row["message"]) or str(row["outcome"])] for row in outcomes],
     )
     settings = settings_table(runs.methods).reset_index()

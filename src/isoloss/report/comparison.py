@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from isoloss import experiments
 from isoloss.arguments import check_columns, checked
 from isoloss.errors import InputError
 from isoloss.path import Path
 from isoloss.report.drawn import few
-from isoloss.report.page import NONE, Section, Table, color, drawing, picture
+from isoloss.report.page import NONE, Picture, Section, Table, color, drawing, picture
 from isoloss.report.statistics import Array
 from isoloss.report.tables import DECAY, QUANTITIES, Methods, Runs, on_level
 
@@ -28,6 +29,7 @@ ABSCISSAE = {
     "squared_norm": "squared norm R (with biases)",
 }
 OF_WALK = {"train_loss": "loss", "squared_norm": "regularizer"}
+MOST_OPEN = 30  # rows of a table of runs that is shown at once
 MARKS = ("o", "s", "D", "^")
 
 
@@ -274,6 +276,7 @@ def equalized(table: pd.DataFrame) -> Table:
             for row in table.to_dict("records")
         ],
         caption="The objective is loss + penalty x squared norm, which both minimize.",
+        folded=len(table) > MOST_OPEN,
     )
 
 
@@ -300,7 +303,9 @@ def comparison_section(
     runs: Runs, tables: list[Table], epochs: pd.DataFrame, folder: FilePath
 ) -> Section:
     """Draw the comparison into a folder, where there is weight decay, below its tables."""
-    text, pictures = ["These results hold no weight decay yet: the walks stand alone."], []
+    known = runs.experiment in experiments.names()  # of others there is never weight decay
+    text = ["These results hold no weight decay yet: the walks stand alone."] if known else []
+    pictures = list[Picture]()
     words = {"title": runs.experiment, "metric": runs.metric}
     if len(runs.decay):
         text = [
@@ -328,7 +333,7 @@ def comparison_section(
                 folded=True,
             ),
         ]
-    title = "The walks beside weight decay"
+    title = "The walks beside weight decay" if known else "Start and end, with intervals"
     return Section(title=title, text=text, tables=tables, pictures=pictures)
 
 

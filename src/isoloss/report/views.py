@@ -223,7 +223,7 @@ def pca_section(
             text.append(f"Of the {len(walked):,} runs by {method}, {len(paths)} are shown.")
         if any(len(path.points) > share for path in paths):
             text.append(
-                f"Of each run by {method}, at most {share} points, spread along the walk, are shown."
+                f"Of each run by {method}, {share} points or fewer, spread along it, are shown."
             )
     section = Section(title="Principal components", text=text, scenes=scenes, pictures=pictures)
     return [section] if scenes else [], missing

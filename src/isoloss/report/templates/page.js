@@ -6,6 +6,20 @@ const SYMBOLS = ["diamond", "square", "circle", "cross"];
 const MARK_COLORS = ["#D55E00", "#009E73", "#CC79A7", "#0072B2"];
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 
+// Runs plotly.js, which lies packed in the page, once.
+let running;
+function unpacked() {
+  running ??= (async () => {
+    const text = atob(document.getElementById("plotly").textContent.trim());
+    const bytes = Uint8Array.from(text, (letter) => letter.charCodeAt(0));
+    const code = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    const script = document.createElement("script");
+    script.textContent = await new Response(code).text();
+    document.head.append(script);
+  })();
+  return running;
+}
+
 function css(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
@@ -54,8 +68,11 @@ class Scene {
     dark.addEventListener("change", () => this.draw());
     this.read();
     const near = new IntersectionObserver((seen) => {
-      if (seen.some((one) => one.isIntersecting)) { near.disconnect(); this.draw(); }
-    }, { rootMargin: "200px" });
+      if (seen.some((one) => one.isIntersecting)) {
+        near.disconnect();
+        unpacked().then(() => { this.ready = true; this.draw(); });
+      }
+    }, { rootMargin: "400px" });
     near.observe(this.plot);
   }
 
@@ -135,6 +152,7 @@ class Scene {
   }
 
   draw() {
+    if (!this.ready) return; // it will be drawn once it comes near
     const buttons = [["orbitRotation", "zoom3d", "pan3d", "resetCameraDefault3d"]];
     const config = { responsive: true, displaylogo: false, modeBarButtons: buttons };
     Plotly.react(this.plot, this.traces(), this.layout(), config);

@@ -24,7 +24,16 @@ from isoloss.files import OUTCOME, Ending, read_ending
 from isoloss.path import POINTS, Path
 from isoloss.report.chapter import FILES, read_runs, report_tables, runs_section
 from isoloss.report.drawn import Drawn
-from isoloss.report.page import CHAPTER, PAGE, Table, load_chapter, load_image, page_text, plotly_js
+from isoloss.report.page import (
+    CHAPTER,
+    PAGE,
+    Table,
+    load_chapter,
+    load_image,
+    page_text,
+    plotly_js,
+    unpacked,
+)
 from isoloss.report.tables import Runs, equivalent_penalty
 from isoloss.report.verify.checks import NOT_DONE as NOT_DONE
 from isoloss.report.verify.checks import Check, facts
@@ -113,14 +122,15 @@ def _check_report(folder: FilePath, name: str) -> Iterator[Check]:
     if not there and (damage or not chapter):
         return
     runs = read_runs(results, folder.name)
-    shown, made = report_tables(runs)
+    shown, made, found = report_tables(runs)
     for file in FILES:
         if file in there or file in made:
             wrong = _other_table(folder / file, made.get(file))
             found = "another" if wrong else "the same"
             yield Check(name, file, found, "the same", f"{wrong}; {again}" if wrong else "")
     if chapter and not damage:
-        yield from facts(name, CHAPTER, list(_numbers(folder, results, runs, shown)), "the same")
+        other = _numbers(folder, results, runs, shown, found)
+        yield from facts(name, CHAPTER, list(other), "the same")
 
 
 def _figures(folder: FilePath) -> str:
@@ -133,16 +143,19 @@ def _figures(folder: FilePath) -> str:
     return ""
 
 
-def _numbers(folder: FilePath, results: Results, runs: Runs, shown: list[Table]) -> Iterator[str]:
+def _numbers(
+    folder: FilePath, results: Results, runs: Runs, shown: list[Table], found: list[str]
+) -> Iterator[str]:
     """Where a chapter is not that of these runs."""
-    right = [*runs_section(results, runs).tables, walks_table(runs)] if runs.methods else []
-    tables = [table for section in load_chapter(folder).sections for table in section.tables]
-    pairs = zip_longest(tables, [*right, *shown])
+    chapter, again = load_chapter(folder), f"run 'isoloss report {folder.name}' again"
+    if chapter.found != found:
+        yield f"{folder / CHAPTER} says that something else was found than in these runs; {again}"
+    first = [walks_table(runs)] if runs.methods else []
+    last = runs_section(results, runs).tables if runs.methods else []
+    tables = [table for section in chapter.sections for table in section.tables]
+    pairs = zip_longest(tables, [*first, *shown, *last])
     if other := next((one or made for one, made in pairs if one != made), None):
-        yield (
-            f"{folder / CHAPTER} holds other numbers of '{other.title}' than these runs; run "
-            f"'isoloss report {folder.name}' again"
-        )
+        yield f"{folder / CHAPTER} holds other numbers of '{other.title}' than these runs; {again}"
 
 
 def _check_page(page: FilePath, name: str) -> Iterator[Check]:
@@ -153,7 +166,7 @@ def _check_page(page: FilePath, name: str) -> Iterator[Check]:
     drawing = text.removeprefix(before).removesuffix(after)
     if text != before + (drawing if drawn else "") + after:
         yield from facts(name, "page", [f"{page} is not the page of its chapters"], "the same")
-    elif drawn and drawing != plotly_js():  # of another version, or changed
+    elif drawn and unpacked(drawing, len(here := plotly_js())) != here:  # another, or changed
         yield Check(name, "page", "the same, but for another plotly.js", "")
     else:
         yield from facts(name, "page", [], "the same")
