@@ -136,6 +136,18 @@ def test_no_request_leaves_the_page_and_no_error_is_logged(wide, box, reported):
 
 
 @pytest.mark.slow
+def test_on_a_laptop_no_table_is_cut_off(browser, reported):
+    watched = Watched(browser, reported.page, viewport={"width": 1280, "height": 800})
+    watched.page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    cut = watched.page.evaluate(
+        """[...document.querySelectorAll('.scroll')].filter((s) => s.scrollWidth > s.clientWidth)
+        .map((s) => s.getAttribute('aria-label'))"""
+    )
+    assert cut == []
+    watched.context.close()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_at_phone_width_nothing_sticks_out_and_text_is_legible(browser, reported, scheme):
     watched = Watched(

@@ -204,3 +204,19 @@ def test_bad_points_are_refused(points, words, refuses):
         pca(points)
     with refuses("40 parameters", "(2, 3)"):
         pca(runs(5)).transform(torch.zeros(2, 3))
+
+
+def test_positions_are_shares_of_the_length_of_a_run_as_the_parameters_are():
+    line = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 5.0], [3.0, 5.0]])
+    still = torch.ones(2, 2)
+    for scaled in (True, False):
+        found = pca([line, still, line[:2] * 7], scaled=scaled)
+        np.testing.assert_allclose(found.positions, [0, 5 / 6, 1, 1, 0, 0, 0, 1])
+
+
+def test_the_bootstrap_gives_the_same_interval_in_parts():
+    values = np.random.default_rng(3).normal(size=300)
+    found = summarize(values)  # in parts of 3,495 of its 9,999 resamples
+    rng = np.random.default_rng(0)
+    whole = stats.bootstrap((values,), np.mean, method="BCa", rng=rng).confidence_interval
+    assert (found.low, found.high) == tuple(whole)

@@ -69,5 +69,7 @@ def test_of_many_points_evenly_chosen_ones_are_shown(tmp_path):
         paths[0].steps["regularizer"][steps[0][1]], rel=1e-5
     )
     assert "48 kept points of 3 runs" in section.scenes[0].captions["scaled"]
-    assert section.text[-1] == "Of each run by sqp, 20 points evenly along the walk are shown."
+    assert section.text[-1] == (
+        "Of each run by sqp, 20 points or fewer, spread along it, are shown."
+    )
     assert matplotlib.image.imread(tmp_path / "pca-sqp.png").std() > 0.02

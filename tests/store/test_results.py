@@ -7,11 +7,13 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from pathlib import Path as FilePath
 
 import pandas as pd
 import pytest
 import torch
-from tests.store.made import made_path
+from safetensors import safe_open
+from tests.store.made import KINDS, ZEROS, made_path
 
 from isoloss import open_results
 from isoloss.files import digest_of, read_json, write_json
@@ -249,3 +251,41 @@ def reseal(file):
         write_json(
             file.with_name("outcome.json"), {**ending, "config": digest_of(content["config"])}
         )
+
+
+def test_weights_take_memory_only_once_they_are_used_and_stay_those_of_their_run(tmp_path):
+    def anonymous():
+        lines = FilePath("/proc/self/status").read_text().splitlines()
+        return next(int(one.split()[1]) * 1024 for one in lines if one.startswith("RssAnon"))
+
+    points = torch.randn(10, 1_000_000, generator=torch.Generator().manual_seed(0))
+    folder = walk(
+        tmp_path, 0, points=points, point_steps=list(range(10)), shapes={"w": (1_000_000,)},
+        steps=pd.DataFrame({**ZEROS, "kind": KINDS}).loc[[0, *[1] * 9]].assign(step=range(10)),
+    )  # fmt: skip
+    before = anonymous()
+    (path,) = open_results(tmp_path).paths("IRIS_FF", "paper")
+    assert anonymous() - before < 10e6 < points.nbytes
+    assert torch.equal(path.points[3], points[3])
+    path.points[0] = 7.0  # a copy of one's own
+    walk_again = made_path(level=9.0)
+    save_walk(folder, walk_again)
+    assert torch.equal(path.points[3], points[3])
+    assert torch.equal(
+        open_results(tmp_path).paths("IRIS_FF", "paper")[0].points, walk_again.points
+    )
+
+
+def test_a_file_replaced_while_it_is_mapped_is_not_believed(tmp_path, monkeypatch):
+    folder = walk(tmp_path, 0)
+    file = folder / "points.safetensors"
+
+    def replaced(*given):
+        found = safe_open(*given)
+        file.with_suffix(".new").write_bytes(file.read_bytes())
+        file.with_suffix(".new").replace(file)
+        return found
+
+    monkeypatch.setattr("isoloss.files.safe_open", replaced)
+    (why,) = open_results(tmp_path).unfinished("IRIS_FF", "paper").values()
+    assert why == f"{file} was replaced while it was read"

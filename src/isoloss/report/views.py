@@ -320,16 +320,16 @@ def _values(path: Path, rows: Sequence[int]) -> dict[str, list[float | None]]:
     steps = path.steps.set_index("step").reindex([path.point_steps[row] for row in rows])
     return {
         column.replace("regularizer", "R").replace("_", " "): _rounded(
-            steps[column].to_numpy(float)
+            steps[column].to_numpy(float), figures=6
         )
         for column in ("loss", "regularizer", "test_loss", "test_metric")
         if column in steps
     }
 
 
-def _rounded(values: Array) -> list[Any]:
-    """To five figures, as they are shown, so that the page is small; None if not finite."""
-    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values]
+def _rounded(values: Array, figures: int = 5) -> list[Any]:
+    """To some figures, since finer is not seen and the page would be larger; None if not finite."""
+    return [float(f"{value:.{figures}g}") if np.isfinite(value) else None for value in values]
 
 
 def _told(found: PCA) -> str:

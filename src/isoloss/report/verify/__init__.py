@@ -122,14 +122,14 @@ def _check_report(folder: FilePath, name: str) -> Iterator[Check]:
     if not there and (damage or not chapter):
         return
     runs = read_runs(results, folder.name)
-    shown, made, found = report_tables(runs)
+    shown, made, sentences = report_tables(runs)
     for file in FILES:
         if file in there or file in made:
             wrong = _other_table(folder / file, made.get(file))
             found = "another" if wrong else "the same"
             yield Check(name, file, found, "the same", f"{wrong}; {again}" if wrong else "")
     if chapter and not damage:
-        other = _numbers(folder, results, runs, shown, found)
+        other = _numbers(folder, results, runs, shown, sentences)
         yield from facts(name, CHAPTER, list(other), "the same")
 
 
