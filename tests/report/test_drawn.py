@@ -156,7 +156,8 @@ def test_a_project_is_not_told_of_weight_decay_and_has_findings(tmp_path):
     )
     change = np.mean([end["test_loss"] for end in ends]) - 0.455
     assert f"({change:+.3f}".replace("-", "\u2212") in found
-    assert "NaN" not in found and "nan" not in found
+    assert "NaN" not in found
+    assert "nan" not in found
 
 
 def test_findings_say_so_where_runs_cannot_tell_a_change_from_none():
