@@ -245,8 +245,8 @@ def save(figure: Figure, folder: str | os.PathLike[str], name: str) -> list[File
     return [png, pdf]
 
 
-def _png(figure: Figure, file: FilePath | io.BytesIO) -> None:
-    figure.savefig(file, format="png")
+def _png(figure: Figure, file: FilePath | io.BytesIO, **how: Any) -> None:
+    figure.savefig(file, format="png", **how)
 
 
 def _save(
@@ -267,10 +267,10 @@ def _small_png(figure: Figure, file: FilePath) -> None:
     from PIL import Image
 
     plain = Image.Dither.NONE
-    _png(figure, drawn := io.BytesIO())
+    _png(figure, drawn := io.BytesIO(), pil_kwargs={"compress_level": 0})
     with Image.open(drawn) as image:
         few = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=plain)
-        few.save(file, format="png", optimize=True, dpi=(SAVED_DPI, SAVED_DPI))
+        few.save(file, format="png", compress_level=9, dpi=(SAVED_DPI, SAVED_DPI))
 
 
 def picture(figure: Figure, folder: FilePath, name: str, **words: Any) -> Picture:

@@ -50,7 +50,7 @@ def on_level(path: Path) -> pd.DataFrame:
     """The rows of a walk that no corrector step follows; column `progress` counts the others."""
     if "progress" in path.steps:  # counted before rows were left out; -1 where one follows
         kept = path.steps["progress"].to_numpy() >= 0
-        return path.steps if kept.all() else path.steps[kept]
+        return path.steps if kept.all() else path.steps.loc[kept]
     check_columns("steps", path.steps, "step", "kind", "evaluations", "loss", "regularizer")
     kind = path.steps["kind"].to_numpy(dtype=str)
     kept = np.append(kind[1:] != "correct", [True])[: len(kind)]
