@@ -34,6 +34,15 @@ def test_the_summary_has_a_line_per_run():
     assert lines[2] == ["run-001", "11", "not", "started"]
 
 
+def test_of_very_many_runs_only_those_that_go_on_have_a_line(capsys):
+    settings = walk_settings(experiments.get("IRIS_FF"), "sqp")
+    display = Display("X", [WalkRun(k, k, Path(f"run-{k:03d}"), settings) for k in range(1_000)])
+    display.show(News(7, "walking", 3, ROW))
+    display.show(News(8, "done", 5, ROW, "converged"))
+    assert [task.id for task in display.live.tasks if task.visible] == [7]
+    assert capsys.readouterr().err.startswith("X run-008 converged")
+
+
 def test_failures_are_named_with_their_reason_brackets_and_all(capsys):
     sentence = "no [red]memory[/] for [/x] or \x1b[2J\ud800"
     display, text = shown(

@@ -28,6 +28,7 @@ from isoloss.store.checkpoint import TrainingCheckpoint
 from isoloss.store.folder import CHECKPOINT, LockedError, only_writer
 
 SECONDS_BETWEEN_NEWS = 0.1
+MOST_LINES = 30  # on a terminal, of runs that wait or have ended too
 
 
 @dataclass(frozen=True)
@@ -252,16 +253,20 @@ def _made_with() -> dict[str, Any]:
 
 
 class Display:
-    """Shows news of runs: live lines on a terminal, else a line per finished run."""
+    """Shows news of runs: live lines on a terminal, of many runs those that go on, else a line
+    per finished run."""
 
     def __init__(self, title: str, runs: Sequence[Run]) -> None:
         self._title = title
         self._runs = {one.index: one for one in runs}
         self.live = columns(runs[0].unit)  # a context, to be entered while they go on
         self.live.disable = not self.live.console.is_terminal
+        self._many = len(runs) > MOST_LINES
         self._last: dict[int, News] = {}
         self._tasks = {
-            one.index: self.live.add_task(_label(one), total=one.total, start=False, figures="")
+            one.index: self.live.add_task(
+                _label(one), total=one.total, start=False, figures="", visible=not self._many
+            )
             for one in runs
         }
         if not self.live.disable:
@@ -287,10 +292,11 @@ class Display:
             self.live.start_task(task)
         fields: dict[str, Any] = {"figures": one.figures.format_map(news.row)} if news.row else {}
         label = _label(one, _word(news))
-        self.live.update(task, description=label, completed=news.done, **fields)
+        seen = not self._many or news.phase != "done"
+        self.live.update(task, description=label, completed=news.done, visible=seen, **fields)
         if news.phase == "done":
             self.live.stop_task(task)
-            if self.live.disable:
+            if self.live.disable or self._many:
                 line = f"{self._title} {label.rstrip()}"
                 if news.failed:
                     line += f": {news.ending}"
