@@ -134,9 +134,9 @@ class Cluster:
         if not able:
             has = [f"{sum(one.get(k, 0.0) for one in alive):g} {k}s" for k in asked]
             raise InputError(
-                f"a run asks for 1 CPU and {self.gpus_per_run:g} GPU of one node, and Ray's "
-                f"{len(alive)} nodes have {' and '.join(has)}; give less to --gpus-per-run, or "
-                f"more to 'ray start'"
+                f"a run asks for 1 CPU and {self.gpus_per_run:g} GPU of one node, and Ray has "
+                f"{' and '.join(has)} on {_nodes(alive)}; give less to --gpus-per-run, or more to "
+                f"'ray start'"
             )
         return able
 
@@ -321,7 +321,7 @@ def _execute(index: int, run: bytes, mailbox: Any, place: _Place) -> tuple[bytes
     except BaseException:
         process.stop(at_once=True)
         raise
-    return last, process.death()
+    return last, f"on {socket.gethostname()}, {process.death()}"
 
 
 @dataclass(frozen=True)
@@ -363,7 +363,11 @@ def _look_around(ray: Any, nodes: Sequence[Mapping[str, Any]], place: _Place) ->
 def _about(ray: Any, nodes: Sequence[Mapping[str, Any]]) -> str:
     has = {k: sum(node["Resources"].get(k, 0.0) for node in nodes) for k in ("CPU", "GPU")}
     where = ray.get_runtime_context().gcs_address
-    return f"Ray at {where}: {len(nodes)} nodes, {has['CPU']:g} CPUs, {has['GPU']:g} GPUs"
+    return f"Ray at {where}: {has['CPU']:g} CPUs and {has['GPU']:g} GPUs on {_nodes(nodes)}."
+
+
+def _nodes(several: Sequence[object]) -> str:
+    return f"{len(several)} node{'s' * (len(several) != 1)}"
 
 
 def _silent(address: str) -> str:
