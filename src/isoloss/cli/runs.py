@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -148,7 +148,7 @@ def reproduce(
     draws = find_spec("matplotlib") is not None
     runs = runs or (QUICK_RUNS if quick else None)
     epochs, penalties = (QUICK_EPOCHS, QUICK_PENALTIES) if quick else (None, None)
-    on = {"engine": engine, "address": address, "gpus_per_run": gpus_per_run}
+    on: dict[str, Any] = {"engine": engine, "address": address, "gpus_per_run": gpus_per_run}
     for experiment in options.chosen(name):
         one = experiment.name
         for method in METHODS:

@@ -84,14 +84,13 @@ class Cluster:
             raise ClusterError(f"Ray failed ({said(error)}); {CONTINUE}") from error
 
     def _connect(self, ray: Any) -> None:
-        from ray._private import services, worker  # what knows which address is meant
-
-        worker._worker_logs_enabled = False  # it prints a page when a node dies; we say a sentence
+        private = ray._private  # where the address is looked for, and who prints
+        private.worker._worker_logs_enabled = False  # a page when a node dies; we say a sentence
         # nothing is reported from here, and tasks without a GPU see none
         for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
             os.environ.setdefault(name, "0")
         try:
-            address = services.canonicalize_bootstrap_address(self.address)
+            address = private.services.canonicalize_bootstrap_address(self.address)
             if address is None and self.address is not None:
                 raise ConnectionError("no Ray runs on this machine")
         except (ConnectionError, ValueError) as error:
@@ -119,7 +118,8 @@ class Cluster:
         given = self.address or os.environ.get("RAY_ADDRESS")
         return InputError(
             f"no Ray can be reached at {shown(given)} ({why}); give the address that 'ray start "
-            f"--head' printed, on a machine that belongs to that cluster, or leave it out"
+            f"--head' printed, on a machine of that cluster, and set RAY_AUTH_MODE=token if it "
+            f"wants tokens; or leave it out"
         )
 
     def _able(self, ray: Any) -> list[Mapping[str, Any]]:
@@ -169,7 +169,11 @@ class _Sent:
         mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(_Mailbox)
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_execute)
         self._ray, self._mailbox = ray, mailbox.remote()
-        self._send = lambda run: task.remote(run.index, pickle.dumps(run), self._mailbox, place)
+
+        def send(run: Run) -> Any:
+            return task.remote(run.index, pickle.dumps(run), self._mailbox, place)
+
+        self._send = send
         self.left: dict[Any, Run] = {self._send(run): run for run in runs}
         self._begun = Counter[int]()
         self._stopped = self._killed = False
