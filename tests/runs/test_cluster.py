@@ -22,7 +22,8 @@ from tests.runs.test_pool import Made, Toy
 from isoloss import experiments
 from isoloss.cli import main
 from isoloss.runs import cluster as clusters
-from isoloss.runs.cluster import Cluster, _look_around, _Place
+from isoloss.runs.cluster import Cluster, _look_around
+from isoloss.runs.place import Place
 from isoloss.runs.pool import run_all
 from isoloss.runs.run import Contact, News
 from isoloss.runs.walk import WalkRun, walk_settings
@@ -195,13 +196,18 @@ def test_what_the_nodes_have_not_is_said_before_anything_runs(nodes, tmp_path, r
     with refuses("1 CPU and 0.5 GPU", "CPUs and 0 GPUs", "--gpus-per-run"):
         opened(Cluster(nodes.address, 0.5), tmp_path)
     able = [node for node in ray.nodes() if node["Alive"]]
-    for place, words in {
-        _Place(str(tmp_path / "gone"), {}): ["gone", "file system that all nodes share"],
-        _Place(str(tmp_path), {__file__: "of another"}): [__file__, "does not see"],
-        _Place(str(tmp_path), {}, version="9.9"): ["isoloss", "9.9", "install the same"],
-    }.items():
-        with refuses(socket.gethostname(), *words):
-            _look_around(ray, able, place)
+    with Place.here(tmp_path, [Path(__file__)]) as place:
+        assert Path(place.locked).parent == tmp_path
+        _look_around(ray, able, place)
+        seen, other = place.files, {__file__: "of another"}
+        for wrong, words in [
+            (replace(place, folder=str(tmp_path / "gone")), ["gone", "that all nodes share"]),
+            (replace(place, files=seen | other), [__file__, "does not see"]),
+            (replace(place, version="9.9"), ["isoloss", "9.9", "install the same"]),
+            (replace(place, locked=__file__), ["could be locked again", "-o flock", "--out"]),
+        ]:
+            with refuses(socket.gethostname(), *words):
+                _look_around(ray, able, wrong)
 
 
 def opened(cluster: Cluster, folder: Path) -> None:

@@ -46,7 +46,9 @@ def _pack_file(text: str) -> FilePath:
     return _folder(text)
 
 
-def _number(kind: type[int | float], least: float, most: float = math.inf) -> Callable[[str], float]:
+def _number(
+    kind: type[int | float], least: float, most: float = math.inf
+) -> Callable[[str], float]:
     """Reads a number; what is none or out of range is named, which typer itself does not do."""
     what = "a whole number" if kind is int else "a finite number"
     bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"

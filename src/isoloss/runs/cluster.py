@@ -7,7 +7,6 @@ back. Nothing here loads torch, which a task needs in its process alone.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import signal
@@ -16,14 +15,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path as FilePath
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from isoloss import __version__
 from isoloss.errors import InputError, IsolossError, one_line, require_extra, said, shortened, shown
+from isoloss.runs.place import Place
 from isoloss.runs.pool import (
     CONTINUE,
     SECONDS_TO_LOOK,
@@ -44,7 +42,6 @@ SECONDS_TO_ANSWER = 60.0  # a node that starts its first worker is slow
 SECONDS_TO_LET_GO = 600.0  # a process may take to end once its node is given up
 SECONDS_BETWEEN_NEWS = 0.5
 OBJECT_STORE = 2**28  # bytes; a start's weights are the largest thing that is sent
-PASSED_ON = "ISOLOSS_"  # beginning of the names of variables that tasks get
 
 
 class ClusterError(IsolossError):
@@ -71,12 +68,7 @@ class Cluster:
             self._connect(ray)
         nodes = self._able(ray)
         try:
-            out.mkdir(parents=True, exist_ok=True)
-            with NamedTemporaryFile(dir=out, prefix=".seen-by-nodes-") as probe:
-                probe.write(os.urandom(32))
-                probe.flush()
-                os.fsync(probe.fileno())
-                place = _Place.here([FilePath(probe.name), *files])
+            with Place.here(out, files) as place:
                 _look_around(ray, nodes, place)
                 tell(_about(ray, nodes))
                 yield lambda runs, show: self._run_all(ray, place, runs, show)
@@ -141,7 +133,7 @@ class Cluster:
         return able
 
     def _run_all(
-        self, ray: Any, place: _Place, runs: Sequence[Run], show: Callable[[News], None]
+        self, ray: Any, place: Place, runs: Sequence[Run], show: Callable[[News], None]
     ) -> int:
         """As `pool.run_all`."""
         came: list[tuple[int, float]] = []
@@ -162,7 +154,7 @@ class Cluster:
 class _Sent:
     """Runs that were sent to a cluster, and the tasks that execute them."""
 
-    def __init__(self, ray: Any, place: _Place, gpus: float, runs: Sequence[Run]) -> None:
+    def __init__(self, ray: Any, place: Place, gpus: float, runs: Sequence[Run]) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -254,56 +246,7 @@ class _Mailbox:
         return taken
 
 
-@dataclass(frozen=True)
-class _Place:
-    """What a node must have and see to take a run."""
-
-    folder: str  # the working directory
-    files: dict[str, str]  # SHA-256 of each by its path
-    environment: dict[str, str] = field(default_factory=dict[str, str])
-    version: str = __version__
-
-    @staticmethod
-    def here(files: Sequence[FilePath]) -> _Place:
-        """As it is in this process."""
-        stamps = {str(file.absolute()): _digest(str(file)) for file in files}
-        variables = {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON)}
-        return _Place(str(FilePath.cwd()), stamps, variables)
-
-    def enter(self) -> str:
-        """Make it so in this process; why that cannot be, empty where it can."""
-        host = socket.gethostname()
-        if self.version != __version__:
-            return (
-                f"{host} has isoloss {__version__}, and this is {self.version}; install the same "
-                f"on all nodes"
-            )
-        try:
-            os.chdir(self.folder)
-        except OSError:
-            return _unseen(host, self.folder)
-        for file, digest in self.files.items():
-            if _digest(file) != digest:
-                return _unseen(host, file)
-        os.environ.update(self.environment)
-        return ""
-
-
-def _unseen(host: str, path: str) -> str:
-    return (
-        f"{host} does not see {path} as it is here; run the command in a folder, and with --out "
-        f"and files, on a file system that all nodes share"
-    )
-
-
-def _digest(file: str) -> str:
-    try:
-        return hashlib.sha256(FilePath(file).read_bytes()).hexdigest()
-    except OSError:
-        return ""
-
-
-def _execute(index: int, run: bytes, mailbox: Any, place: _Place) -> tuple[bytes | None, str]:
+def _execute(index: int, run: bytes, mailbox: Any, place: Place) -> tuple[bytes | None, str]:
     """A task: a run in a process of its own; its last news, and why they are not the very last."""
     if why := place.enter():
         return None, why
@@ -344,11 +287,11 @@ def _unsealed(content: bytes, patience: float) -> list[Run]:
     return [replace(run, patience=patience)]
 
 
-def _look_around(ray: Any, nodes: Sequence[Mapping[str, Any]], place: _Place) -> None:
+def _look_around(ray: Any, nodes: Sequence[Mapping[str, Any]], place: Place) -> None:
     """Insist that all nodes have and see what a run needs."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    look = ray.remote(num_cpus=0, max_retries=0)(_Place.enter)
+    look = ray.remote(num_cpus=0, max_retries=0)(Place.enter)
     looks: list[tuple[str, Any]] = []
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
