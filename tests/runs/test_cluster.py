@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -22,12 +23,12 @@ from tests.runs.test_pool import Made, Toy
 from isoloss import experiments
 from isoloss.cli import main
 from isoloss.runs import cluster as clusters
-from isoloss.runs.cluster import Cluster, _look_around
+from isoloss.runs.cluster import Cluster, _look_around, _Sealed
 from isoloss.runs.place import Place
 from isoloss.runs.pool import run_all
 from isoloss.runs.run import Contact, News
 from isoloss.runs.walk import WalkRun, walk_settings
-from isoloss.store.folder import problem
+from isoloss.store.folder import LockedError, only_writer, problem
 
 ray = pytest.importorskip("ray")
 
@@ -223,24 +224,33 @@ def unconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clusters, "SECONDS_TO_CONNECT", 0.3)
 
 
-@pytest.mark.parametrize("answer", [None, b"", b"HTTP/1.0 400 Bad Request\r\n\r\n"])
-def test_an_address_where_no_ray_answers(unconnected, tmp_path, refuses, answer) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (None, "refused"),
+        (b"", "timed out"),
+        (b"HTTP/1.0 400 Bad Request\r\n\r\n", "what answers there is something else"),
+    ],
+)
+def test_an_address_where_no_ray_answers(unconnected, tmp_path, refuses, answer, why) -> None:
+    with socket.create_server(("", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
+
+        def serve() -> None:
+            line, _ = server.accept()
+            line.sendall(answer)
+            line.recv(100)
+            line.close()
+
+        serving = threading.Thread(target=serve, daemon=True)
         if answer is None:
-            server.close()  # nobody listens
-        else:
-            accepted: list[socket.socket] = []
-
-            def serve() -> None:
-                accepted.append(server.accept()[0])
-                accepted[0].sendall(answer)
-
-            threading.Thread(target=serve, daemon=True).start()
-        with refuses(address, "no Ray can be reached", "ray start --head"):
+            server.close()
+        elif answer:  # else it takes the connection, and is silent
+            serving.start()
+        with refuses(address, f"{why})", "no Ray can be reached", "ray start --head"):
             opened(Cluster(address), tmp_path)
-        if answer is not None:
-            accepted[0].close()
+        if answer:
+            serving.join(timeout=10)
 
 
 def test_an_address_that_is_none_is_refused(unconnected, tmp_path, refuses, monkeypatch) -> None:
@@ -287,3 +297,26 @@ def test_without_ray_it_says_what_to_install(monkeypatch, capsys) -> None:
 def test_a_task_loads_neither_torch_nor_does_a_command_load_ray() -> None:
     code = "import isoloss.runs.cluster, isoloss.cli, sys; print({'torch', 'ray'} & {*sys.modules})"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+def test_a_run_begun_again_waits_until_its_folder_is_let_go_of(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # which it says
+    (run,) = toys(tmp_path, "")
+    (patient,) = pickle.loads(pickle.dumps(_Sealed(pickle.dumps(run), 20.0)))
+    held, enough = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with only_writer(run.folder):
+            held.set()
+            enough.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    with pytest.raises(LockedError):
+        run.execute(lambda news: None, lambda: False)
+    with pytest.raises(LockedError):
+        patient.execute(lambda news: None, lambda: True)  # told to stop
+    threading.Timer(0.3, enough.set).start()
+    assert patient.execute(lambda news: None, lambda: False).ending == "finished"
+    holder.join()
