@@ -70,7 +70,7 @@ class Cluster:
         try:
             with Place.here(out, files) as place:
                 _look_around(ray, nodes, place)
-                tell(_about(ray, nodes))
+                tell(f"Ray at {ray.get_runtime_context().gcs_address}: {_what(nodes)}.")
                 yield lambda runs, show: self._run_all(ray, place, runs, show)
         except ray.exceptions.RayError as error:
             raise ClusterError(f"Ray failed ({said(error)}); {CONTINUE}") from error
@@ -78,7 +78,7 @@ class Cluster:
     def _connect(self, ray: Any) -> None:
         private = ray._private  # where the address is looked for, and who prints
         private.worker._worker_logs_enabled = False  # a page when a node dies; we say a sentence
-        # nothing is reported from here, and tasks without a GPU see none
+        # nothing is reported from here; tasks that ask for no GPU see what their node has
         for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
             os.environ.setdefault(name, "0")
         try:
@@ -87,12 +87,14 @@ class Cluster:
                 raise ConnectionError("no Ray runs on this machine")
         except (ConnectionError, ValueError) as error:
             raise self._unreachable(one_line(error)) from error
+        if address and (why := _silent(address)):  # else Ray would try for minutes
+            if self._given is not None:
+                raise self._unreachable(why)
+            address = None  # of a Ray that was not stopped properly
         settings: dict[str, Any] = {"address": address}
         if address is None:
             settings = {"address": "local", "num_cpus": cores(), "include_dashboard": False}
             settings["object_store_memory"] = OBJECT_STORE
-        elif why := _silent(address):  # else Ray would try for minutes
-            raise self._unreachable(why)
         before = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(**settings, log_to_driver=False, logging_level="ERROR")
@@ -104,31 +106,33 @@ class Cluster:
             with suppress(ValueError):  # not the main thread
                 signal.signal(signal.SIGTERM, before)
 
+    @property
+    def _given(self) -> str | None:
+        """What the user said of where Ray is."""
+        return os.environ.get("RAY_ADDRESS") or self.address  # in Ray's order
+
     def _unreachable(self, why: str) -> InputError:
-        if self.address is None and not os.environ.get("RAY_ADDRESS"):
+        if self._given is None:
             return InputError(f"Ray cannot be started here ({why}); leave out --engine ray")
-        given = self.address or os.environ.get("RAY_ADDRESS")
         return InputError(
-            f"no Ray can be reached at {shown(given)} ({why}); give the address that 'ray start "
-            f"--head' printed, on a machine of that cluster, and set RAY_AUTH_MODE=token if it "
-            f"wants tokens; or leave it out"
+            f"no Ray can be reached at {shown(self._given)} ({why}); give the address that 'ray "
+            f"start --head' printed, on a machine of that cluster, and set RAY_AUTH_MODE=token if "
+            f"it wants tokens; or leave it out"
         )
 
     def _able(self, ray: Any) -> list[Mapping[str, Any]]:
         """The nodes that can take a run; InputError where there is none."""
-        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        alive = [node for node in ray.nodes() if node["Alive"]]
         asked = {"CPU": 1.0, "GPU": self.gpus_per_run}
         able = [
             node
-            for node in ray.nodes()
-            if node["Alive"] and all(node["Resources"].get(k, 0.0) >= n for k, n in asked.items())
+            for node in alive
+            if all(node["Resources"].get(k, 0.0) >= least for k, least in asked.items())
         ]
         if not able:
-            has = [f"{sum(one.get(k, 0.0) for one in alive):g} {k}s" for k in asked]
             raise InputError(
                 f"a run asks for 1 CPU and {self.gpus_per_run:g} GPU of one node, and Ray has "
-                f"{' and '.join(has)} on {_nodes(alive)}; give less to --gpus-per-run, or more to "
-                f"'ray start'"
+                f"{_what(alive)}; give less to --gpus-per-run, or more to 'ray start'"
             )
         return able
 
@@ -307,14 +311,14 @@ def _look_around(ray: Any, nodes: Sequence[Mapping[str, Any]], place: Place) -> 
             raise InputError(why)
 
 
-def _about(ray: Any, nodes: Sequence[Mapping[str, Any]]) -> str:
-    has = {k: sum(node["Resources"].get(k, 0.0) for node in nodes) for k in ("CPU", "GPU")}
-    where = ray.get_runtime_context().gcs_address
-    return f"Ray at {where}: {has['CPU']:g} CPUs and {has['GPU']:g} GPUs on {_nodes(nodes)}."
-
-
-def _nodes(several: Sequence[object]) -> str:
-    return f"{len(several)} node{'s' * (len(several) != 1)}"
+def _what(nodes: Sequence[Mapping[str, Any]]) -> str:
+    """What nodes have together."""
+    counts = {k: sum(node["Resources"].get(k, 0.0) for node in nodes) for k in ("CPU", "GPU")}
+    cpus, gpus, several = (
+        f"{count:g} {name}{'s' * (count != 1)}"
+        for name, count in [*counts.items(), ("node", len(nodes))]
+    )
+    return f"{cpus} and {gpus} on {several}"
 
 
 def _silent(address: str) -> str:
