@@ -97,7 +97,8 @@ class Cluster:
             settings["object_store_memory"] = OBJECT_STORE
         before = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(**settings, log_to_driver=False, logging_level="ERROR")
+            with _silenced():
+                ray.init(**settings, log_to_driver=False, logging_level="ERROR")
         except SystemExit as end:  # what Ray makes of SIGTERM
             raise Terminated from end
         except Exception as error:
@@ -319,6 +320,19 @@ def _what(nodes: Sequence[Mapping[str, Any]]) -> str:
         for name, count in [*counts.items(), ("node", len(nodes))]
     )
     return f"{cpus} and {gpus} on {several}"
+
+
+@contextmanager
+def _silenced() -> Generator[None]:
+    """Without what Ray's threads write to standard error of every try to connect."""
+    kept = os.dup(2)
+    try:
+        with FilePath(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _silent(address: str) -> str:
