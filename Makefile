@@ -78,8 +78,8 @@ lock: $(READY)
 	mv requirements.lock.new requirements.lock
 	set -o pipefail; $(COMPILE) --extra ecosystem --constraint requirements.lock --constraint <(echo $(TORCH)) 2>/dev/null \
 	  | awk -F== 'BEGIN { print "# What make test-ecosystem installs beside requirements.lock; written by make lock." } \
-	         NR == FNR { have[$$1]; next } \
-	         /^[a-z]/ { keep = !($$1 in have) && $$1 !~ /^($(WITHOUT))$$/ } keep' requirements.lock - \
+	         NR == FNR { have[$$0]; next } \
+	         /^[a-z]/ { keep = !($$0 in have) && $$1 !~ /^($(WITHOUT))$$/ } keep' requirements.lock - \
 	  > requirements-ecosystem.lock.new
 	mv requirements-ecosystem.lock.new requirements-ecosystem.lock
 

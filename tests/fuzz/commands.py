@@ -22,7 +22,7 @@ COMMANDS: list[list[str]] = [
     ["data", "fetch", "iris"],
     ["data", "verify", "iris"],
     ["traverse", "IRIS_FF", "--runs", "2", "--seed", "1", "--method", "sqp", "--out", "OUT",
-     "--device", "cpu", "--set", "steps=5", "--checkpoint-every", "3"],
+     "--device", "cpu", "--set", "steps=5", "--checkpoint-every", "3", "--engine", "local"],
     ["decay", "IRIS_FF", "--runs", "2", "--seed", "1", "--penalties", "0,1", "--epochs", "3",
      "--out", "OUT", "--device", "cpu", "--set", "record_every=2"],
     ["compare", "IRIS_FF", "--method", "sqp", "--epochs", "3", "--out", "RESULTS", "--device",

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from isoloss.errors import InputError, printable
+from isoloss.errors import InputError, printable, require_extra, unknown
 
 if TYPE_CHECKING:
     from isoloss.experiments import Experiment
+    from isoloss.runs.cluster import Cluster
     from isoloss.runs.walk import Subject
 
 MOST_RUNS = 10_000
@@ -23,6 +24,8 @@ MOST_SEED = 2**32 - 1  # the largest that all random number generators take
 
 RESULTS = FilePath("results")
 METHOD = "sqp"  # unless another is asked for
+LOCAL = "local"
+SMALLEST_GPU = 1e-4  # part of one that Ray counts
 
 console = Console(highlight=False, markup=False, emoji=False)
 errors = Console(highlight=False, markup=False, emoji=False, stderr=True)
@@ -43,7 +46,9 @@ def _pack_file(text: str) -> FilePath:
     return _folder(text)
 
 
-def _number(kind: type[int | float], least: int, most: float = math.inf) -> Callable[[str], float]:
+def _number(
+    kind: type[int | float], least: float, most: float = math.inf
+) -> Callable[[str], float]:
     """Reads a number; what is none or out of range is named, which typer itself does not do."""
     what = "a whole number" if kind is int else "a finite number"
     bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
@@ -104,6 +109,14 @@ CheckpointEvery = Annotated[float, typer.Option(
 Track = Annotated[list[str] | None, typer.Option(
     "--track", metavar="TRACKER",
     help="Log every run to tensorboard, mlflow or wandb; may be repeated.")]
+Engine = Annotated[str, typer.Option(
+    "--engine", metavar="ENGINE", help="What spreads the runs: local, over cores; or ray.")]
+Address = Annotated[str | None, typer.Option(
+    "--address", metavar="HOST:PORT", show_default="a Ray of its own",
+    help="Of the Ray to use, as 'ray start' printed it, or 'auto'.")]
+GpusPerRun = Annotated[float | None, typer.Option(
+    "--gpus-per-run", metavar="F", parser=_number(float, SMALLEST_GPU, 1), show_default="none",
+    help="Part of a GPU that Ray gives each run.")]
 Regularizer = Annotated[str, typer.Option(
     "--regularizer", metavar="NAME", help="Name of the regularizer, such as l1.")]
 # fmt: on
@@ -129,12 +142,27 @@ def experiment(name: str) -> Experiment:
     return experiments.get(name)
 
 
-def subject(name: str, given_device: str) -> tuple[Subject, str]:
+def cluster(engine: str, address: str | None, gpus_per_run: float | None) -> Cluster | None:
+    """The Ray meant; None is this machine."""
+    from isoloss.runs.cluster import Cluster
+
+    if engine == "ray":
+        require_extra("ray", "ray")
+        return Cluster(address, gpus_per_run or 0.0)
+    if engine != LOCAL:
+        raise unknown("engine", engine, [LOCAL, "ray"])
+    for option, value in {"--address": address, "--gpus-per-run": gpus_per_run}.items():
+        if value is not None:
+            raise InputError(f"{option} {value} is for Ray; give --engine ray too, or leave it out")
+    return None
+
+
+def subject(name: str, given_device: str, on: Cluster | None = None) -> tuple[Subject, str]:
     """The experiment or project meant, and its device: a project decides on that itself."""
     from isoloss.projects import Project, is_project
 
     if not is_project(name):
-        return experiment(name), device(given_device)
+        return experiment(name), device(given_device, on)
     if given_device != "auto":
         raise InputError(
             f"--device {given_device} cannot be given for {name}, whose function decides where the "
@@ -143,10 +171,21 @@ def subject(name: str, given_device: str) -> tuple[Subject, str]:
     return Project.of(name), "as built"
 
 
-def device(given: str) -> str:
-    """The device meant; `auto` is CUDA where there is one."""
+def device(given: str, on: Cluster | None = None) -> str:
+    """The device meant; `auto` is CUDA where there is one, or where Ray is asked for one."""
     import torch
 
+    if on is not None:
+        asked = "cuda" if on.gpus_per_run else "cpu"
+        if given not in ("auto", asked):
+            remedy = (
+                "leave out one" if asked == "cuda" else "give --gpus-per-run 1, or --device cpu"
+            )
+            raise InputError(
+                f"--device {given} cannot be had where Ray gives each run {on.gpus_per_run:g} GPU; "
+                f"{remedy}"
+            )
+        return asked
     if given == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

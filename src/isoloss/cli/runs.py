@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,6 +16,7 @@ from isoloss.errors import InputError
 from isoloss.runs.pool import run_all
 
 if TYPE_CHECKING:
+    from isoloss.runs.cluster import Cluster
     from isoloss.runs.run import Run
     from isoloss.runs.walk import Subject
 
@@ -35,6 +37,9 @@ def traverse(
     restart: options.Restart = False,
     checkpoint_every: options.CheckpointEvery = 30.0,
     track: options.Track = None,
+    engine: options.Engine = options.LOCAL,
+    address: options.Address = None,
+    gpus_per_run: options.GpusPerRun = None,
 ) -> None:
     """Train and walk: an experiment, or a project of your own.
 
@@ -43,7 +48,8 @@ def traverse(
     from isoloss.runs.walk import WalkRun, walk_settings
     from isoloss.store import run_folder
 
-    subject, target = options.subject(name, device)
+    cluster = options.cluster(engine, address, gpus_per_run)
+    subject, target = options.subject(name, device, cluster)
     walk = walk_settings(subject, method, settings or [], target)
     planned = [
         WalkRun(k, seed + k, run_folder(out, subject.name, method, k), walk, checkpoint_every)
@@ -51,7 +57,7 @@ def traverse(
     ]
     if track:
         planned = [one.tracked(track) for one in planned]
-    _run(f"{subject.name} {method}", subject, planned, out, restart=restart)
+    _run(f"{subject.name} {method}", subject, planned, out, cluster, restart=restart)
 
 
 def decay(
@@ -65,19 +71,23 @@ def decay(
     settings: options.Pairs = None,
     restart: options.Restart = False,
     checkpoint_every: options.CheckpointEvery = 30.0,
+    engine: options.Engine = options.LOCAL,
+    address: options.Address = None,
+    gpus_per_run: options.GpusPerRun = None,
 ) -> None:
     """Train with weight decay, to compare walks with."""
     from isoloss.runs.decay import DecayRun, decay_settings
     from isoloss.store import run_folder
 
-    experiment = options.experiment(name)
+    cluster = options.cluster(engine, address, gpus_per_run)
+    experiment, target = options.experiment(name), options.device(device, cluster)
     weights = None if penalties is None else options.penalties(penalties)
-    chosen = decay_settings(experiment, weights, epochs, settings or [], options.device(device))
+    chosen = decay_settings(experiment, weights, epochs, settings or [], target)
     planned = [
         DecayRun(k, seed + k, run_folder(out, name, None, k, "decay"), chosen, checkpoint_every)
         for k in range(runs or experiment.decay_runs)
     ]
-    _run(f"{name} decay", experiment, planned, out, restart=restart)
+    _run(f"{name} decay", experiment, planned, out, cluster, restart=restart)
 
 
 def compare(
@@ -88,6 +98,9 @@ def compare(
     device: options.Device = "auto",
     settings: options.Pairs = None,
     restart: options.Restart = False,
+    engine: options.Engine = options.LOCAL,
+    address: options.Address = None,
+    gpus_per_run: options.GpusPerRun = None,
 ) -> None:
     """Compare walks and weight decay at equal training loss.
 
@@ -97,7 +110,8 @@ def compare(
     from isoloss.runs.walk import after_decay_runs, walk_settings
     from isoloss.store import open_results
 
-    experiment, target = options.experiment(name), options.device(device)
+    cluster = options.cluster(engine, address, gpus_per_run)
+    experiment, target = options.experiment(name), options.device(device, cluster)
     walk = walk_settings(experiment, method, settings or [], target)
     results = open_results(out)
     if not results.paths(name, method):
@@ -107,10 +121,10 @@ def compare(
         )
     trained = equivalent_runs(results, experiment, method, epochs, target)
     title = f"{name} weight decay with the penalties of {method}"
-    _run(title, experiment, trained, out, restart=restart)
+    _run(title, experiment, trained, out, cluster, restart=restart)
     walks = after_decay_runs(results, walk)
     title = f"{name} {method} from weight decay's best"
-    _run(title, experiment, walks, out, restart=restart)
+    _run(title, experiment, walks, out, cluster, restart=restart)
 
 
 def reproduce(
@@ -121,6 +135,9 @@ def reproduce(
     device: options.Device = "auto",
     quick: options.Quick = False,
     restart: options.Restart = False,
+    engine: options.Engine = options.LOCAL,
+    address: options.Address = None,
+    gpus_per_run: options.GpusPerRun = None,
 ) -> None:
     """Walks, weight decay, comparison and report of experiments.
 
@@ -131,14 +148,15 @@ def reproduce(
     draws = find_spec("matplotlib") is not None
     runs = runs or (QUICK_RUNS if quick else None)
     epochs, penalties = (QUICK_EPOCHS, QUICK_PENALTIES) if quick else (None, None)
+    on: dict[str, Any] = {"engine": engine, "address": address, "gpus_per_run": gpus_per_run}
     for experiment in options.chosen(name):
         one = experiment.name
         for method in METHODS:
             fewer = quick and experiment.method(method).takes_all_steps
             pairs = QUICK_STEPS if fewer else []
-            traverse(one, runs, seed, method, out, device, pairs, restart)
-        decay(one, runs, seed, penalties, epochs, out, device, restart=restart)
-        compare(one, options.METHOD, epochs, out, device, restart=restart)
+            traverse(one, runs, seed, method, out, device, pairs, restart, **on)
+        decay(one, runs, seed, penalties, epochs, out, device, restart=restart, **on)
+        compare(one, options.METHOD, epochs, out, device, restart=restart, **on)
         if draws:
             report([one], out)
     if not draws:
@@ -151,9 +169,16 @@ def reproduce(
 
 
 def _run(
-    title: str, subject: Subject, planned: Sequence[Run], out: FilePath, *, restart: bool
+    title: str,
+    subject: Subject,
+    planned: Sequence[Run],
+    out: FilePath,
+    cluster: Cluster | None,
+    *,
+    restart: bool,
 ) -> None:
     """Do the runs that are not finished, and print their summary."""
+    from isoloss.projects import Project
     from isoloss.runs.run import Display
     from isoloss.store import check_out_folder
 
@@ -167,9 +192,12 @@ def _run(
         options.say(f"{title}: {finished} of {len(planned)} runs are finished already.")
     if not todo:
         return
-    display = Display(title, todo)
-    with display.live:
-        code = run_all(todo, display.show)
+    files = [subject.file] if isinstance(subject, Project) else []
+    engine = nullcontext(run_all) if cluster is None else cluster.opened(out, files, options.say)
+    with engine as execute:
+        display = Display(title, todo)
+        with display.live:
+            code = execute(todo, display.show)
     options.console.print(display.summary())
     for sentence in display.notes:
         options.say(sentence, "note:", "yellow")

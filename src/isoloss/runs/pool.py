@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
@@ -25,6 +26,7 @@ SPAWN = multiprocessing.get_context("spawn")
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 SECONDS_TO_LOOK = 0.2  # how long a signal may wait to be noticed
+CONTINUE = "run the same command again to continue from its last checkpoint"
 SECONDS_TO_INSIST = 1.0  # a second Ctrl-C after these ends the runs; nearer ones are one press
 
 
@@ -39,7 +41,7 @@ def sigterm_raises() -> Generator[None]:
     def terminate(*_: object) -> None:
         raise Terminated
 
-    with _handling(terminate, signal.SIGTERM):
+    with handling(terminate, signal.SIGTERM):
         yield
 
 
@@ -51,15 +53,15 @@ def run_all(runs: Sequence[Run], show: Callable[[News], None]) -> int:
     def note(number: int, *_: object) -> None:
         came.append((number, time.monotonic()))
 
-    with _handling(note, *STOPPING):
+    with handling(note, *STOPPING):
         try:
             while workers or (waiting and not came):
-                while waiting and not came and len(workers) < _cores():
+                while waiting and not came and len(workers) < cores():
                     workers.append(_Worker(waiting.popleft()))
                 wait([end for one in workers for end in one.ends], SECONDS_TO_LOOK)
                 if came:
                     for one in workers:
-                        one.stop(at_once=_insists(came))
+                        one.stop(at_once=insists(came))
                 for one in workers:
                     for news in one.news():
                         show(news)
@@ -80,17 +82,17 @@ def _jobs(runs: Sequence[Run]) -> list[list[Run]]:
     return list(jobs.values())
 
 
-def _insists(came: list[tuple[int, float]]) -> bool:
+def insists(came: list[tuple[int, float]]) -> bool:
+    """Whether Ctrl-C was pressed a second time, of the signals that came and when."""
     pressed = [when for number, when in came if number == signal.SIGINT]
     return len(pressed) > 1 and pressed[-1] - pressed[0] > SECONDS_TO_INSIST
 
 
-class _Worker:
-    """A process and the runs that it executes."""
+class Process:
+    """A process that executes runs, and the pipe to it."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: object) -> None:  # a list of runs once it is unpickled there
         self.ended = False
-        self._left = {run.index: run for run in runs}
         self._stopped = self._killed = False
         pipe, theirs = SPAWN.Pipe()
         self._pipe: Connection | None = pipe
@@ -114,23 +116,18 @@ class _Worker:
             with suppress(OSError):  # it is dead already
                 self._pipe.send(None)
 
-    def news(self) -> Generator[News]:
-        """What the runs told since; what is known of those that died without their last word."""
+    def received(self) -> Generator[bytes]:
+        """News that it sent since, pickled."""
         alive = self._process.is_alive()  # before the pipe: what was said last is in there then
         try:
             while self._pipe and self._pipe.poll():
-                news: News = self._pipe.recv()
-                if news.phase == "done":
-                    del self._left[news.index]
-                yield news
+                yield self._pipe.recv_bytes()
         except (EOFError, OSError):
             self._pipe = None
-        if not alive:
-            self.ended = True
-            for run in self._left.values():
-                yield run.lost(self._death())
+        self.ended = not alive
 
-    def _death(self) -> str:
+    def death(self) -> str:
+        """What to say of runs whose last news never came, once it has ended."""
         code = self._process.exitcode or 0
         how = f"ended with exit code {code}"
         if self._killed:
@@ -138,10 +135,30 @@ class _Worker:
         elif code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
             how += ", perhaps because memory ran out" if -code == signal.SIGKILL else ""
-        return f"its process {how}; run the same command again to continue from its last checkpoint"
+        return f"its process {how}; {CONTINUE}"
 
 
-def _cores() -> int:
+class _Worker(Process):
+    """A process and the runs of which it owes the last news."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        super().__init__(runs)
+        self._left = {run.index: run for run in runs}
+
+    def news(self) -> Generator[News]:
+        """What the runs told since; what is known of those that died without their last word."""
+        for content in self.received():
+            news: News = pickle.loads(content)  # noqa: S301 -- of our own process
+            if news.phase == "done":
+                del self._left[news.index]
+            yield news
+        if self.ended:
+            for run in self._left.values():
+                yield run.lost(self.death())
+
+
+def cores() -> int:
+    """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -175,7 +192,7 @@ def _work(runs: Sequence[Run], pipe: Connection) -> None:
 
 
 @contextmanager
-def _handling(handler: Callable[..., object], *signals: signal.Signals) -> Generator[None]:
+def handling(handler: Callable[..., object], *signals: signal.Signals) -> Generator[None]:
     """Handle signals, where that is possible: in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield

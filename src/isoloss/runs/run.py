@@ -129,6 +129,7 @@ class Run(ABC):
     folder: FilePath
     settings: RunSettings
     checkpoint_every: float = 30.0  # seconds
+    patience: float = 0.0  # seconds to wait for a folder that another process is letting go of
 
     unit: ClassVar[str]  # what progress is counted in
     figures: ClassVar[str]  # the progress line's template, filled from the last row
@@ -209,7 +210,16 @@ class Run(ABC):
         self, tell: Callable[[News], None], cancelled: Callable[[], bool]
     ) -> Generator[Contact]:
         """Be the only writer to its folder, else LockedError."""
-        with only_writer(self.folder) as died:
+        give_up = time.monotonic() + self.patience
+        with ExitStack() as held:
+            while True:
+                try:
+                    died = held.enter_context(only_writer(self.folder))
+                    break
+                except LockedError:
+                    if cancelled() or time.monotonic() > give_up:
+                        raise
+                time.sleep(SECONDS_BETWEEN_NEWS)
             contact = Contact(self, tell, cancelled)
             if died:
                 contact.notes.append(f"{self.folder}: {died} did not end properly")
