@@ -10,19 +10,22 @@ import torch
 from isoloss.errors import DeviceError
 from isoloss.methods import SQP, Method
 from isoloss.methods.sqp import LEAST_MEMORY
-from isoloss.problem import Problem
+from isoloss.problem import Problem, inside
 
 
-def check_memory(problem: Problem, method: Method) -> None:
-    """Insist on memory for the vectors that a method holds at once."""
-    most = getattr(method, "vectors", 0)
+def check_memory(problem: Problem, method: Method, *, leads_off: bool = False) -> None:
+    """Insist on memory for the vectors that a method holds at once; ranks share those of the basis
+    of sqp, but not those of a walk that first leads off to another level."""
+    most, ranks = getattr(method, "vectors", 0), inside(problem).ranks.count
+    shared = 2 * method.memory if isinstance(method, SQP) and not leads_off else 0
+    most -= shared - math.ceil(shared / ranks)
     each = problem.size * problem.dtype.itemsize
     left = _left(problem.device)
     if left is None or most * each <= left:
         return
     remedy = "use a device with more"
     if isinstance(method, SQP):
-        fits = method.memory - math.ceil((most - left // each) / 2)
+        fits = method.memory - math.ceil((most - left // each) / 2 * (ranks if shared else 1))
         if fits >= LEAST_MEMORY:
             remedy = f"give method=isoloss.SQP(memory={fits}), or {remedy}"
     raise DeviceError(

@@ -208,15 +208,15 @@ class _Search:
 
     def _learn(self, there: Point, step: Array, change: Change) -> Slopes:
         """Teach the model the change of both gradients; the gradients at the trial."""
-        here, model = self.here, self.model
+        here, model, ranks = self.here, self.model, self.objective.ranks
         known = change.square, change.products
-        change_a, basis = model.basis.coordinates(change.vector, known)
+        change_a, basis = model.basis.coordinates(change.vector, known, ranks)
         change_a /= self.state.unit(there.loss)
         if model.curvature is None:
             change_r = model.outside * padded(step, basis.size)
         else:
             bent = there.regularizer_grad - here.point.regularizer_grad
-            change_r, basis = basis.coordinates(bent)
+            change_r, basis = basis.coordinates(bent, ranks=ranks)
         self.model = model.learn(basis, step, change_r, change_a)
         self.home, self.here = self.home.padded(basis.size), here.padded(basis.size)
         before = self.here.slopes
