@@ -169,7 +169,7 @@ class Objective:
         numbers = np.zeros(1 + len(rows))
         logs = origin.loss is not None  # all along a walk
         numbers[0], numbers[1 : used + 1] = origin.loss or 0.0, shares
-        self.ranks.note(numbers)
+        self.ranks.note(numbers.tolist())
         given = (
             torch.from_numpy(numbers).to(problem.device),
             origin.point.theta,
@@ -209,6 +209,8 @@ class Objective:
             raise OutOfTime
 
     def _seen(self, point: Point) -> Point:
+        numbers = (point.loss, point.regularizer, point.norm, point.grad_norm, point.tangent_norm)
+        self.ranks.note(numbers)
         self.stray = None if point.finite else point.theta
         return point
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from isoloss.errors import InputError
 from isoloss.evaluation import Ranks
+from isoloss.evaluation.shares import fingerprint
 from isoloss.flat import digest
 from isoloss.losses import OwnTensors
 from isoloss.methods import Method, State
@@ -115,9 +116,18 @@ def with_own_rows(snapshot: Snapshot, ranks: Ranks, device: torch.device) -> Sna
     return exchanged(snapshot, cut)
 
 
-def check_agree(ranks: Ranks, asked: Mapping[str, Any]) -> None:
-    """Insist on the same walk on all ranks."""
-    first, *others = ranks.gather(dict(asked))
+def check_agree(
+    ranks: Ranks,
+    asked: Mapping[str, Any],
+    options: Mapping[str, Any],
+    probes: Mapping[str, Problem],
+) -> None:
+    """Insist on the same walk on all ranks, and on the same data of what they do not share."""
+    if ranks.count == 1:
+        return
+    parts = {name: inside(probe) for name, probe in probes.items()}
+    own = {k: fingerprint(one.chunks) for k, one in parts.items() if one.ranks.count == 1}
+    first, *others = ranks.gather({**asked, **options, "data of probes": own})
     for number, other in enumerate(others, 1):
         apart = differences(first, other, told="{name} is {before!r} there, {now!r} here")
         if apart:

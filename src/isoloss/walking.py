@@ -205,7 +205,8 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
             problem, theta, level, of_regularizer, method, tolerance, record, probes
         )
         options = {"stop": self.stop.model_dump(exclude=ONLY_IN_PYTHON), "check": check}
-        check_agree(ranks, {**self._asked, **options, "checkpoint": checkpoint is not None})
+        options["checkpoint"] = checkpoint is not None
+        check_agree(ranks, self._asked, options, probes)
         saved = None if checkpoint is None else self._found(checkpoint, problem.device)
         if saved is None:
             kept = method.kept_tolerance(tolerance)

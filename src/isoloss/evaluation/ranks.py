@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+import struct
 import threading
 import time
 import zlib
@@ -13,9 +14,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch import distributed as dist
 
@@ -76,7 +75,7 @@ class Ranks:
         del size
         return part
 
-    def note(self, values: Tensor | NDArray[np.float64]) -> None:
+    def note(self, values: Tensor | Sequence[float]) -> None:
         """Say what the next exchange goes by, which has to be the same on all ranks."""
 
     def carry(self, device: torch.device) -> None:
@@ -227,9 +226,10 @@ class GroupRanks(Ranks):
         self._call(_ALL_GATHER, found, mine)
         return found[:size].to(part.device)
 
-    def note(self, values: Tensor | NDArray[np.float64]) -> None:
+    def note(self, values: Tensor | Sequence[float]) -> None:
         """Say what the next exchange goes by, which has to be the same on all ranks."""
-        content = _checksum(values) if isinstance(values, Tensor) else values.tobytes()
+        tensor = isinstance(values, Tensor)
+        content = _checksum(values) if tensor else struct.pack(f"{len(values)}d", *values)
         self._mark = zlib.crc32(content, self._mark)
 
     def carry(self, device: torch.device) -> None:
