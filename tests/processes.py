@@ -16,11 +16,15 @@ from torch import distributed as dist
 
 from isoloss import IsolossError
 
-ANSWER = 15
+ANSWER = 10
 """Seconds in which a rank has to answer another one."""
 SECONDS = 90
 """Seconds in which all of them have to be through."""
-PRELOADED = ["torch", "torch.distributed", "pandas", "isoloss.walking", "isoloss.store"]
+PRELOADED = [
+    "torch.distributed", "sympy", "scipy.optimize", "pytest", "pandas", "pyarrow.pandas_compat",
+    "isoloss.walking", "isoloss.store", "isoloss.progress",
+]  # fmt: skip
+"""What is loaded once for all of them."""
 
 
 def on_ranks(count: int, work: Callable[..., Any], *args: Any, folder: Path) -> list[Any]:

@@ -194,7 +194,7 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         tolerance = _tolerance_of(rtol, atol)
         theta, level = _start_of(problem, start), _level_of(level, tolerance)
         method, record = get_method(method), record or Record()
-        check_memory(problem, method, leads_off=level is not None)
+        check_memory(problem, method)
         probes = _checked_probes(probes or {}, problem)
         self.stop = stop or Stop()
         self._method, self._checkpoint = method, checkpoint

@@ -13,11 +13,11 @@ from isoloss.methods.sqp import LEAST_MEMORY
 from isoloss.problem import Problem, inside
 
 
-def check_memory(problem: Problem, method: Method, *, leads_off: bool = False) -> None:
-    """Insist on memory for the vectors that a method holds at once; ranks share those of the basis
-    of sqp, but not those of a walk that first leads off to another level."""
+def check_memory(problem: Problem, method: Method) -> None:
+    """Insist on memory for the vectors that a method holds at once; those of sqp's memory, of which
+    ranks hold a part each."""
     most, ranks = getattr(method, "vectors", 0), inside(problem).ranks.count
-    shared = 2 * method.memory if isinstance(method, SQP) and not leads_off else 0
+    shared = 2 * method.memory if isinstance(method, SQP) else 0
     most -= shared - math.ceil(shared / ranks)
     each = problem.size * problem.dtype.itemsize
     left = _left(problem.device)

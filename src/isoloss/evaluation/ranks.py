@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 import struct
 import threading
@@ -334,7 +335,7 @@ class GroupRanks(Ranks):
             self._over = True
             raise RankError(
                 f"another process of the group has ended or did not answer in time, as rank "
-                f"{self.number} of {self.count} saw ({one_line(error)}); start all of them again, "
+                f"{self.number} of {self.count} saw ({_cause(error)}); start all of them again, "
                 f"and the walk continues from its checkpoint"
             ) from error
 
@@ -361,6 +362,11 @@ def ranks_of(group: Any) -> Ranks:
             "this process is no member of the group given; make the Problem in its members alone"
         )
     return Ranks() if dist.get_world_size(group) == 1 else GroupRanks(group)
+
+
+def _cause(error: RuntimeError) -> str:
+    """What gloo or NCCL says, without the place in its source and what it guesses."""
+    return one_line(RuntimeError(re.sub(r"^\[[^]]*\] ", "", str(error)).partition(". ")[0]))
 
 
 def _all_errors(kind: type[IsolossError]) -> list[type[IsolossError]]:

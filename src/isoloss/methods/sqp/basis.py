@@ -25,10 +25,17 @@ products grows by the product of two of these."""
 
 @dataclass
 class Rows:
-    """Storage shared by the bases that grew from one another; of each row, this rank's part."""
+    """Storage of vectors, such as the bases that grew from one another share; of each vector, this
+    rank's part."""
 
     values: Tensor  # shape (capacity, n)
     used: int = 0  # rows written; a basis with fewer is an older one and copies before it grows
+
+
+def row_of(vector: Tensor, ranks: Ranks) -> Rows:
+    """A vector as the only row, in memory of its own."""
+    part = ranks.cut(vector)
+    return Rows((part if part is vector else part.clone())[None], 1)
 
 
 @dataclass(frozen=True)
