@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 import sys
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.connection import Connection
@@ -14,10 +15,6 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
-from isoloss import IsolossError
-
-ANSWER = 10
-"""Seconds in which a rank has to answer another one."""
 SECONDS = 90
 """Seconds in which all of them have to be through."""
 PRELOADED = [
@@ -27,17 +24,19 @@ PRELOADED = [
 """What is loaded once for all of them."""
 
 
-def on_ranks(count: int, work: Callable[..., Any], *args: Any, folder: Path) -> list[Any]:
-    """What a function of (rank, ranks, *args) gives on each rank; the text of isoloss's own error
-    and of any other where it raises; None where it is killed."""
+def on_ranks(
+    count: int, work: Callable[..., Any], *args: Any, folder: Path, answer: int = 10
+) -> list[Any]:
+    """What a function of (rank, ranks, *args) gives on each rank: where it raises, the error's
+    text; None where it is killed. A rank has so many seconds to answer another one."""
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    store = folder / f"store{len(list(folder.iterdir()))}"
+    store = str(folder / f"store-{uuid.uuid4().hex}")
     pipes, processes = [], []
     for rank in range(count):
         here, there = context.Pipe(duplex=False)
         process = context.Process(
-            target=_run, args=(there, str(store), rank, count, work, args), daemon=True
+            target=_run, args=(there, store, rank, count, answer, work, args), daemon=True
         )
         process.start()
         there.close()
@@ -65,20 +64,19 @@ def _run(
     store: str,
     rank: int,
     count: int,
+    answer: int,
     work: Callable[..., Any],
     args: tuple[Any, ...],
 ) -> None:
     torch.set_num_threads(1)
     with open(os.devnull, "w") as quiet:  # noqa: PTH123  # of gloo's own notes
         os.dup2(quiet.fileno(), sys.stderr.fileno())
-    wait = timedelta(seconds=ANSWER)
+    wait = timedelta(seconds=answer)
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=count, timeout=wait
     )
     try:
         found = work(rank, count, *args)
-    except IsolossError as error:
-        found = f"{type(error).__name__}: {error}"
     except Exception as error:
-        found = f"! {type(error).__name__}: {error}"
+        found = f"{type(error).__name__}: {error}"
     pipe.send(found)

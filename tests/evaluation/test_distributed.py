@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from tests.problems import F64, generator, normal
-from tests.processes import ANSWER, on_ranks
+from tests.processes import on_ranks
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
@@ -81,6 +81,7 @@ def summary(path: isoloss.Path) -> dict[str, Any]:
     """What a path holds, to be sent between processes."""
     rows = path.steps.drop(columns=["seconds", "kind"])
     told = {"outcome": path.outcome.value, "message": path.message, "steps": path.point_steps}
+    told["seconds"] = path.steps["seconds"].tolist()
     return {"rows": rows.to_numpy(), "points": path.points.numpy(), **told}
 
 
@@ -212,6 +213,7 @@ def test_ends_asked_for_on_one_rank_are_those_of_all(tmp_path: Path) -> None:
     first, second = on_ranks(2, _told_to_end, folder=tmp_path)
     assert all(same(*both) for both in zip(first, second, strict=True))
     assert [len(one["rows"]) for one in first[:3]] == [3, 3, 3]
+    assert [one["seconds"] for one in first] == [one["seconds"] for one in second]  # of one clock
     words = ("callback returned True", "Stop(when=...) returned True", "Ctrl-C")
     assert all(word in one["message"] for word, one in zip(words, first, strict=False))
     assert [one["outcome"] for one in first] == ["interrupted"] * 3 + ["time_limit"]
@@ -361,14 +363,14 @@ def test_a_killed_rank_ends_the_others_and_the_walk_continues_to_the_bit(tmp_pat
 
 def _hangs(rank: int, ranks: int) -> str:
     if rank == 1:
-        time.sleep(ANSWER + 3)
+        time.sleep(6)
         return "woke up"
     return str(problem(rank, ranks).size)
 
 
 @pytest.mark.slow
 def test_a_rank_that_hangs_ends_the_others_in_time(tmp_path: Path) -> None:
-    first, second = on_ranks(2, _hangs, folder=tmp_path)
+    first, second = on_ranks(2, _hangs, folder=tmp_path, answer=4)
     assert first.startswith("RankError: another process of the group has ended or did not answer")
     assert second == "woke up"
 
@@ -429,6 +431,7 @@ def _check(rank: int, ranks: int) -> tuple[bool, str]:
     with pytest.raises(isoloss.InputError, match="make it in each process"):
         __import__("copy").deepcopy(made)
     found = isoloss.check(made)
+    assert "37 examples in 2 shares" in str(found)
     return found.passed, str(found)
 
 
