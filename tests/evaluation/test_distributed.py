@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, DistributedSampler, Subset, TensorDatas
 
 import isoloss
 from isoloss import Checkpoint, Problem, Record, Stop, traverse, walk
+from isoloss.evaluation.ranks import GroupRanks, _backends
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="os.kill, file stores")
 
@@ -451,6 +452,29 @@ def test_check_passes_on_all_ranks(tmp_path: Path) -> None:
 def test_a_group_that_is_none_is_refused(refuses, group: Any, words: tuple[str, ...]) -> None:
     with refuses(*words):
         Problem(network(), "cross_entropy", examples(), group=group)
+
+
+def test_a_model_whose_parameters_are_sharded_is_refused(refuses) -> None:
+    FullyShardedDataParallel = type("FullyShardedDataParallel", (nn.Sequential,), {})
+    with refuses("sharded over processes (FSDP, tensor parallelism)", "gathered"):
+        Problem(FullyShardedDataParallel(network()), "cross_entropy", examples())
+
+
+def test_vectors_travel_where_the_backend_can_take_them(refuses) -> None:
+    """Without a GPU: by what torch says of a group."""
+    ranks = GroupRanks.__new__(GroupRanks)
+    gpu, cpu = torch.device("cuda", 1), torch.device("cpu")
+    for config, device, wire in (
+        ("cpu:gloo,cuda:gloo", gpu, cpu),
+        ("cpu:gloo,cuda:nccl", gpu, gpu),
+        ("cpu:gloo,cuda:nccl", cpu, cpu),
+    ):
+        ranks._backends, ranks._wire = _backends(config), cpu
+        ranks.carry(device)
+        assert ranks._wire == wire
+    ranks._backends, ranks._wire = _backends("cuda:nccl"), gpu
+    with refuses("backend is nccl on cuda", "the problem is on 'cpu'", "device='cuda'"):
+        ranks.carry(cpu)
 
 
 def test_a_share_without_a_group_is_refused(refuses) -> None:

@@ -29,8 +29,13 @@ class Distributed:
 
     def loss(self, theta: Tensor) -> Tensor:
         """The mean loss over all examples, shape (), float64."""
-        self.ranks.note(theta)
-        (total,) = self.ranks.total(lambda: [self.other.loss(theta).item()])
+
+        def own() -> list[float]:
+            value = self.other.loss(theta).item()
+            self.ranks.note(theta)
+            return [value]
+
+        (total,) = self.ranks.total(own)
         return theta.new_tensor(total, dtype=torch.float64)
 
     def loss_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:

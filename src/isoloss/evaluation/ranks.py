@@ -146,9 +146,11 @@ class GroupRanks(Ranks):
     def __init__(self, group: dist.ProcessGroup) -> None:
         self._group = group
         self.number, self.count = dist.get_rank(group), dist.get_world_size(group)
-        self._backends = dist.get_backend_config(group)
-        on_gpu = self._backends == dist.Backend.NCCL
-        self._wire = torch.device("cuda", torch.cuda.current_device()) if on_gpu else CPU
+        self._backends = _backends(dist.get_backend_config(group))
+        self._wire = CPU
+        if "cpu" not in self._backends:  # as nccl
+            only = next(iter(self._backends))
+            self._wire = torch.device(only, torch.get_device_module(only).current_device())
         self._mark = 0
         self._over = False  # whether the last exchange ended in an error, which all know of
 
@@ -194,10 +196,10 @@ class GroupRanks(Ranks):
         Each rank sums one part of the vector, in float64: the same bits everywhere, whatever the
         backend, for the traffic of a ring, twice (1 - 1 / count) vectors.
         """
-        self.note(theta)
         value = vector = error = None
         try:
             value, vector = work()
+            self.note(theta)
         except Exception as failed:
             error = failed
         rows = self._exchange("add", [math.nan if value is None else value.item()], error)
@@ -235,12 +237,14 @@ class GroupRanks(Ranks):
 
     def carry(self, device: torch.device) -> None:
         """Let vectors of a device go from there where the backend can; else through the CPU."""
-        if device.type == "cuda" and dist.Backend.NCCL in self._backends:
+        backend = self._backends.get(device.type, "")
+        if backend not in ("", "gloo"):
             self._wire = device
-        elif self._wire.type == "cuda":
+        elif "cpu" not in self._backends:
+            known = " and ".join(f"{one} on {kind}" for kind, one in self._backends.items())
             raise InputError(
-                f"the group's backend nccl moves tensors of GPUs alone, and the problem is on "
-                f"{device}; give device='cuda', or init_process_group('gloo')"
+                f"the group's backend is {known}, and the problem is on {str(device)!r}; give "
+                f"device={self._wire.type!r} to Problem, or init_process_group('gloo')"
             )
 
     @contextmanager
@@ -364,6 +368,11 @@ def ranks_of(group: Any) -> Ranks:
     return Ranks() if dist.get_world_size(group) == 1 else GroupRanks(group)
 
 
+def _backends(config: str) -> dict[str, str]:
+    """The backend for each type of device, from torch's `cpu:gloo,cuda:nccl`."""
+    return dict(one.split(":", 1) for one in config.split(","))
+
+
 def _cause(error: RuntimeError) -> str:
     """What gloo or NCCL says, without the place in its source and what it guesses."""
     return one_line(RuntimeError(re.sub(r"^\[[^]]*\] ", "", str(error)).partition(". ")[0]))
@@ -375,6 +384,6 @@ def _all_errors(kind: type[IsolossError]) -> list[type[IsolossError]]:
 
 def _checksum(vector: Tensor) -> bytes:
     """Bytes that change with any bit of a vector."""
-    whole = {4: torch.int32, 8: torch.int64}[vector.element_size()]
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[vector.element_size()]
     total = int(vector.contiguous().view(whole).sum(dtype=torch.int64))
     return total.to_bytes(8, "little", signed=True)
