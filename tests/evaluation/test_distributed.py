@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, DistributedSampler, Subset, TensorDatas
 
 import isoloss
 from isoloss import Checkpoint, Problem, Record, Stop, traverse, walk
-from isoloss.evaluation.ranks import GroupRanks, _backends
+from isoloss.evaluation.group import GroupRanks, _backends
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="os.kill, file stores")
 
@@ -129,7 +129,9 @@ def _values(rank: int, ranks: int) -> list[Any]:
     made = problem(rank, ranks, "weights")
     theta, v = made.current(), normal(made.size, seed=5)
     loss, grad = made.loss_and_grad(theta)
-    curved = isoloss.regularizers.HessianTrace(probes=3), isoloss.GradientNorm(), "input_gradient"
+    outputs = isoloss.Outputs(examples()[0][:3], lambda logits: logits.softmax(1)[:, 0].sum())
+    trace = isoloss.regularizers.HessianTrace(probes=3)
+    curved = trace, isoloss.GradientNorm(), "input_gradient", outputs
     several = [isoloss.regularizers.get_regularizer(one, made) for one in curved]
     terms = [tensor.numpy() for one in several for tensor in one.value_and_grad(theta)]
     other = made.with_dtype(torch.float32)
