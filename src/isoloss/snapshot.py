@@ -80,6 +80,9 @@ def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
         return dataclasses.replace(value, **{k: _mapped(v, change) for k, v in fields.items()})
+    if isinstance(value, dict):
+        pairs = cast("dict[Any, Any]", value).items()
+        return {key: _mapped(one, change) for key, one in pairs}
     if isinstance(value, (tuple, list)):
         parts = [_mapped(one, change) for one in cast("list[Any]", value)]
         return parts if isinstance(value, list) else tuple(parts)

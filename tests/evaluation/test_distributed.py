@@ -471,10 +471,10 @@ def test_vectors_travel_where_the_backend_can_take_them(refuses) -> None:
         ("cpu:gloo,cuda:nccl", gpu, gpu),
         ("cpu:gloo,cuda:nccl", cpu, cpu),
     ):
-        ranks._backends, ranks._wire = _backends(config), cpu
+        ranks._backends, ranks._here, ranks._wire = _backends(config), cpu, cpu
         ranks.carry(device)
         assert ranks._wire == wire
-    ranks._backends, ranks._wire = _backends("cuda:nccl"), gpu
+    ranks._backends, ranks._here = _backends("cuda:nccl"), gpu
     with refuses("backend is nccl on cuda", "the problem is on 'cpu'", "device='cuda'"):
         ranks.carry(cpu)
 

@@ -45,10 +45,11 @@ class GroupRanks(Ranks):
         self._group = group
         self.number, self.count = dist.get_rank(group), dist.get_world_size(group)
         self._backends = _backends(dist.get_backend_config(group))
-        self._wire = CPU
+        self._here = CPU  # from where numbers go
         if "cpu" not in self._backends:  # as nccl
             only = next(iter(self._backends))
-            self._wire = torch.device(only, torch.get_device_module(only).current_device())
+            self._here = torch.device(only, torch.get_device_module(only).current_device())
+        self._wire = self._here  # from where vectors go
         self._mark = 0
         self._over = False  # whether the last exchange ended in an error, which all know of
 
@@ -142,7 +143,7 @@ class GroupRanks(Ranks):
             known = " and ".join(f"{one} on {kind}" for kind, one in self._backends.items())
             raise InputError(
                 f"the group's backend is {known}, and the problem is on {str(device)!r}; give "
-                f"device={self._wire.type!r} to Problem, or init_process_group('gloo')"
+                f"device={self._here.type!r} to Problem, or init_process_group('gloo')"
             )
 
     @contextmanager
@@ -182,7 +183,7 @@ class GroupRanks(Ranks):
         self._over = False
         row = [float(error is not None), float(mark), *given]
         row += [0.0] * (WIDTH - len(row))
-        mine = torch.tensor(row, dtype=torch.float64, device=self._wire)
+        mine = torch.tensor(row, dtype=torch.float64, device=self._here)
         found = mine.new_empty(self.count * WIDTH)
         self._call(_all_gather, found, mine)
         rows: list[list[float]] = found.view(self.count, WIDTH).tolist()
@@ -225,8 +226,8 @@ class GroupRanks(Ranks):
         lengths = [int(row[0]) for row in self._exchange("texts", [float(len(content))])]
         mine = torch.zeros(max(lengths), dtype=torch.uint8)
         mine[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        found = torch.empty(self.count * len(mine), dtype=torch.uint8, device=self._wire)
-        self._call(_all_gather, found, mine.to(self._wire))
+        found = torch.empty(self.count * len(mine), dtype=torch.uint8, device=self._here)
+        self._call(_all_gather, found, mine.to(self._here))
         rows = found.view(self.count, -1).cpu().numpy()
         return [row[:n].tobytes().decode() for row, n in zip(rows, lengths, strict=True)]
 
