@@ -429,11 +429,26 @@ def test_samplers_loaders_and_wrapped_models(tmp_path: Path) -> None:
         assert same(one, two)
 
 
+def _of(**options: Any) -> float:
+    made = Problem(network(), "cross_entropy", examples(), **options)
+    return made.loss(made.current()).item()
+
+
 def _check(rank: int, ranks: int) -> tuple[bool, str]:
     made = problem(rank, ranks)
     with pytest.raises(isoloss.InputError, match="make it in each process"):
         __import__("copy").deepcopy(made)
     found = isoloss.check(made)
+    one, world = dist.new_group([0]), dist.group.WORLD
+    if rank == 0:  # a group of one is one process
+        assert _of(group=one) == _of()
+    else:
+        with pytest.raises(isoloss.InputError, match="no member of the group"):
+            _of(group=one)
+    dist.barrier()
+    dist.destroy_process_group()
+    with pytest.raises(isoloss.InputError, match="not initialized, or was destroyed"):
+        _of(group=world)
     assert "37 examples in 2 shares" in str(found)
     return found.passed, str(found)
 
@@ -449,6 +464,7 @@ def test_check_passes_on_all_ranks(tmp_path: Path) -> None:
     [
         (None, ("group is None", "init_process_group")),
         ("world", ("group must be a process group", "got a str")),
+        (torch.ones(2), ("group must be a process group", "got a Tensor")),
     ],
 )
 def test_a_group_that_is_none_is_refused(refuses, group: Any, words: tuple[str, ...]) -> None:

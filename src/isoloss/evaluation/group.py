@@ -250,7 +250,14 @@ def ranks_of(group: Any) -> Ranks:
             "group is None, as torch.distributed.group.WORLD is before "
             "torch.distributed.init_process_group(); call that first, or leave group out"
         )
-    if not dist.is_available() or not isinstance(group, dist.ProcessGroup):
+    if not dist.is_available():
+        raise InputError("this build of torch has no torch.distributed; leave group out")
+    other: Any = dist.GroupMember.NON_GROUP_MEMBER  # a number
+    if type(group) is type(other) and group == other:
+        raise InputError(
+            "this process is no member of the group given; make the Problem in its members alone"
+        )
+    if not isinstance(group, dist.ProcessGroup):
         raise InputError(
             f"group must be a process group such as torch.distributed.group.WORLD, got "
             f"{kind(group)}"
@@ -259,10 +266,6 @@ def ranks_of(group: Any) -> Ranks:
         raise InputError(
             "the process group is not initialized, or was destroyed; call "
             "torch.distributed.init_process_group() first"
-        )
-    if dist.get_rank(group) < 0:
-        raise InputError(
-            "this process is no member of the group given; make the Problem in its members alone"
         )
     return Ranks() if dist.get_world_size(group) == 1 else GroupRanks(group)
 
