@@ -239,11 +239,24 @@ def _fails(rank: int, ranks: int, how: str) -> Any:
         right = nn.functional.cross_entropy(outputs, targets, reduction="none")
         return right + (outputs.square().sum(1).detach() if rank == 1 else 0)
 
+    def infinite(outputs: Tensor, targets: Tensor) -> Tensor:
+        right = nn.functional.cross_entropy(outputs, targets, reduction="none")
+        return right + torch.where(
+            torch.arange(len(right)) == 2, torch.inf if rank == 1 else 0.0, 0.0
+        )
+
     match how:
         case "the loss":
             loss = fails_late
         case "the data":
             data[0][0, 0] = torch.nan if rank == 1 else 0.0
+        case "infinite data":
+            data[0][0, 0] = torch.inf if rank == 1 else 0.0
+            model = nn.Sequential(nn.Identity(), nn.Linear(5, CLASSES).double())
+            nn.init.ones_(model[1].weight)
+            nn.init.ones_(model[1].bias)
+        case "an infinite loss":
+            loss = infinite
         case "the callback":
             walked["callback"] = lambda row: 1 // (row["step"] != 2 or rank != 1)
         case "a setting":
@@ -285,6 +298,11 @@ def _sampler(ranks: int, rank: int, **options: Any) -> DistributedSampler[Any]:
 SENTENCES = {
     "the loss": ("RankError: rank 1 of 2 failed (ZeroDivisionError: no more of this)",),
     "the data": ("InputError: on rank 1: inputs hold 1 NaN", "example 0", "fill them in"),
+    "infinite data": ("InputError: the loss at the start is", "in example 0 of rank 1"),
+    "an infinite loss": (
+        "InputError",
+        "the loss of example 2 of rank 1 is inf",
+    ),
     "the callback": ("RankError: rank 1 of 2 failed (ZeroDivisionError",),
     "a setting": ("InputError: rank 1", "rtol is 0.001 there, 0.01 here"),
     "the start": ("InputError: rank 1", "start is"),

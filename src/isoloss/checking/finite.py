@@ -20,6 +20,8 @@ def check_start(objective: Objective, point: Point, tolerance: Tolerance) -> Non
     problem = objective.problem
     own = inside(problem)
     where = "" if math.isfinite(point.loss) else own.chunks.infinite
+    if where and own.ranks.count > 1:
+        where += f" of rank {own.ranks.number}"
     infinite = next(filter(None, own.ranks.gather(where)), "")
     if infinite:
         raise InputError(
