@@ -11,6 +11,7 @@ from .errors import DerivativeError as DerivativeError
 from .errors import DeviceError as DeviceError
 from .errors import InputError as InputError
 from .errors import IsolossError as IsolossError
+from .errors import RankError as RankError
 from .methods import SQP as SQP
 from .methods import Paper as Paper
 from .outcome import Outcome as Outcome

@@ -15,6 +15,26 @@ from torch.overrides import TorchFunctionMode
 
 from isoloss.errors import InputError, one_line
 
+WRAPPERS = {"DistributedDataParallel", "_FabricModule"}
+"""Modules around a model for several processes, whose hooks do not see `torch.autograd.grad`."""
+
+SHARDED = {"FullyShardedDataParallel", "DTensor"}
+"""Modules and parameters of which each process has a part."""
+
+
+def unwrapped(model: Any) -> Any:
+    """The plain module within what torch, Accelerate or Fabric wrapped around it."""
+    while any(kind.__name__ in WRAPPERS for kind in type(model).__mro__):
+        model = model.module
+    parts = [*model.modules(), *model.parameters()] if isinstance(model, nn.Module) else []
+    if SHARDED & {type(part).__name__ for part in parts}:
+        raise InputError(
+            "the model's parameters are sharded over processes (FSDP, tensor parallelism), and a "
+            "walk needs each of them whole on every one; give a plain copy with the gathered "
+            "state_dict"
+        )
+    return model
+
 
 class _detached(TorchFunctionMode):  # noqa: N801  # a context, as torch names its own
     """Deep copies of tensors that a model keeps from earlier computations are leaves."""

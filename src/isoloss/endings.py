@@ -7,10 +7,12 @@ from dataclasses import replace
 import torch
 
 from isoloss.checking import why_not_finite, with_cause
+from isoloss.evaluation import Ranks
 from isoloss.methods import State
 from isoloss.outcome import Ending, Outcome
 from isoloss.path import Row, Stop
 from isoloss.point import Objective
+from isoloss.problem import ALONE
 
 FIRST_STEPS = 3
 """Steps up to which a stall may come of a gradient that is wrong."""
@@ -19,8 +21,10 @@ BOUNDLESS = 1e6
 """A regularizer that has fallen by so many times its size probably has no least value."""
 
 
-def asked_for(stop: Stop, state: State, row: Row, progress: int, seconds: float) -> Ending | None:
-    """The end that the user asked for, where the walk is there."""
+def asked_for(
+    stop: Stop, state: State, row: Row, progress: int, seconds: float, ranks: Ranks = ALONE
+) -> Ending | None:
+    """The end that the user asked for, on any rank, where the walk is there."""
     point, below = state.point, stop.regularizer_below
     if state.on_level and point.kkt_residual <= stop.kkt_residual:
         if point.regularizer_grad.any():
@@ -28,7 +32,8 @@ def asked_for(stop: Stop, state: State, row: Row, progress: int, seconds: float)
         return _without_slope(f"it is {point.regularizer:.6g}, and its gradient is 0")
     if state.on_level and below is not None and point.regularizer <= below:
         return Ending(Outcome.REGULARIZER_REACHED, f"{point.regularizer:.6g}")
-    if stop.when is not None and stop.when(row):
+    when = stop.when
+    if when is not None and ranks.any(lambda: when(row)):
         return Ending(Outcome.INTERRUPTED, "Stop(when=...) returned True")
     if progress >= stop.steps and state.on_level:
         return Ending(Outcome.STEP_LIMIT, _so_far(f"{progress} steps", state))

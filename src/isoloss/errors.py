@@ -30,6 +30,10 @@ class DeviceError(IsolossError):
     """A device has too little memory for what was asked, or has failed."""
 
 
+class RankError(IsolossError):
+    """A process of a group has failed, no longer answers, or does something else than the rest."""
+
+
 class DataError(IsolossError):
     """A data set cannot be had or read."""
 

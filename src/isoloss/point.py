@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -100,7 +99,8 @@ class Origin:
 
     point: Point
     home: Tensor  # from where the distance is measured, shape (n,)
-    rows: Tensor  # vectors of which the step is made, shape (capacity, n); zeros where unused
+    rows: Tensor  # vectors of which the step is made, shape (capacity, n), zeros where unused;
+    # with several ranks, of each vector this one's part
     loss: float | None  # at the point, where gradients of log L are compared; None for those of L
 
 
@@ -123,12 +123,14 @@ class Objective:
 
     Attributes:
         evaluations: Evaluations made through this object, the regularizer's included.
-        deadline: When the last evaluation may begin, as `time.perf_counter` has it.
+        deadline: When the last evaluation may begin, by the clock of `ranks`.
+        ranks: The processes that share the examples, and the vectors of a basis.
         stray: Where the last evaluation was, if something was not finite there.
     """
 
     def __init__(self, problem: Problem, regularizer: AnyRegularizer) -> None:
         self.problem = problem
+        self.ranks = inside(problem).ranks
         self.regularizer = get_regularizer(regularizer, problem)
         self.evaluations = 0
         self._each = 0  # evaluations that a point costs
@@ -160,12 +162,14 @@ class Objective:
         """
         self._begin()
         problem, rows, used = self.problem, origin.rows, len(shares)
-        small = rows.numel() <= RECORDED and records(problem.device)
+        alone = self.ranks.count == 1  # what ranks tell one another cannot be recorded
+        small = alone and rows.numel() <= RECORDED and records(problem.device)
         if not small:
             rows = rows[:used]
         numbers = np.zeros(1 + len(rows))
         logs = origin.loss is not None  # all along a walk
         numbers[0], numbers[1 : used + 1] = origin.loss or 0.0, shares
+        self.ranks.note(numbers.tolist())
         given = (
             torch.from_numpy(numbers).to(problem.device),
             origin.point.theta,
@@ -201,10 +205,12 @@ class Objective:
         return replace(point, loss=self.problem.loss(point.theta).item())
 
     def _begin(self) -> None:
-        if time.perf_counter() >= self.deadline:
+        if self.deadline < math.inf and self.ranks.clock() >= self.deadline:
             raise OutOfTime
 
     def _seen(self, point: Point) -> Point:
+        numbers = (point.loss, point.regularizer, point.norm, point.grad_norm, point.tangent_norm)
+        self.ranks.note(numbers)
         self.stray = None if point.finite else point.theta
         return point
 
@@ -232,10 +238,12 @@ class Objective:
         rows: Tensor,
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The same for a trial, `numbers` being the origin's loss and the shares of rows."""
-        theta = torch.addmv(place, rows.t(), numbers[1:].to(rows.dtype))
+        ranks, shares = self.ranks, numbers[1:].to(rows.dtype)
+        theta = ranks.whole(torch.addmv(ranks.cut(place), rows.t(), shares), len(place))
         vectors, found = self._measure(theta, self.problem.rough)
         change = less(vectors[1], grad, found[0], numbers[0]) if logs else vectors[1] - grad
-        also = (torch.dist(theta, home), inner(change, change), products(rows, change))
+        (along,) = ranks.sums(products(rows, ranks.cut(change)))
+        also = (torch.dist(theta, home), inner(change, change), along)
         return (*vectors, change), (*found, *also)
 
     def _packed(self, logs: bool, *given: Tensor) -> tuple[Tensor, ...]:

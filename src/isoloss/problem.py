@@ -14,16 +14,19 @@ import torch
 from torch import Tensor
 
 from isoloss.arguments import checked, whole
+from isoloss.copying import unwrapped
 from isoloss.data import Chunk, Chunks
 from isoloss.errors import InputError
 from isoloss.evaluation import (
     Autograd,
     Evaluation,
-    Recorded,
-    Reduced,
+    Ranks,
     choose,
     fitting_now,
     measured_size,
+    ranks_of,
+    recording,
+    rounded,
 )
 from isoloss.evaluation.arithmetic import (
     channels_last_is_safe,
@@ -33,11 +36,13 @@ from isoloss.evaluation.arithmetic import (
 from isoloss.evaluation.autograd import Term, weighted_sum
 from isoloss.evaluation.failures import told
 from isoloss.evaluation.reading import read_for
+from isoloss.evaluation.shares import check_alike
 from isoloss.flat import FlatNetwork, Model, fixed, flatten, same, trainable
 from isoloss.flat import vector as flat_vector
 from isoloss.held import held_entries
 from isoloss.losses import Loss, get_loss, get_metric
 
+ALONE = Ranks()
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 """Types in which a level can be held, by their names in settings and files."""
 MADE_ANEW = {"_lock", "_evaluation", "_gradient"}
@@ -58,6 +63,7 @@ class Inside:
     model: Model  # the user's own
     given: Mapping[str, Tensor]  # its parameters
     held: Tensor | None  # the entries of theta that are not walked over, shape (size,), or none
+    ranks: Ranks  # the processes that share the examples
 
     def walked(self, vector: Tensor) -> Tensor:
         """A gradient or a direction with zeros in the entries that are held."""
@@ -108,10 +114,15 @@ class Problem:
         precision: `"exact"`; or `"tf32"` (NVIDIA GPUs) or `"bf16"` for gradients in a reduced
             precision, which are faster on images and transformers. The loss is computed in full in
             all of them, so that a level is held as exactly.
+        group: A process group, as `torch.distributed.group.WORLD` under `torchrun`, where each of
+            its processes gives its share of the examples as `data` (and `weights`), and all else
+            alike. The loss is that of all shares; every process makes the same calls and gets the
+            same numbers. Left out: this process has all the examples.
 
     Attributes:
         size: Number of parameters.
-        examples: Number of training examples; 1 where the loss is one number.
+        examples: Number of training examples, with a group of this process; 1 where the loss is
+            one number.
         dtype: Type of theta.
         device: Device of theta.
         evaluations: Evaluations so far: one for a loss with its gradient, two for a product with
@@ -119,6 +130,7 @@ class Problem:
 
     Raises:
         InputError: A value cannot be used; the text says why and what to do.
+        RankError: With a group, in any call: another process has failed or went its own way.
     """
 
     @checked
@@ -136,34 +148,41 @@ class Problem:
         device: torch.device | str | None = None,
         chunk_size: int | None = None,
         precision: str = "exact",
+        group: Any = ALONE,
     ) -> None:
-        if chunk_size is not None:
-            chunk_size = whole("chunk_size", chunk_size, 1)
-        _check_dtype(dtype)
-        self._model = model
-        self._parameters = parameters
-        made = get_loss(loss)
-        get_metric(metric, made)  # before the data are read
-        network = FlatNetwork(model, parameters, dtype=dtype, device=device)
-        if network.dtype not in DTYPES.values():
-            raise InputError(
-                f"the model's parameters are {network.dtype}, too coarse to hold a level; "
-                f"give dtype=torch.float32 or torch.float64"
+        ranks = ALONE if group is ALONE else ranks_of(group)
+        with ranks.together():
+            if chunk_size is not None:
+                chunk_size = whole("chunk_size", chunk_size, 1)
+            _check_dtype(dtype)
+            self._model = model = unwrapped(model)
+            self._parameters = parameters
+            made = get_loss(loss)
+            get_metric(metric, made)  # before the data are read
+            network = FlatNetwork(model, parameters, dtype=dtype, device=device)
+            if network.dtype not in DTYPES.values():
+                raise InputError(
+                    f"the model's parameters are {network.dtype}, too coarse to hold a level; "
+                    f"give dtype=torch.float32 or torch.float64"
+                )
+            check_precision(precision, network.device)
+            last = channels_last_is_safe(network.model) and pays_channels_last(
+                network.device, precision
             )
-        check_precision(precision, network.device)
-        last = channels_last_is_safe(network.model) and pays_channels_last(
-            network.device, precision
-        )
-        chunks = read_for(made, network, data, weights, size=chunk_size, channels_last=last)
-        self.size = network.size
-        self.examples = chunks.given
-        self.device = network.device
-        self.evaluations = 0
-        self.precision = precision
-        self._chunk_size = self._given_size = chunk_size
-        self._lock = threading.RLock()
-        held = held_entries(network, mask)
-        self._settle(network, chunks, made, get_metric(metric, made), held)
+            ranks.carry(network.device)
+            held = held_entries(network, mask)
+            check_alike(ranks, network, {"precision": precision, "chunk_size": chunk_size}, held)
+            chunks = read_for(
+                made, network, data, weights, size=chunk_size, channels_last=last, ranks=ranks
+            )
+            self.size = network.size
+            self.examples = chunks.given
+            self.device = network.device
+            self.evaluations = 0
+            self.precision = precision
+            self._chunk_size = self._given_size = chunk_size
+            self._lock = threading.RLock()
+            self._settle(network, chunks, made, get_metric(metric, made), held, ranks)
 
     def _settle(
         self,
@@ -172,12 +191,15 @@ class Problem:
         loss: Loss,
         metric: Loss | None,
         held: Tensor | None,
+        ranks: Ranks,
     ) -> None:
         self.dtype = network.dtype
         given = trainable(self._model, self._parameters)
         autograd = Autograd(network, chunks, loss)
-        self._inside = Inside(network, chunks, autograd, loss, metric, self._model, given, held)
-        self._evaluation = choose(network, chunks, loss, self.precision)
+        self._inside = Inside(
+            network, chunks, autograd, loss, metric, self._model, given, held, ranks
+        )
+        self._evaluation = choose(network, chunks, loss, self.precision, ranks)
         self._gradient: Evaluation | None = None
 
     def __copy__(self) -> Problem:
@@ -190,7 +212,7 @@ class Problem:
         """All but the lock and the ways to evaluate, which a copy makes anew."""
         with self._lock:
             own = self._inside
-            settled = own.network, own.chunks, own.loss, own.metric, own.held
+            settled = own.network, own.chunks, own.loss, own.metric, own.held, own.ranks
             state = {**vars(self), "_inside": settled}
             return {k: v for k, v in state.items() if k not in MADE_ANEW}
 
@@ -256,10 +278,7 @@ class Problem:
             Mean loss over the examples, shape (), float64, and its gradient, shape (size,).
         """
         with self._evaluating():
-            evaluation = self._counted(theta)
-            if isinstance(evaluation, Reduced):
-                evaluation = evaluation.rounded
-            value, grad = evaluation.loss_and_grad(theta)
+            value, grad = rounded(self._counted(theta)).loss_and_grad(theta)
             return value, self._inside.walked(grad)
 
     def hvp(self, theta: Tensor, vector: Tensor) -> Tensor:
@@ -307,7 +326,8 @@ class Problem:
         """
         with self._evaluating():
             self.evaluations += evaluations
-            return self._inside.autograd.sum_of(theta, name, term)
+            own = self._inside
+            return own.ranks.add(theta, lambda: own.autograd.sum_of(theta, name, term))
 
     def of_outputs(
         self, theta: Tensor, evaluation: Autograd, function: Callable[[Any], Tensor]
@@ -335,12 +355,17 @@ class Problem:
             Mean loss and mean metric; the metric is NaN where there is none.
         """
         measure, chunks = self._inside.metric, self._inside.chunks
-        loss, metric = 0.0, math.nan if measure is None else 0.0
-        for chunk, outputs, losses in self._each(theta):
-            loss += weighted_sum(losses, chunk).item()
-            if measure is not None:
-                values = self._inside.autograd.metric(measure, outputs, chunk)
-                metric += weighted_sum(values, chunk).item()
+
+        def own() -> list[float]:
+            loss, metric = 0.0, math.nan if measure is None else 0.0
+            for chunk, outputs, losses in self._each(theta):
+                loss += weighted_sum(losses, chunk).item()
+                if measure is not None:
+                    values = self._inside.autograd.metric(measure, outputs, chunk)
+                    metric += weighted_sum(values, chunk).item()
+            return [loss, metric]
+
+        loss, metric = self._inside.ranks.total(own)
         return loss / chunks.divisor, metric / chunks.total_weight
 
     def example_losses(self, theta: Tensor) -> Tensor:
@@ -350,8 +375,8 @@ class Problem:
             theta: Shape (size,).
 
         Returns:
-            Shape (examples,), float64, in the order of the data; NaN for an example of weight 0,
-            which is not evaluated.
+            Shape (examples,), float64, in the order of the data, with a group of this process's;
+            NaN for an example of weight 0, which is not evaluated.
         """
         losses = torch.cat([losses.double() for _, _, losses in self._each(theta)])
         numbers = self._inside.chunks.numbers
@@ -382,7 +407,7 @@ class Problem:
                 other._chunk_size, chunks = self._given_size, chunks.recast(dtype)
                 other.precision = "exact"
             network = own.network.in_dtype(dtype)
-            other._settle(network, chunks, own.loss, own.metric, own.held)
+            other._settle(network, chunks, own.loss, own.metric, own.held, own.ranks)
         return other
 
     @checked
@@ -446,7 +471,9 @@ class Problem:
         own = self._inside
         if self._chunk_size is None:
             own.network.load(theta)
-            self._chunk_size = measured_size(own.network, own.chunks, own.loss)
+            with own.ranks.together():
+                size = measured_size(own.network, own.chunks, own.loss)
+            self._chunk_size = max((n for n in own.ranks.gather(size) if n), default=None)
         return self._recut()
 
     def _recut(self) -> Evaluation:
@@ -454,7 +481,7 @@ class Problem:
         own, size = self._inside, self._chunk_size
         if size in (None, self._given_size) or not own.chunks.kept:
             return self._evaluation
-        return choose(own.network, own.chunks.recut(size), own.loss, self.precision)
+        return choose(own.network, own.chunks.recut(size), own.loss, self.precision, own.ranks)
 
     def _each(self, theta: Tensor) -> Iterator[tuple[Chunk, Any, Tensor]]:
         """Each chunk with its outputs and the losses of its examples."""
@@ -468,10 +495,8 @@ class Problem:
 
 def unrecorded(problem: Problem) -> str | None:
     """Why gradients are not replayed from a recording, "" if they are; None without recordings."""
-    evaluation = problem._gradient  # pyright: ignore[reportPrivateUsage]
-    if isinstance(evaluation, Reduced):
-        evaluation = evaluation.rounded
-    return evaluation.replayed.reason if isinstance(evaluation, Recorded) else None
+    found = recording(problem._gradient)  # pyright: ignore[reportPrivateUsage]
+    return None if found is None else found.replayed.reason
 
 
 def inside(problem: Problem) -> Inside:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -55,6 +55,7 @@ class Recorder:
         tolerance: Tolerance,
         before: Recorded | None = None,
         began: float | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         first = Recorded([], 0, 0.0, 0.0, 0, 0, record.points_every, (), None)
         self._now = before or first  # but for rows and seconds
@@ -64,7 +65,8 @@ class Recorder:
         self._unmeasured = {
             f"{name}_{what}": math.nan for name in probes for what in ("loss", "metric")
         }
-        began = time.perf_counter() if began is None else began
+        self._clock = clock
+        began = clock() if began is None else began
         self.before = self._now.seconds
         self._started = began - self.before
         self.rows = self._now.rows[: self._now.length]
@@ -82,7 +84,7 @@ class Recorder:
     @property
     def seconds(self) -> float:
         """Wall-clock time since the walk began, that before a checkpoint included."""
-        return time.perf_counter() - self._started
+        return self._clock() - self._started
 
     def recorded(self) -> Recorded:
         """What there is so far; what is added later does not change it."""

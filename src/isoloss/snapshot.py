@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -14,9 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from isoloss.errors import InputError
+from isoloss.evaluation import Ranks
+from isoloss.evaluation.shares import fingerprint
 from isoloss.flat import digest
 from isoloss.losses import OwnTensors
 from isoloss.methods import Method, State
+from isoloss.methods.sqp.basis import Rows
 from isoloss.path import Record
 from isoloss.point import Objective, Tolerance
 from isoloss.problem import Problem, inside
@@ -64,6 +67,77 @@ def state_class(method: Method) -> type:
             f"known; annotate {type(method).__name__}.init with the dataclass it returns"
         )
     return found
+
+
+def exchanged(snapshot: Snapshot, change: Callable[[Any], Any]) -> Snapshot:
+    """A snapshot with every tensor and every `Rows` of its state replaced."""
+    return dataclasses.replace(snapshot, state=_mapped(snapshot.state, change))
+
+
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, (Rows, Tensor)):
+        return change(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        return dataclasses.replace(value, **{k: _mapped(v, change) for k, v in fields.items()})
+    if isinstance(value, dict):
+        pairs = cast("dict[Any, Any]", value).items()
+        return {key: _mapped(one, change) for key, one in pairs}
+    if isinstance(value, (tuple, list)):
+        parts = [_mapped(one, change) for one in cast("list[Any]", value)]
+        return parts if isinstance(value, list) else tuple(parts)
+    return value
+
+
+def with_whole_rows(snapshot: Snapshot, ranks: Ranks) -> Snapshot:
+    """A snapshot for the first rank to keep, with the rows of all ranks on the CPU."""
+    if ranks.count == 1:
+        return snapshot
+    size = len(snapshot.state.point.theta)
+
+    def gathered(value: Any) -> Any:
+        if not isinstance(value, Rows):
+            return value
+        whole = (ranks.whole(row, size).cpu() for row in value.values)
+        kept = [row if ranks.number == 0 else row[:0] for row in whole]
+        return dataclasses.replace(value, values=torch.stack(kept))
+
+    return exchanged(snapshot, gathered)
+
+
+def with_own_rows(snapshot: Snapshot, ranks: Ranks, device: torch.device) -> Snapshot:
+    """A snapshot that was kept, with this rank's part of the rows."""
+    if ranks.count == 1:
+        return snapshot
+
+    def cut(value: Any) -> Any:
+        if not isinstance(value, Rows):
+            return value.to(device)
+        parts = [ranks.cut(row).to(device) for row in value.values]
+        return dataclasses.replace(value, values=torch.stack(parts))
+
+    return exchanged(snapshot, cut)
+
+
+def check_agree(
+    ranks: Ranks,
+    asked: Mapping[str, Any],
+    options: Mapping[str, Any],
+    probes: Mapping[str, Problem],
+) -> None:
+    """Insist on the same walk on all ranks, and on the same data of what they do not share."""
+    if ranks.count == 1:
+        return
+    parts = {name: inside(probe) for name, probe in probes.items()}
+    own = {k: fingerprint(one.chunks) for k, one in parts.items() if one.ranks.count == 1}
+    first, *others = ranks.gather({**asked, **options, "data of probes": own})
+    for number, other in enumerate(others, 1):
+        apart = differences(first, other, told="{name} is {before!r} there, {now!r} here")
+        if apart:
+            raise InputError(
+                f"rank {number} was given another walk than rank 0 ({'; '.join(apart[:3])}); give "
+                f"all ranks the same, but for the examples and callbacks"
+            )
 
 
 def walk_identity(
@@ -143,6 +217,8 @@ def identity(value: Any) -> Any:
                 "metric": own.metric,
                 "examples": value.examples,
             }
+            if own.ranks.count > 1:  # of each, so that all have the same to compare
+                parts["examples"] = own.ranks.gather(value.examples)
             if own.held is not None:
                 parts["held"] = own.held
             return {name: identity(part) for name, part in parts.items()}
@@ -165,7 +241,9 @@ def identity(value: Any) -> Any:
             return {"function": name} if isinstance(name, str) else _object(value, {})
 
 
-def differences(before: Any, now: Any, name: str = "") -> list[str]:
+def differences(
+    before: Any, now: Any, name: str = "", *, told: str = "{name} was {before!r}, now {now!r}"
+) -> list[str]:
     """Where two nested mappings differ, a phrase each: `stop.steps was 5, now 6`."""
     lists = isinstance(before, list) and isinstance(now, list) and len(before) == len(now)
     if lists and any(isinstance(item, (list, Mapping)) for item in before):
@@ -176,9 +254,11 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
         return [
             text
             for key in {**before, **now}
-            for text in differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+            for text in differences(
+                before.get(key), now.get(key), f"{name}.{key}".lstrip("."), told=told
+            )
         ]
-    return [] if before == now else [f"{name} was {before!r}, now {now!r}"]
+    return [] if before == now else [told.format(name=name, before=before, now=now)]
 
 
 def _object(value: object, fields: Mapping[str, object]) -> dict[str, Any]:

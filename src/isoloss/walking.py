@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass, replace
-from typing import Any
+from functools import partial, wraps
+from typing import Any, Concatenate, ParamSpec
 
 import torch
 from torch import Tensor, nn
@@ -34,12 +34,17 @@ from isoloss.settings import ONLY_IN_PYTHON
 from isoloss.snapshot import (
     Keeper,
     Snapshot,
+    check_agree,
     check_continues,
     identity_of_regularizer,
     state_class,
     walk_identity,
+    with_own_rows,
+    with_whole_rows,
 )
 from isoloss.trackers import Callback, Callbacks
+
+P = ParamSpec("P")
 
 TAKEN = {"level", "step", "arc", "kkt", "angle"}
 """No names of probes: their columns would be the walk's own."""
@@ -79,7 +84,8 @@ def traverse(
         atol: Absolute tolerance of the level, positive, in the loss's unit, in place of `rtol`: for
             losses that may be negative or zero. The column `level_error` is then L - c. None for
             none.
-        stop: When to end; `Stop()` by default.
+        stop: When to end; `Stop()` by default. With a `group`, by the first rank's clock, and where
+            `when` or `callback` says so on any rank.
         record: What to keep; `Record()` by default.
         probes: Problems to measure along the walk, by name, for example the test set's.
         callback: Called with each row (a dict of the columns of `Path.steps`); the walk ends with
@@ -90,10 +96,11 @@ def traverse(
         checkpoint: Where to keep the walk while it runs, `isoloss.Checkpoint(folder)`. A walk found
             there continues from where it was, with the same bits as one never interrupted; one that
             has ended continues if `stop` now asks for more. One with other settings is refused;
-            a function is told by its name and by what it gives. None keeps nothing.
+            a function is told by its name and by what it gives. None keeps nothing. With a
+            `group`, the first rank writes there and all read it.
         check: Compare the gradient with differences of the loss on a few examples first, and refuse
             one that is not that of the values.
-        progress: Show a progress line on a terminal.
+        progress: Show a progress line on a terminal, with a `group` the first rank's.
 
     Returns:
         The path. Ctrl-C ends a walk with `Outcome.INTERRUPTED` and returns what there is.
@@ -103,28 +110,45 @@ def traverse(
     """
     from isoloss.progress import walk_progress  # loads rich
 
-    callbacks, path = Callbacks(callback), None
+    callbacks, path, ranks = Callbacks(callback), None, inside(problem).ranks
     steps = walk(
         problem, start=start, level=level, regularizer=regularizer, method=method, rtol=rtol,
         atol=atol, stop=stop, record=record, probes=probes, checkpoint=checkpoint, check=check,
     )  # fmt: skip
     try:
-        with walk_progress(enabled=progress, steps=steps.stop.steps) as show:
+        shown = progress and ranks.number == 0
+        with ranks.interrupts() as pressed:
+            with walk_progress(enabled=shown, steps=steps.stop.steps) as show:
+                try:
+                    with ranks.together():
+                        callbacks.begin(steps.settings)
+                    for row in steps:
+                        show(row, steps.progress)
+                        heard = ranks.total(partial(_heard, callbacks, row, pressed))
+                        if any(heard):
+                            steps.interrupt("the callback returned True" if heard[0] else "Ctrl-C")
+                except KeyboardInterrupt:
+                    steps.interrupt("Ctrl-C")
             try:
-                callbacks.begin(steps.settings)
-                for row in steps:
-                    show(row, steps.progress)
-                    if callbacks(row):
-                        steps.interrupt("the callback returned True")
-            except KeyboardInterrupt:
-                steps.interrupt("Ctrl-C")
-        try:
-            path = steps.path
-        except KeyboardInterrupt:  # in a probe of the last row
-            path = steps.path
+                path = steps.path
+            except KeyboardInterrupt:  # in a probe of the last row
+                path = steps.path
         return path
     finally:
         callbacks.end(path)
+
+
+def _jointly(
+    begin: Callable[Concatenate[Any, Problem, P], None],
+) -> Callable[Concatenate[Any, Problem, P], None]:
+    """What fails in it on one of the problem's ranks fails on all."""
+
+    @wraps(begin)
+    def call(self: Any, problem: Problem, *args: P.args, **kwargs: P.kwargs) -> None:
+        with inside(problem).ranks.together():
+            begin(self, problem, *args, **kwargs)
+
+    return call
 
 
 class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stands for
@@ -146,6 +170,7 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
     """
 
     @checked
+    @_jointly
     def __init__(
         self,
         problem: Problem,
@@ -164,7 +189,8 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
     ) -> None:
         if stop is not None and stop.when is not None:
             check_takes("Stop(when=...)", stop.when, "row")
-        began = time.perf_counter()
+        ranks = inside(problem).ranks
+        began = ranks.clock()
         tolerance = _tolerance_of(rtol, atol)
         theta, level = _start_of(problem, start), _level_of(level, tolerance)
         method, record = get_method(method), record or Record()
@@ -172,14 +198,16 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         probes = _checked_probes(probes or {}, problem)
         self.stop = stop or Stop()
         self._method, self._checkpoint = method, checkpoint
+        self._ranks = ranks
         objective = Objective(problem, regularizer)
         of_regularizer = identity_of_regularizer(regularizer, objective.regularizer.name)
         self._asked = walk_identity(
             problem, theta, level, of_regularizer, method, tolerance, record, probes
         )
-        saved = None
-        if checkpoint is not None:
-            saved = checkpoint.load(state_class(method), self._asked)
+        options = {"stop": self.stop.model_dump(exclude=ONLY_IN_PYTHON), "check": check}
+        options["checkpoint"] = checkpoint is not None
+        check_agree(ranks, self._asked, options, probes)
+        saved = None if checkpoint is None else self._found(checkpoint, problem.device)
         if saved is None:
             kept = method.kept_tolerance(tolerance)
             state = method.init(objective, theta, level, tolerance)
@@ -189,13 +217,15 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
             check_tolerance(problem, theta, kept, held)
             if check:
                 check_gradient(problem, theta)
-            recorder = Recorder(record, probes, held, tolerance, began=began)
+            recorder = Recorder(record, probes, held, tolerance, began=began, clock=ranks.clock)
         else:
             problem = problem.with_chunk_size(saved.chunk_size)
             objective = Objective(problem, regularizer)
             check_continues(saved.state, objective)
             state, held, objective.evaluations = saved.state, saved.level, saved.evaluations
-            recorder = Recorder(record, probes, held, tolerance, saved.recorded, began=began)
+            recorder = Recorder(
+                record, probes, held, tolerance, saved.recorded, began=began, clock=ranks.clock
+            )
         self._problem, self._objective, self._level = problem, objective, held
         self._recorder = recorder
         if self.stop.seconds is not None:
@@ -209,6 +239,10 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
 
     def __next__(self) -> Row:
         """Take a step and record it; the start is the first row."""
+        with self._ranks.together():
+            return self._next()
+
+    def _next(self) -> Row:
         if self._ending is None and self._recorded:
             self._step()
         if self._ending is None and self._state.ending is not None:
@@ -217,13 +251,15 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         if self._ending is not None:
             raise StopIteration
         if self._checkpoint is not None:
-            self._unkept = self._now()
-            if self._checkpoint.due:
+            self._unkept, due = self._now(), self._checkpoint.due
+            if self._ranks.numbers(lambda: [due])[0][0]:  # by the first rank's clock
                 self._keep(self._checkpoint)
         row = self._recorder.add(self._state, self._objective.evaluations)
         self._recorded = True
-        seconds = self._recorder.seconds  # later than the row's, by its probes
-        ending = asked_for(self.stop, self._state, row, self.progress, seconds)
+        seconds: float = row["seconds"]
+        if self.stop.seconds is not None:
+            seconds = self._recorder.seconds  # later than the row's, by its probes
+        ending = asked_for(self.stop, self._state, row, self.progress, seconds, self._ranks)
         self._ending = None if ending is None else self._told(ending)
         return row
 
@@ -300,8 +336,23 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
 
     def _keep(self, keeper: Keeper) -> None:
         if self._unkept is not None:
-            keeper.save(self._unkept)
+            whole = with_whole_rows(self._unkept, self._ranks)
+            with self._ranks.together():
+                if self._ranks.number == 0:
+                    keeper.save(whole)
             self._unkept = None
+
+    def _found(self, keeper: Keeper, device: torch.device) -> Snapshot | None:
+        """What a checkpoint keeps, the same on all ranks; the first mends what is damaged."""
+        ranks = self._ranks
+        kind = state_class(self._method)
+        saved = ranks.in_turn(lambda: keeper.load(kind, self._asked))
+        seen = ranks.gather(None if saved is None else digest(saved.state.point.theta))
+        if any(one != seen[0] for one in seen):
+            raise InputError(
+                "the ranks find different checkpoints; give them one folder that all of them see"
+            )
+        return None if saved is None else with_own_rows(saved, ranks, device)
 
     def _now(self) -> Snapshot:
         return Snapshot(
@@ -312,6 +363,11 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
             self._objective.evaluations,
             self._recorder.recorded(),
         )
+
+
+def _heard(callbacks: Callbacks, row: Row, pressed: Callable[[], bool]) -> tuple[bool, bool]:
+    """Whether a callback asks for the end, and whether Ctrl-C was pressed."""
+    return callbacks(row), pressed()
 
 
 def _level_of(level: float | Tensor | None, tolerance: Tolerance) -> float | None:

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from isoloss import SQP, Outcome, Paper, Path, Problem, Stop, traverse
 from isoloss.methods.sqp.approach import _Line, _newton
+from isoloss.methods.sqp.basis import Rows, row_of
 from isoloss.point import Objective, Tolerance
+from isoloss.problem import ALONE
 
 F64 = torch.float64
 
@@ -99,6 +101,11 @@ def test_a_wall_on_the_way_is_kept_away_from() -> None:
     assert path.steps["loss"][path.point_steps[0]] == pytest.approx(1.001, rel=1e-3)
 
 
+def kept(steps: list[Tensor], changes: list[Tensor]) -> list[tuple[Rows, Rows]]:
+    several = zip(steps, changes, strict=True)
+    return [(row_of(step, ALONE), row_of(change, ALONE)) for step, change in several]
+
+
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("pairs", [0, 1, 3])
 def test_the_direction_is_that_of_the_inverse_bfgs_matrix(pairs: int, sign: float) -> None:
@@ -116,11 +123,11 @@ def test_the_direction_is_that_of_the_inverse_bfgs_matrix(pairs: int, sign: floa
             inverse = np.eye(n) * (last_s @ last_y) / (last_y @ last_y)
         left = np.eye(n) - np.outer(s, y) / (s @ y)
         inverse = left @ inverse @ left.T + np.outer(s, s) / (s @ y)
-    ahead, learned = _newton(grad, tuple(zip(steps, changes, strict=True)), sign)
+    ahead, learned = _newton(grad, kept(steps, changes), sign, ALONE)
     np.testing.assert_allclose(ahead.numpy(), -sign * inverse @ grad.numpy(), rtol=1e-9)
     assert learned == bool(pairs)
-    concave = [(step, -change) for step, change in zip(steps, changes, strict=True)]
-    ahead, learned = _newton(grad, concave, sign)
+    concave = kept(steps, [-change for change in changes])
+    ahead, learned = _newton(grad, concave, sign, ALONE)
     assert torch.equal(ahead, -sign * grad)
     assert not learned
 

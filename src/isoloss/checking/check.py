@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import platform
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from isoloss import __version__
 from isoloss.arguments import check_fields, checked, whole
 from isoloss.checking.exact import in_float64
 from isoloss.checking.function import check_function, relative_noise
+from isoloss.checking.memory import vectors_at_most
 from isoloss.data import leaves
 from isoloss.errors import IsolossError, one_line
 from isoloss.evaluation import saved_bytes
@@ -112,7 +112,9 @@ def check(
 def _made_with(problem: Problem) -> list[Finding]:
     model = inside(problem).network.model
     name = type(model).__name__ if isinstance(model, nn.Module) else "function"
-    size = f"{name}, {problem.size:,} parameters, {problem.examples:,} examples"
+    ranks = inside(problem).ranks.count
+    shares = f" in {ranks} shares" * (ranks > 1)
+    size = f"{name}, {problem.size:,} parameters, {_examples(problem):,} examples{shares}"
     kind = str(problem.dtype).removeprefix("torch.")
     threads = torch.get_num_threads()
     where = f"{kind} on {problem.device}, {threads} thread{'s' * (threads > 1)}"
@@ -268,17 +270,22 @@ def _costs(problem: Problem, theta: Tensor) -> list[Finding]:
         return []
     vector = problem.size * theta.element_size()
     points = (Record().points_at_most or 0) * vector
-    walk = SQP().vectors * vector + points
+    walk = vectors_at_most(problem, SQP()) * vector + points
     sizes = (
         f"some {_size(activations + 2 * vector)} for a chunk and its gradient, "
         f"{_size(data_bytes(problem))} for data; a walk by sqp up to {_size(walk)}, of it "
         f"{_size(points)} for the points kept"
     )
+    examples = _examples(problem)
     speed = (
-        f"{_rate(1 / seconds)} evaluations a second, {_rate(problem.examples / seconds)} examples "
-        f"a second"
+        f"{_rate(1 / seconds)} evaluations a second, {_rate(examples / seconds)} examples a second"
     )
     return [Finding("speed", speed), Finding("memory", sizes)]
+
+
+def _examples(problem: Problem) -> int:
+    """Of all ranks."""
+    return int(inside(problem).ranks.total(lambda: [problem.examples])[0])
 
 
 def _rate(count: float) -> str:
@@ -295,10 +302,11 @@ def _size(count: float) -> str:
 def _seconds_per_evaluation(problem: Problem, theta: Tensor) -> float:
     """Wall-clock seconds of an evaluation of loss and gradient: the least of three or more."""
     taken: list[float] = []
+    clock = inside(problem).ranks.clock
     while len(taken) < 3 or (sum(taken) < 0.3 and len(taken) < 50):
-        began = time.perf_counter()
+        began = clock()
         problem.loss_and_grad(theta)[0].item()
-        taken.append(time.perf_counter() - began)
+        taken.append(clock() - began)
     return min(taken)
 
 

@@ -18,7 +18,11 @@ OVERFLOW = "Use dtype=torch.float64, whose numbers reach 1e308 where float32's r
 def check_start(objective: Objective, point: Point, tolerance: Tolerance) -> None:
     """Insist on finite numbers at the start, and on a loss that the tolerance can hold."""
     problem = objective.problem
-    infinite = "" if math.isfinite(point.loss) else inside(problem).chunks.infinite
+    own = inside(problem)
+    where = "" if math.isfinite(point.loss) else own.chunks.infinite
+    if where and own.ranks.count > 1:
+        where += f" of rank {own.ranks.number}"
+    infinite = next(filter(None, own.ranks.gather(where)), "")
     if infinite:
         raise InputError(
             f"the loss at the start is {point.loss}, and {infinite}; take such examples out "
@@ -49,17 +53,21 @@ def why_not_finite(objective: Objective, theta: Tensor) -> tuple[str, str]:
     problem, regularizer = objective.problem, objective.regularizer
     loss = problem.loss(theta)
     if not loss.isfinite():
-        losses = problem.example_losses(theta)
+        losses, ranks = problem.example_losses(theta), inside(problem).ranks
         bad = (~losses.isfinite()).nonzero().flatten().tolist()
-        if not bad:
+        found = ranks.gather([(len(bad), bad[0], losses[bad[0]].item())] if bad else [])
+        first = next((k for k, one in enumerate(found) if one), None)
+        if first is None:
             return f"the loss is {loss.item()}, though that of no example is", ""
-        others = f", as those of {len(bad) - 1} more are" if len(bad) > 1 else ""
-        what = f"the loss of example {bad[0]} is {losses[bad[0]].item()}{others}"
+        count, which, value = sum(one[0][0] for one in found if one), *found[first][0][1:]
+        which = f"{which} of rank {first}" if ranks.count > 1 else str(which)
+        others = f", as those of {count - 1} more are" if count > 1 else ""
+        what = f"the loss of example {which} is {value}{others}"
         exact = in_float64(problem, theta, Problem.loss)
         if exact is not None and exact.isfinite():
             return f"{what}; in float64 the mean is {exact.item():.6g}", OVERFLOW
         return what, (
-            f"Look at example {bad[0]}, take it out of the data, or keep its loss finite, as by an "
+            f"Look at example {which}, take it out of the data, or keep its loss finite, as by an "
             f"epsilon within a logarithm or a root."
         )
     grad = problem.loss_and_grad(theta)[1]

@@ -41,9 +41,9 @@ NO_FUNCTION = "the loss is not a function of the parameters alone"
 
 def check_function(problem: Problem, theta: Tensor, tolerance: Tolerance = USUAL) -> None:
     """Insist on the same losses in two evaluations, and of a few examples in another order."""
-    _check_batch_norm(problem)
-    warn_of_estimates(problem)
-    with random_state_kept():
+    with inside(problem).ranks.together(), random_state_kept():
+        _check_batch_norm(problem)
+        warn_of_estimates(problem)
         inputs = versions(problem)
         first = _losses(problem, theta)
         check_inputs(inputs)
@@ -202,21 +202,24 @@ def _apart(one: float, two: float) -> tuple[str, str]:
 
 def relative_noise(problem: Problem, theta: Tensor) -> float:
     """Relative rounding error of the loss at a point, in the problem's own type."""
-    losses = _weighted(problem, theta)
-    total = losses.sum().abs().item()
+    ranks = inside(problem).ranks
+    with ranks.together():
+        losses = _weighted(problem, theta)
+    (total,) = ranks.total(lambda: [losses.sum().item()])
     if total == 0:
         return math.inf
     eps = torch.finfo(problem.dtype).eps
     if problem.dtype == torch.float32:
         exact = in_float64(problem, theta, _weighted)
-        if exact is None:
-            return eps
-        differences = losses - exact
+        off = torch.zeros(1, dtype=torch.float64) if exact is None else losses - exact
+        failed, drift, squares = ranks.total(
+            lambda: [exact is None, off.sum().item(), off.square().sum().item()]
+        )
         # the sum's own error; were those of the examples independent, the root of their squares
-        error = max(differences.sum().abs().item(), differences.square().sum().sqrt().item())
-        return error / total
+        return eps if failed else max(abs(drift), math.sqrt(squares)) / abs(total)
     forth, back = losses.cumsum(0)[-1], losses.flip(0).cumsum(0)[-1]
-    return max(eps, (forth - back).abs().item() / total)
+    (apart,) = ranks.total(lambda: [(forth - back).abs().item()])
+    return max(eps, apart / abs(total))
 
 
 def _losses(problem: Problem, theta: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ LEAST_JUMP = 1e-3
 def check_gradient(problem: Problem, theta: Tensor) -> None:
     """Insist that the loss does not jump, and that its gradient is that of its values; in float64
     if the model can be computed in it."""
-    with random_state_kept():
+    with inside(problem).ranks.together(), random_state_kept():
         own = inside(problem)
         few, at = own.autograd.sample(SAMPLE, theta)
 
@@ -46,7 +46,8 @@ def check_gradient(problem: Problem, theta: Tensor) -> None:
             return
         grad = own.walked(few.loss_and_grad(beside)[1])
         wrong = wrong_gradient(loss, beside, grad, few.network.layout, CLEARLY[at.dtype])
-    if wrong is not None:
+        if wrong is None:
+            return
         error, names = wrong
         raise InputError(
             f"the gradient of the loss is off by {error:.2g} of its length from the change of its "

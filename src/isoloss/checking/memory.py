@@ -10,19 +10,32 @@ import torch
 from isoloss.errors import DeviceError
 from isoloss.methods import SQP, Method
 from isoloss.methods.sqp import LEAST_MEMORY
-from isoloss.problem import Problem
+from isoloss.problem import Problem, inside
+
+EXCHANGED = 2
+"""Vectors that a rank sends and receives at once."""
+
+
+def vectors_at_most(problem: Problem, method: Method) -> int:
+    """Vectors that a method holds at once; of those that sqp remembers, each rank has a part."""
+    most, ranks = getattr(method, "vectors", 0), inside(problem).ranks.count
+    if ranks == 1:
+        return most
+    shared = 2 * method.memory if isinstance(method, SQP) else 0
+    return most - shared + math.ceil(shared / ranks) + EXCHANGED
 
 
 def check_memory(problem: Problem, method: Method) -> None:
     """Insist on memory for the vectors that a method holds at once."""
-    most = getattr(method, "vectors", 0)
+    most = vectors_at_most(problem, method)
     each = problem.size * problem.dtype.itemsize
     left = _left(problem.device)
     if left is None or most * each <= left:
         return
     remedy = "use a device with more"
     if isinstance(method, SQP):
-        fits = method.memory - math.ceil((most - left // each) / 2)
+        ranks = inside(problem).ranks.count
+        fits = method.memory - math.ceil((most - left // each) / 2 * ranks)
         if fits >= LEAST_MEMORY:
             remedy = f"give method=isoloss.SQP(memory={fits}), or {remedy}"
     raise DeviceError(

@@ -122,6 +122,7 @@ class Chunks(Iterable[Chunk]):
             raise InputError("data holds no example; give a pair of tensors (inputs, targets)")
         if single and (len(self._sizes) > 1 or weights is not None):
             _refuse_one_number(len(self._sizes))
+        self.one_number = single
         if self._weights is not None and len(self._weights) != self.given:
             raise InputError(
                 f"weights must hold one number for each of the {self.given} examples, in the order "

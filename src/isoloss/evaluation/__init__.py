@@ -19,7 +19,10 @@ from isoloss.data import Chunk, Chunks, random_state_kept
 from isoloss.errors import InputError
 from isoloss.evaluation.autograd import Autograd
 from isoloss.evaluation.by_hand import ByHand
+from isoloss.evaluation.distributed import Distributed
+from isoloss.evaluation.group import ranks_of
 from isoloss.evaluation.interface import Evaluation
+from isoloss.evaluation.ranks import Ranks
 from isoloss.evaluation.recorded import Recorded, Replayed
 from isoloss.evaluation.reduced import Reduced
 from isoloss.flat import FlatNetwork, flatten
@@ -28,12 +31,16 @@ from isoloss.losses import Loss, ModelLoss, NamedLoss
 __all__ = [
     "Autograd",
     "Evaluation",
+    "Ranks",
     "Recorded",
     "Reduced",
     "Replayed",
     "choose",
     "fitting_now",
     "measured_size",
+    "ranks_of",
+    "recording",
+    "rounded",
     "saved_bytes",
 ]
 
@@ -67,16 +74,38 @@ _next = itertools.count()
 
 
 def choose(
-    network: FlatNetwork, chunks: Chunks, loss: Loss, precision: str = "exact"
+    network: FlatNetwork,
+    chunks: Chunks,
+    loss: Loss,
+    precision: str = "exact",
+    ranks: Ranks | None = None,
 ) -> Evaluation:
     """The fastest way to evaluate: `ByHand` for plain networks on a CPU, else `Autograd`, with
-    rounded gradients where these are asked for, recorded where a device can."""
+    rounded gradients where these are asked for, recorded where a device can; all of it on each of
+    several ranks."""
+    if ranks is not None and ranks.count > 1:
+        return Distributed(choose(network, chunks, loss, precision), ranks)
     strict = _in_full(network, chunks, loss)
     exact = precision == "exact"
     evaluation = strict if exact else Autograd(network, chunks, loss, precision)
     if records(network.device) and chunks.kept:
         evaluation = Recorded(evaluation, network.device)
     return evaluation if exact else Reduced(strict, evaluation)
+
+
+def rounded(evaluation: Evaluation) -> Evaluation:
+    """The same with its loss computed as its gradients are."""
+    if isinstance(evaluation, Distributed):
+        return Distributed(rounded(evaluation.other), evaluation.ranks)
+    return evaluation.rounded if isinstance(evaluation, Reduced) else evaluation
+
+
+def recording(evaluation: Evaluation | None) -> Recorded | None:
+    """The recording that an evaluation replays, if it has one."""
+    if isinstance(evaluation, Distributed):
+        return recording(evaluation.other)
+    found = evaluation.rounded if isinstance(evaluation, Reduced) else evaluation
+    return found if isinstance(found, Recorded) else None
 
 
 def _in_full(network: FlatNetwork, chunks: Chunks, loss: Loss) -> Evaluation:

@@ -10,6 +10,8 @@ from torch import Tensor
 from isoloss.data import Chunks, random_state_kept
 from isoloss.errors import InputError
 from isoloss.evaluation.autograd import losses_of
+from isoloss.evaluation.ranks import Ranks
+from isoloss.evaluation.shares import check_sampler, check_shares
 from isoloss.flat import FlatNetwork
 from isoloss.losses import ComparingLoss, Loss, ModelLoss, TorchLoss
 
@@ -22,8 +24,10 @@ def read_for(
     *,
     size: int | None,
     channels_last: bool,
+    ranks: Ranks,
 ) -> Chunks:
-    """The data as a loss takes them."""
+    """The data as a loss takes them: all, or a rank's share with the divisors of all."""
+    check_sampler(data, ranks)
     uncut = isinstance(loss, ModelLoss)
     if uncut and size is not None:
         raise InputError(
@@ -46,6 +50,11 @@ def read_for(
         losses_in=losses_in if uncut else None,
         channels_last=channels_last,
     )
+    if ranks.count > 1:
+        check_shares(ranks, chunks)
+        chunks.divisor, chunks.total_weight = ranks.total(
+            lambda: (chunks.divisor, chunks.total_weight)
+        )
     if isinstance(loss, TorchLoss) and loss.reduction == "sum":
         chunks.divisor = 1.0
     return chunks

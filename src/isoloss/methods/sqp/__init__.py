@@ -111,9 +111,10 @@ class SQP(Settings):
             return state
         if state.scale is not None:
             state = _scaled(state, state.rtol * state.scale)
-        basis = Basis.empty(self.memory, point.theta)
-        r, basis = basis.coordinates(point.regularizer_grad)
-        a, basis = basis.coordinates(point.grad / state.unit(point.loss))
+        ranks = objective.ranks
+        basis = Basis.empty(self.memory, ranks.cut(point.theta))
+        r, basis = basis.coordinates(point.regularizer_grad, ranks=ranks)
+        a, basis = basis.coordinates(point.grad / state.unit(point.loss), ranks=ranks)
         size = point.norm or 1.0
         exact = objective.curvature
         outside = exact or max(float(np.linalg.norm(r)), 1e-300) / size

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from isoloss.methods.sqp.basis import Array, padded
+from isoloss.methods.sqp.basis import Array, Rows, padded
 from isoloss.methods.sqp.model import Model, Slopes, Trial
 from isoloss.outcome import Ending, Outcome
 from isoloss.point import Change, Objective, Origin, Point
@@ -41,7 +41,7 @@ class SQPState:
     rough: float | None = None  # the point's loss as trials compute it, where that is known
     scale: float | None = None  # phi is (L - c) / scale; None: log(L / c)
     reached: int = 0  # steps taken towards another level
-    pairs: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()  # those steps, changes of gradient
+    pairs: tuple[tuple[Rows, Rows], ...] = ()  # those steps, changes of gradient
     renewed_below: float = math.inf  # R below which a stall leads to a fresh model
     renewed_nearer: float = math.inf  # KKT residual below which it does so too
     idle: int = 0  # steps in a row that gained next to nothing
@@ -208,15 +208,15 @@ class _Search:
 
     def _learn(self, there: Point, step: Array, change: Change) -> Slopes:
         """Teach the model the change of both gradients; the gradients at the trial."""
-        here, model = self.here, self.model
+        here, model, ranks = self.here, self.model, self.objective.ranks
         known = change.square, change.products
-        change_a, basis = model.basis.coordinates(change.vector, known)
+        change_a, basis = model.basis.coordinates(change.vector, known, ranks)
         change_a /= self.state.unit(there.loss)
         if model.curvature is None:
             change_r = model.outside * padded(step, basis.size)
         else:
             bent = there.regularizer_grad - here.point.regularizer_grad
-            change_r, basis = basis.coordinates(bent)
+            change_r, basis = basis.coordinates(bent, ranks=ranks)
         self.model = model.learn(basis, step, change_r, change_a)
         self.home, self.here = self.home.padded(basis.size), here.padded(basis.size)
         before = self.here.slopes

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isoloss.evaluation import Ranks
 from isoloss.flat import inner
 from isoloss.methods.sqp.advance import SQPState
+from isoloss.methods.sqp.basis import Rows, row_of
 from isoloss.outcome import Ending, Outcome
 from isoloss.point import Objective, Point
 
-Pair = tuple[Tensor, Tensor]
-"""A step and the change of the gradient over it."""
+Pair = tuple[Rows, Rows]
+"""A step and the change of the gradient over it, a row each."""
 
 ENOUGH = 1e-4
 """Least change of the loss, as a share of what its slope at the beginning promises (Armijo)."""
@@ -57,6 +59,7 @@ def step_towards(
         if found is point and not pairs:
             return replace(state, ending=line.ending())
         pairs = pairs if found is not point else ()  # once more, along the gradient
+    ranks = objective.ranks
     step, change = found.theta - point.theta, found.grad - point.grad
     landed = abs(state.phi(found.loss)) <= state.rtol
     return replace(
@@ -66,7 +69,7 @@ def step_towards(
         kind="correct",
         step_length=math.sqrt(inner(step, step).item()),
         reached=state.reached + 1,
-        pairs=() if landed else (*pairs, (step, change))[-memory:],
+        pairs=() if landed else (*pairs, (row_of(step, ranks), row_of(change, ranks)))[-memory:],
     )
 
 
@@ -78,28 +81,33 @@ def _short_of(state: SQPState, remedy: str, why: str = "") -> Ending:
     return Ending(Outcome.LEVEL_UNREACHABLE, detail, f"{remedy}.")
 
 
-def _newton(grad: Tensor, pairs: Sequence[Pair], sign: float) -> tuple[Tensor, bool]:
+def _newton(grad: Tensor, pairs: Sequence[Pair], sign: float, ranks: Ranks) -> tuple[Tensor, bool]:
     """Minus the inverse Hessian of sign * L times its gradient (Nocedal and Wright, algorithm 7.4).
 
     Pairs along which sign * L is not convex are left out; and whether any is left.
     """
-    ahead = grad.mul(-sign)
+
+    def dot(a: Tensor, b: Tensor) -> float:
+        return ranks.sums(inner(a, b))[0].item()
+
+    ahead = ranks.cut(grad).mul(-sign)
     used: list[tuple[Tensor, Tensor, float, float]] = []
     scale = 1.0
-    for step, change in reversed(pairs):
-        bent = sign * inner(step, change).item()
-        size = inner(change, change).item()
-        if size == 0 or not bent > 1e-10 * math.sqrt(size * inner(step, step).item()):
+    for one, other in reversed(pairs):
+        step, change = one.values[0], other.values[0]
+        bent = sign * dot(step, change)
+        size = dot(change, change)
+        if size == 0 or not bent > 1e-10 * math.sqrt(size * dot(step, step)):
             continue
         scale = scale if used else bent / size
-        share = inner(step, ahead).item() / bent
+        share = dot(step, ahead) / bent
         ahead = ahead.sub(change, alpha=sign * share)
         used.append((step, change, bent, share))
     ahead = ahead.mul(scale)
     for step, change, bent, share in reversed(used):
-        back = sign * inner(change, ahead).item() / bent
+        back = sign * dot(change, ahead) / bent
         ahead = ahead.add(step, alpha=share - back)
-    return ahead, bool(used)
+    return ranks.whole(ahead, len(grad)), bool(used)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +126,7 @@ class _Line:
     def __init__(self, objective: Objective, state: SQPState, pairs: Sequence[Pair]) -> None:
         self.objective, self.state = objective, state
         self.sign = math.copysign(1.0, state.point.loss - state.level)
-        self.ahead, self.learned = _newton(state.point.grad, pairs, self.sign)
+        self.ahead, self.learned = _newton(state.point.grad, pairs, self.sign, objective.ranks)
         self.beyond = math.nan  # the loss where the level was last crossed
         self.start = self._mark(0.0, state.point)
         self.slope = self.start.slope

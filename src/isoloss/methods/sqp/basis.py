@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from isoloss.errors import InputError
+from isoloss.evaluation import Ranks
 from isoloss.evaluation.arithmetic import one_thread
 from isoloss.flat import fetched, inner, products
+from isoloss.problem import ALONE
 
 Array = NDArray[np.float64]
 
@@ -23,10 +25,17 @@ products grows by the product of two of these."""
 
 @dataclass
 class Rows:
-    """Storage shared by the bases that grew from one another."""
+    """Storage of vectors, such as the bases that grew from one another share; of each vector, this
+    rank's part."""
 
     values: Tensor  # shape (capacity, n)
     used: int = 0  # rows written; a basis with fewer is an older one and copies before it grows
+
+
+def row_of(vector: Tensor, ranks: Ranks) -> Rows:
+    """A vector as the only row, in memory of its own."""
+    part = ranks.cut(vector)
+    return Rows((part if part is vector else part.clone())[None], 1)
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,10 @@ class Basis:
         return self.rows.values[: self.size]
 
     def coordinates(
-        self, vector: Tensor, seen: tuple[float, Array] | None = None
+        self,
+        vector: Tensor,
+        seen: tuple[float, Array] | None = None,
+        ranks: Ranks = ALONE,
     ) -> tuple[Array, Basis]:
         """Coordinates of a vector, in this basis grown by what is new in it.
 
@@ -81,10 +93,11 @@ class Basis:
         new: then what is known is taken off first ("twice is enough", Giraud et al. 2005). `seen`
         is its inner products with itself and with the stored rows, where these are at hand.
         """
-        found, rest, whole = np.zeros(self.size), vector, 0.0
+        found, rest, whole = np.zeros(self.size), ranks.cut(vector), 0.0
         for _ in range(3):
             if seen is None:
-                square, known = fetched(inner(rest, rest), products(self._rows, rest))
+                several = ranks.sums(inner(rest, rest), products(self._rows, rest))
+                square, known = fetched(*several)
                 seen = square, known
             (square, known), seen = seen, None
             left = math.sqrt(square)
@@ -114,7 +127,7 @@ class Basis:
         return Basis(rows, inverse)
 
     def combine(self, coordinates: Array) -> Tensor:
-        """The vector of these coordinates, shape (n,)."""
+        """The vector of these coordinates, shape (n,); of it, this rank's part."""
         return torch.mv(self._rows.t(), self._like_rows(coordinates @ self.inverse))
 
     def shares(self, coordinates: Array) -> Array:
