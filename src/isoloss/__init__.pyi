@@ -20,12 +20,14 @@ from .path import Record as Record
 from .path import Stop as Stop
 from .problem import Problem as Problem
 from .regularizers import L1 as L1
+from .regularizers import AdaptiveSharpness as AdaptiveSharpness
 from .regularizers import GradientNorm as GradientNorm
 from .regularizers import GroupLasso as GroupLasso
 from .regularizers import HessianTrace as HessianTrace
 from .regularizers import InputGradient as InputGradient
 from .regularizers import NuclearNorm as NuclearNorm
 from .regularizers import Outputs as Outputs
+from .regularizers import ParityGap as ParityGap
 from .regularizers import PathNorm as PathNorm
 from .regularizers import SquaredNorm as SquaredNorm
 from .regularizers import maximize as maximize

@@ -283,7 +283,7 @@ def separated() -> Net:
 
 
 # what an evaluation counts where R is made of derivatives: 4 for each of 51 probe vectors, ...
-COUNTED = {"hessian_trace": 1 + 4 * 51, "input_gradient": 1 + 2 * 3, "gradient_norm": 1}
+COUNTED = {"hessian_trace": 1 + 4 * 51, "input_gradient": 1 + 2 * 3, "gradient_norm": 1, "adaptive_sharpness": 5}
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_sqp_walks_to_a_smaller_value_on_the_level_set(name: str) -> None:
     )
     assert path.regularizer == name
     assert path.outcome.success, path.message
-    if name != "gradient_norm":  # so ill-conditioned that its end is far
+    if name not in {"gradient_norm", "adaptive_sharpness"}:  # 0 is their bound, at no end
         assert path.outcome is isoloss.Outcome.CONVERGED, path.message
     values = [value_at(name, problem, theta) for theta in path.points]
     np.testing.assert_allclose(values[-1], path.steps["regularizer"].iloc[-1], rtol=1e-12)

@@ -13,6 +13,7 @@ from isoloss.errors import InputError, shown, unknown
 from isoloss.problem import Problem
 from isoloss.regularizers.derivatives import GradientNorm, HessianTrace, InputGradient
 from isoloss.regularizers.outputs import Outputs
+from isoloss.regularizers.parity import ParityGap
 from isoloss.regularizers.path_norm import PathNorm
 from isoloss.regularizers.regularizer import (
     Bindable,
@@ -21,12 +22,14 @@ from isoloss.regularizers.regularizer import (
     combine,
     from_function,
 )
+from isoloss.regularizers.sharpness import AdaptiveSharpness
 from isoloss.regularizers.sparsity import L1, GroupLasso, NuclearNorm
 from isoloss.regularizers.squared_norm import SquaredNorm
 
 __all__ = [
     "L1",
     "REGULARIZERS",
+    "AdaptiveSharpness",
     "AnyRegularizer",
     "GradientNorm",
     "GroupLasso",
@@ -34,6 +37,7 @@ __all__ = [
     "InputGradient",
     "NuclearNorm",
     "Outputs",
+    "ParityGap",
     "PathNorm",
     "Regularizer",
     "SquaredNorm",
@@ -51,6 +55,7 @@ REGULARIZERS: dict[str, type[Bindable]] = {
     "hessian_trace": HessianTrace,
     "gradient_norm": GradientNorm,
     "input_gradient": InputGradient,
+    "adaptive_sharpness": AdaptiveSharpness,
 }
 
 AnyRegularizer = str | Regularizer | Bindable | Problem | Callable[[dict[str, Tensor]], Any]

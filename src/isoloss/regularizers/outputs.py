@@ -53,18 +53,7 @@ class Outputs(Combinable):
     def __post_init__(self) -> None:
         """Look at what can be looked at without a model."""
         check_fields(self)
-        named = [*leaves(self.inputs, "inputs")]
-        if not named and not hasattr(self.inputs, "to"):
-            raise InputError(
-                f"inputs of Outputs must be a tensor or a structure of tensors, as the model takes "
-                f"them, with the examples along the first axis, got {kind(self.inputs)}"
-            )
-        for name, tensor in named:
-            if tensor.ndim == 0 or len(tensor) == 0:
-                raise InputError(
-                    f"inputs of Outputs must hold examples along the first axis, got {name} of "
-                    f"shape {tuple(tensor.shape)}; give one at least, as in inputs[:1]"
-                )
+        check_inputs("Outputs", self.inputs)
         own = getattr(self.function, "__name__", "<lambda>")
         if not self.name:
             object.__setattr__(self, "name", "outputs" if own == "<lambda>" else own)
@@ -83,6 +72,22 @@ class Outputs(Combinable):
         made = _OfOutputs(self.name, problem, evaluation, self.function)
         made.check(problem.current())
         return made
+
+
+def check_inputs(what: str, inputs: Any) -> None:
+    """Insist on inputs for a model, with an example."""
+    named = [*leaves(inputs, "inputs")]
+    if not named and not hasattr(inputs, "to"):
+        raise InputError(
+            f"inputs of {what} must be a tensor or a structure of tensors, as the model takes "
+            f"them, with the examples along the first axis, got {kind(inputs)}"
+        )
+    for name, tensor in named:
+        if tensor.ndim == 0 or len(tensor) == 0:
+            raise InputError(
+                f"inputs of {what} must hold examples along the first axis, got {name} of shape "
+                f"{tuple(tensor.shape)}; give one at least, as in inputs[:1]"
+            )
 
 
 class _OfOutputs:
