@@ -18,6 +18,8 @@ from isoloss.evaluation import Replayed
 from isoloss.flat import fetched, inner, less, products
 from isoloss.problem import Problem, inside
 from isoloss.regularizers import AnyRegularizer, get_regularizer
+from isoloss.regularizers.metric import Metric
+from isoloss.regularizers.regularizer import metric_of
 
 NUMBERS = 7
 """Numbers of a point that a device computes."""
@@ -102,6 +104,7 @@ class Origin:
     rows: Tensor  # vectors of which the step is made, shape (capacity, n), zeros where unused;
     # with several ranks, of each vector this one's part
     loss: float | None  # at the point, where gradients of log L are compared; None for those of L
+    metric: Metric | None = None  # whose inverse makes steps of rows, and measures changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,15 @@ class Objective:
         """The number c for which the regularizer's Hessian is c I; None where it is no such."""
         return getattr(self.regularizer, "curvature", None)
 
+    def metric(self, theta: Tensor) -> Metric | None:
+        """The regularizer's metric at theta; None where it has none that can be used."""
+        if self.ranks.count > 1:  # each has a part of the rows, and this mixes them
+            return None
+        found = metric_of(self.regularizer, theta)
+        mixes = found is not None and found.blocks and inside(self.problem).held is not None
+        usable = found is not None and bool(torch.isfinite(found.inverse).all())
+        return found if usable and not mixes else None
+
     def evaluate(self, theta: Tensor) -> Point:
         """Loss, regularizer and gradients at theta, shape (n,).
 
@@ -162,7 +174,9 @@ class Objective:
         """
         self._begin()
         problem, rows, used = self.problem, origin.rows, len(shares)
-        alone = self.ranks.count == 1  # what ranks tell one another cannot be recorded
+        metric = origin.metric
+        # what ranks tell one another cannot be recorded
+        alone = self.ranks.count == 1 and metric is None
         small = alone and rows.numel() <= RECORDED and records(problem.device)
         if not small:
             rows = rows[:used]
@@ -186,7 +200,7 @@ class Objective:
             found = array[: NUMBERS + 2].tolist()
             products = array[NUMBERS + 2 :][:used]
         else:
-            vectors, several = self._try(logs, *given)
+            vectors, several = self._try(logs, *given, metric)
             *found, products = fetched(*several)
         # to record takes further ones
         problem.evaluations = before + self._each
@@ -236,18 +250,24 @@ class Objective:
         grad: Tensor,
         home: Tensor,
         rows: Tensor,
+        metric: Metric | None = None,
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The same for a trial, `numbers` being the origin's loss and the shares of rows."""
         ranks, shares = self.ranks, numbers[1:].to(rows.dtype)
-        theta = ranks.whole(torch.addmv(ranks.cut(place), rows.t(), shares), len(place))
+        if metric is None:
+            theta = ranks.whole(torch.addmv(ranks.cut(place), rows.t(), shares), len(place))
+        else:
+            theta = place + metric.solve(torch.mv(rows.t(), shares))
         vectors, found = self._measure(theta, self.problem.rough)
         change = less(vectors[1], grad, found[0], numbers[0]) if logs else vectors[1] - grad
-        (along,) = ranks.sums(products(rows, ranks.cut(change)))
-        also = (torch.dist(theta, home), inner(change, change), along)
+        dual = change if metric is None else metric.solve(change)
+        (along,) = ranks.sums(products(rows, ranks.cut(dual)))
+        also = (torch.dist(theta, home), inner(change, dual), along)
         return (*vectors, change), (*found, *also)
 
     def _packed(self, logs: bool, *given: Tensor) -> tuple[Tensor, ...]:
-        vectors, found = self._try(logs, *given)
+        numbers, place, grad, home, rows = given
+        vectors, found = self._try(logs, numbers, place, grad, home, rows)
         return *vectors, torch.cat([number.double().flatten() for number in found])
 
 

@@ -194,12 +194,12 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         tolerance = _tolerance_of(rtol, atol)
         theta, level = _start_of(problem, start), _level_of(level, tolerance)
         method, record = get_method(method), record or Record()
-        check_memory(problem, method)
         probes = _checked_probes(probes or {}, problem)
         self.stop = stop or Stop()
         self._method, self._checkpoint = method, checkpoint
         self._ranks = ranks
         objective = Objective(problem, regularizer)
+        check_memory(problem, method, objective.curvature is not None)
         of_regularizer = identity_of_regularizer(regularizer, objective.regularizer.name)
         self._asked = walk_identity(
             problem, theta, level, of_regularizer, method, tolerance, record, probes

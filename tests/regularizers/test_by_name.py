@@ -283,7 +283,12 @@ def separated() -> Net:
 
 
 # what an evaluation counts where R is made of derivatives: 4 for each of 51 probe vectors, ...
-COUNTED = {"hessian_trace": 1 + 4 * 51, "input_gradient": 1 + 2 * 3, "gradient_norm": 1, "adaptive_sharpness": 5}
+COUNTED = {
+    "hessian_trace": 1 + 4 * 51,
+    "input_gradient": 1 + 2 * 3,
+    "gradient_norm": 1,
+    "adaptive_sharpness": 5,
+}
 
 
 @pytest.mark.parametrize(

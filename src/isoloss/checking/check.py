@@ -270,7 +270,7 @@ def _costs(problem: Problem, theta: Tensor) -> list[Finding]:
         return []
     vector = problem.size * theta.element_size()
     points = (Record().points_at_most or 0) * vector
-    walk = vectors_at_most(problem, SQP()) * vector + points
+    walk = vectors_at_most(problem, SQP(), exact=True) * vector + points
     sizes = (
         f"some {_size(activations + 2 * vector)} for a chunk and its gradient, "
         f"{_size(data_bytes(problem))} for data; a walk by sqp up to {_size(walk)}, of it "

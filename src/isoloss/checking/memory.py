@@ -16,18 +16,22 @@ EXCHANGED = 2
 """Vectors that a rank sends and receives at once."""
 
 
-def vectors_at_most(problem: Problem, method: Method) -> int:
+def vectors_at_most(problem: Problem, method: Method, exact: bool) -> int:
     """Vectors that a method holds at once; of those that sqp remembers, each rank has a part."""
-    most, ranks = getattr(method, "vectors", 0), inside(problem).ranks.count
+    ranks = inside(problem).ranks.count
+    if not isinstance(method, SQP):
+        return getattr(method, "vectors", 0) + EXCHANGED * (ranks > 1)
+    most = method.vectors(exact)
     if ranks == 1:
         return most
-    shared = 2 * method.memory if isinstance(method, SQP) else 0
+    shared = 2 * method.directions(exact)
     return most - shared + math.ceil(shared / ranks) + EXCHANGED
 
 
-def check_memory(problem: Problem, method: Method) -> None:
-    """Insist on memory for the vectors that a method holds at once."""
-    most = vectors_at_most(problem, method)
+def check_memory(problem: Problem, method: Method, exact: bool) -> None:
+    """Insist on memory for the vectors that a method holds at once; `exact` says that the
+    regularizer's Hessian is known."""
+    most = vectors_at_most(problem, method, exact)
     each = problem.size * problem.dtype.itemsize
     left = _left(problem.device)
     if left is None or most * each <= left:
@@ -35,7 +39,7 @@ def check_memory(problem: Problem, method: Method) -> None:
     remedy = "use a device with more"
     if isinstance(method, SQP):
         ranks = inside(problem).ranks.count
-        fits = method.memory - math.ceil((most - left // each) / 2 * ranks)
+        fits = method.directions(exact) - math.ceil((most - left // each) / 2 * ranks)
         if fits >= LEAST_MEMORY:
             remedy = f"give method=isoloss.SQP(memory={fits}), or {remedy}"
     raise DeviceError(

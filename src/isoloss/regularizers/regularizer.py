@@ -14,6 +14,7 @@ from isoloss.arguments import real
 from isoloss.errors import InputError, check_takes, kind, one_line, unknown
 from isoloss.flat import Layout, Shapes
 from isoloss.problem import Problem
+from isoloss.regularizers.metric import Metric, summed
 
 Parameters = Mapping[str, Tensor]
 """The parameters by name, in their shapes, in the order of theta."""
@@ -24,7 +25,7 @@ class Regularizer(Protocol):
     """A smooth function R of the flat parameter vector with its gradient.
 
     An attribute `curvature`, a positive number, says that its Hessian is that number times the
-    identity; without one the Hessian is learned.
+    identity; without one the Hessian is learned, and a walk holds three times the vectors.
     """
 
     @property
@@ -118,6 +119,12 @@ class _Sum:
             total = sum(weight * c for weight, c in known if c is not None)
         return total if total > 0 else None
 
+    def metric(self, theta: Tensor) -> Metric | None:
+        """The sum of the parts' metrics, where all have one and none is subtracted."""
+        found = [(weight, metric_of(part, theta)) for weight, part in self._parts]
+        known = [(weight, metric) for weight, metric in found if metric and weight > 0]
+        return summed(known) if len(known) == len(found) else None
+
     def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         total, whole = theta.new_zeros(()), theta.new_zeros(theta.shape)
         for weight, part in self._parts:
@@ -132,15 +139,33 @@ def _term(weight: float, part: Regularizer) -> str:
     return size + part.name
 
 
+def metric_of(regularizer: Regularizer, theta: Tensor) -> Metric | None:
+    """A regularizer's metric at theta; None where it has none."""
+    curvature: float | None = getattr(regularizer, "curvature", None)
+    if curvature:
+        return Metric(torch.full_like(theta, 1 / curvature))
+    measured = getattr(regularizer, "metric", None)
+    return None if measured is None else measured(theta)
+
+
 class Differentiated:
     """A regularizer from a function of the parameters by name; autograd gives its gradient."""
 
     def __init__(
-        self, name: str, function: Callable[[dict[str, Tensor]], Any], shapes: Shapes
+        self,
+        name: str,
+        function: Callable[[dict[str, Tensor]], Any],
+        shapes: Shapes,
+        measured: Callable[[dict[str, Tensor], Layout], Metric] | None = None,
     ) -> None:
         self.name = name
         self._function = function
         self._layout = Layout(shapes)
+        self._measured = measured
+
+    def metric(self, theta: Tensor) -> Metric | None:
+        """The P of a weighted squared norm that touches R from above; None where none is known."""
+        return self._measured and self._measured(self._layout.named(theta.detach()), self._layout)
 
     def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """R, shape (), and its gradient, shape (n,)."""

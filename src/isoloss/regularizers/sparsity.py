@@ -10,7 +10,9 @@ from torch import Tensor
 
 from isoloss.arguments import checked
 from isoloss.errors import InputError
+from isoloss.flat import Layout
 from isoloss.problem import Problem
+from isoloss.regularizers.metric import Metric, diagonal, of_matrices
 from isoloss.regularizers.regularizer import (
     Combinable,
     Differentiated,
@@ -23,7 +25,11 @@ from isoloss.settings import Settings
 def smooth_root(square: Tensor, smoothing: float) -> Tensor:
     """The hyperbola sqrt(x^2 + s^2) - s of x^2: |x| less s far out, and smooth at zero."""
     # the form without cancellation near zero
-    return square / ((square + smoothing * smoothing).sqrt() + smoothing)
+    return square / (_hyperbola(square, smoothing) + smoothing)
+
+
+def _hyperbola(square: Tensor, smoothing: float) -> Tensor:
+    return (square + smoothing * smoothing).sqrt()
 
 
 class L1(Settings, Combinable):
@@ -45,7 +51,11 @@ class L1(Settings, Combinable):
                 [smooth_root(p.square(), self.smoothing).sum() for p in parameters.values()]
             ).sum()
 
-        return Differentiated(self.name, value, problem.shapes)
+        def metric(parameters: Parameters, layout: Layout) -> Metric:
+            sizes = {k: _hyperbola(p.square(), self.smoothing) for k, p in parameters.items()}
+            return diagonal({k: size.reciprocal() for k, size in sizes.items()}, layout)
+
+        return Differentiated(self.name, value, problem.shapes, metric)
 
 
 class GroupLasso(Settings, Combinable):
@@ -75,7 +85,16 @@ class GroupLasso(Settings, Combinable):
                 total.append(rows.shape[1] ** 0.5 * size.sum())
             return torch.stack(total).sum()
 
-        return Differentiated(self.name, value, problem.shapes)
+        def metric(parameters: Parameters, layout: Layout) -> Metric:
+            weights: dict[str, Tensor] = {}
+            for name in names:
+                rows = parameters[name].flatten(1)
+                sizes = _hyperbola(rows.square().sum(1), self.smoothing)
+                shape = (-1, *[1] * (parameters[name].ndim - 1))
+                weights[name] = (rows.shape[1] ** 0.5 / sizes).reshape(shape)
+            return diagonal(weights, layout)
+
+        return Differentiated(self.name, value, problem.shapes, metric)
 
 
 class NuclearNorm(Settings, Combinable):
@@ -102,7 +121,10 @@ class NuclearNorm(Settings, Combinable):
                 [smooth_root(s.square(), self.smoothing).sum() for s in spectra]
             ).sum()
 
-        return Differentiated(self.name, value, problem.shapes)
+        def metric(parameters: Parameters, layout: Layout) -> Metric:
+            return of_matrices({k: parameters[k] for k in names}, self.smoothing, layout)
+
+        return Differentiated(self.name, value, problem.shapes, metric)
 
 
 def _singular_values(matrix: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from isoloss.settings import Count, Settings
 
 LEAST_MEMORY, MOST_MEMORY = 16, 10_000
 """Directions at least and at most: the algebra within them is dense."""
+MEMORY, LEARNING = 40, 120
+"""Directions by default, where R's Hessian is known and where each trial adds one for it too."""
 SPAN = 1000.0
 """Least scale of a loss that is held by an absolute tolerance, in such tolerances."""
 
@@ -37,7 +39,8 @@ class SQP(Settings):
 
     Attributes:
         memory: Largest number of directions in which curvature is known, at least 16; when they
-            are full, the half in which it matters most is kept.
+            are full, the half in which it matters most is kept. None takes 40 where R's Hessian is
+            known (the squared norm's), and 120 where it is learned too.
         first_step: Longest first step, as a share of |theta|.
         max_trials: Evaluations in one step after which the walk has stalled; a stall is tried once
             more with a fresh model where R or the KKT residual has fallen since the last.
@@ -48,15 +51,18 @@ class SQP(Settings):
     stride: ClassVar[int] = 1
     takes_all_steps: ClassVar[bool] = False
 
-    memory: Annotated[int, Field(ge=LEAST_MEMORY, le=MOST_MEMORY)] = 40
+    memory: Annotated[int, Field(ge=LEAST_MEMORY, le=MOST_MEMORY)] | None = None
     first_step: PositiveFloat = 0.05
     max_trials: Count = 40
     max_approach: Count = 1000
 
-    @property
-    def vectors(self) -> int:
+    def directions(self, exact: bool) -> int:
+        """Those in which curvature is known at most; `exact` says that R's Hessian is known."""
+        return self.memory or (MEMORY if exact else LEARNING)
+
+    def vectors(self, exact: bool) -> int:
         """Vectors of the size of theta that a walk holds at most, beside the points kept."""
-        return 2 * self.memory + 13
+        return 2 * self.directions(exact) + 13
 
     def kept_tolerance(self, tolerance: Tolerance) -> Tolerance:
         """The tolerance asked for."""
@@ -77,16 +83,19 @@ class SQP(Settings):
 
     def step(self, objective: Objective, state: SQPState) -> SQPState:
         """One step along the level set, or one towards it."""
-        keep, trials = self.memory // 2, self.max_trials
+        memory, trials = self.directions(objective.curvature is not None), self.max_trials
         if not state.on_level:
             first, steps = self.first_step, self.max_approach
             return step_towards(
-                objective, state, memory=self.memory, first=first, trials=trials, steps=steps
+                objective, state, memory=memory, first=first, trials=trials, steps=steps
             )
         model, slopes = state.model, state.slopes
         if model is None or slopes is None:  # only now: what led here is let go by now
             return self.step(objective, self._settled(objective, state))
-        moved = advance(objective, state, model, slopes, keep=keep, max_trials=trials)
+        metric = None if model.basis.metric is None else objective.metric(state.point.theta)
+        if metric is not None:  # another one at every point
+            model, slopes = model.measured(metric, slopes)
+        moved = advance(objective, state, model, slopes, keep=memory // 2, max_trials=trials)
         stalled = moved.ending is not None and moved.ending.outcome is Outcome.STALLED
         gained = state.point.regularizer < state.renewed_below
         if not (stalled and (gained or state.nearest < state.renewed_nearer)):
@@ -111,13 +120,16 @@ class SQP(Settings):
             return state
         if state.scale is not None:
             state = _scaled(state, state.rtol * state.scale)
-        ranks = objective.ranks
-        basis = Basis.empty(self.memory, ranks.cut(point.theta))
+        exact, ranks = objective.curvature, objective.ranks
+        metric = None if exact else objective.metric(point.theta)
+        most = self.directions(exact is not None)
+        basis = Basis.empty(most, ranks.cut(point.theta), metric)
         r, basis = basis.coordinates(point.regularizer_grad, ranks=ranks)
         a, basis = basis.coordinates(point.grad / state.unit(point.loss), ranks=ranks)
         size = point.norm or 1.0
-        exact = objective.curvature
         outside = exact or max(float(np.linalg.norm(r)), 1e-300) / size
+        if metric is not None:  # in which theta is as long as r, and R bends by 1 at most
+            size, outside = max(float(np.linalg.norm(r)), 1e-300), 1.0
         model = Model(
             basis,
             np.zeros((basis.size, basis.size)),

@@ -121,7 +121,8 @@ class _Search:
         theta = state.point.theta
         self.moved = 0.0  # how far the last trial is from the last point of the path
         self.eps = torch.finfo(theta.dtype).eps
-        self.rounding = 4 * self.eps * state.point.norm
+        size = state.point.norm if model.basis.metric is None else math.sqrt(slopes.r @ slopes.r)
+        self.rounding = 4 * self.eps * size
 
     def make_room(self, keep: int) -> None:
         """Turn the basis into a smaller one where the next trial might not find room."""
@@ -149,7 +150,7 @@ class _Search:
         """From where the next trial starts."""
         here, rows = self.here.point, self.model.basis.rows.values
         unit = self.here.rough if self.state.scale is None else None
-        return Origin(here, self.home.point.theta, rows, unit)
+        return Origin(here, self.home.point.theta, rows, unit, self.model.basis.metric)
 
     def shares(self, trial: Trial) -> Array:
         """How much of each of the origin's rows a trial goes."""

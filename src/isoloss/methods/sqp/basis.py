@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 from isoloss.errors import InputError
 from isoloss.evaluation import Ranks
 from isoloss.evaluation.arithmetic import one_thread
-from isoloss.flat import fetched, inner, products
+from isoloss.flat import BLOCK, fetched, inner, products
 from isoloss.problem import ALONE
+from isoloss.regularizers.metric import Metric
 
 Array = NDArray[np.float64]
 
@@ -49,13 +50,16 @@ class Basis:
     Attributes:
         rows: Where the vectors are stored.
         inverse: Shape (size, size), lower triangular.
+        metric: Of which all inner products are, those of its inverse; None for the usual ones. Then
+            coordinates are of gradients, and a step is the metric's inverse times a vector.
     """
 
     rows: Rows
     inverse: Array
+    metric: Metric | None = None
 
     @staticmethod
-    def empty(capacity: int, like: Tensor) -> Basis:
+    def empty(capacity: int, like: Tensor, metric: Metric | None = None) -> Basis:
         """A basis without rows, for vectors of a tensor's length, type and device."""
         try:
             rows = like.new_zeros(capacity, len(like))
@@ -65,7 +69,7 @@ class Basis:
                 f"memory={capacity} of SQP asks for {size:,.0f} GB for vectors of {len(like):,} "
                 f"parameters, which there is not; lower it"
             ) from error
-        return Basis(Rows(rows), np.zeros((0, 0)))
+        return Basis(Rows(rows), np.zeros((0, 0)), metric)
 
     @property
     def size(self) -> int:
@@ -96,7 +100,8 @@ class Basis:
         found, rest, whole = np.zeros(self.size), ranks.cut(vector), 0.0
         for _ in range(3):
             if seen is None:
-                several = ranks.sums(inner(rest, rest), products(self._rows, rest))
+                dual = rest if self.metric is None else self.metric.solve(rest)
+                several = ranks.sums(inner(rest, dual), products(self._rows, dual))
                 square, known = fetched(*several)
                 seen = square, known
             (square, known), seen = seen, None
@@ -124,7 +129,7 @@ class Basis:
         inverse = padded(self.inverse, size + 1)
         inverse[size, :size] = -shares
         inverse[size, size] = norm / length
-        return Basis(rows, inverse)
+        return replace(self, rows=rows, inverse=inverse)
 
     def combine(self, coordinates: Array) -> Tensor:
         """The vector of these coordinates, shape (n,); of it, this rank's part."""
@@ -143,7 +148,24 @@ class Basis:
         rows = Rows(torch.empty_like(self.rows.values), kept)
         rows.values[kept:] = 0  # a trial may multiply all rows
         torch.mm(self._like_rows(columns.T @ self.inverse), self._rows, out=rows.values[:kept])
-        return Basis(rows, np.eye(kept))
+        return replace(self, rows=rows, inverse=np.eye(kept))
+
+    def measured(self, metric: Metric) -> tuple[Basis, Array] | None:
+        """The basis of the same vectors in another metric, and the lower triangle that the old one
+        is of the new; None where rounding hides how the vectors differ in it."""
+        rows, dual = self._rows, metric.solve(self._rows)
+        pairs = zip(rows.split(BLOCK, dim=1), dual.split(BLOCK, dim=1), strict=True)
+        (gram,) = fetched(torch.stack([torch.mm(a, b.t()) for a, b in pairs]).double().sum(0))
+        gram = self.inverse @ gram.reshape(self.size, self.size) @ self.inverse.T
+        try:
+            lower = np.linalg.cholesky(0.5 * (gram + gram.T))
+        except np.linalg.LinAlgError:
+            return None
+        inverse = np.linalg.solve(lower, self.inverse)
+        known = np.square(np.diag(lower)) / np.diag(gram)
+        if not known.min() > 1e3 * torch.finfo(rows.dtype).eps:
+            return None
+        return replace(self, inverse=inverse, metric=metric), lower
 
     def _like_rows(self, array: Array) -> Tensor:
         values = self.rows.values

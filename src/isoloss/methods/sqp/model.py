@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from isoloss.methods.sqp.basis import Array, Basis, eigh, padded
+from isoloss.regularizers.metric import Metric
 
 CAP = 3.0
 """Learnt curvature is believed up to this many times the largest that was seen of late."""
@@ -96,6 +97,16 @@ class Model:
             curvature = _bfgs(grown, step, padded(change_r, size))
         seen = math.sqrt(change_a @ change_a) / math.sqrt(step @ step)
         return Model(basis, bend, curvature, self.outside, max(0.97 * self.steepest, seen))
+
+    def measured(self, metric: Metric, slopes: Slopes) -> tuple[Model, Slopes]:
+        """The model in a new metric of R, which R's Hessian is again; that of phi is the same."""
+        found = self.basis.measured(metric)
+        if found is None:
+            return self, slopes
+        basis, lower = found
+        bend = lower.T @ padded(self.bend, basis.size) @ lower
+        model = Model(basis, bend, np.eye(basis.size), self.outside, self.steepest)
+        return model, Slopes(lower.T @ slopes.r, lower.T @ slopes.a)
 
     def compressed(self, keep: int, held: Sequence[Slopes]) -> tuple[Model, list[Slopes]]:
         """A smaller model: what is needed exactly, and where phi and R bend most."""
