@@ -1,12 +1,14 @@
-"""Evaluations that `sqp` needs for each regularizer, on a small network, in float64.
+"""Evaluations that `sqp` needs for each regularizer.
 
 A 4-10-3 network (83 parameters) is trained on Iris by Adam, then walked on its level set toward a
-smaller R for every regularizer available by name, and for a few others. Counted: evaluations of L
+smaller R for every regularizer available by name, and for a few others; or, with `--experiment`,
+what phase 1 of an experiment ends with, in its own float32. Counted: evaluations of L
 and its gradient until R is within one part in a hundred of the smallest value seen, until the KKT
 residual is 1e-1 and 1e-2, and at the end. What a regularizer made of derivatives costs on top is a
 fixed multiple of these; it is left out of the counts and of the limit, and has a column of its own.
 
-    python benchmarks/regularizers.py [--evaluations 600] [--memory 40] [--only NAME ...]
+    python benchmarks/regularizers.py [--evaluations 600] [--memory M] [--only NAME ...]
+    python benchmarks/regularizers.py --experiment MPG_FF --only l1 group_lasso nuclear_norm
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ NAMES = (
     "hessian_trace",
     "gradient_norm",
     "input_gradient",
+    "adaptive_sharpness",
 )
 
 
@@ -69,12 +72,15 @@ def count(evaluations: pd.Series, reached: pd.Series) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--evaluations", type=int, default=600)
-    parser.add_argument("--memory", type=int, default=40)
+    parser.add_argument("--memory", type=int, help="40 or 120 by default, as SQP chooses")
+    parser.add_argument("--experiment", metavar="NAME", help="such as MPG_FF, seed 0")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="as in the first column")
     arguments = parser.parse_args()
     limit, method = arguments.evaluations, isoloss.SQP(memory=arguments.memory)
     torch.set_num_threads(1)
     problem = trained()
+    if arguments.experiment:
+        problem = isoloss.experiments.get(arguments.experiment).start(seed=0).problem
     chosen: list[str | Callable[..., Any] | Any] = [
         *NAMES,
         isoloss.SquaredNorm(without_biases=True),
@@ -83,7 +89,8 @@ def main() -> None:
         quartic,
     ]
     level = problem.loss(problem.current()).item()
-    print(f"level {level:.4g}, {problem.size} parameters, float64, memory {method.memory}, at most")
+    dtype = str(problem.dtype).removeprefix("torch.")
+    print(f"level {level:.4g}, {problem.size} parameters, {dtype}, memory {method.memory}, at most")
     print(f"{limit} evaluations of L; torch {torch.__version__}, {platform.machine()}\n")
     print(
         "| regularizer | R | within 1 % | KKT 1e-1 | 1e-2 | evaluations of L | KKT residual | "

@@ -82,6 +82,29 @@ def test_flat_and_small_are_two_things(run) -> None:
     assert "Minimizing squared_norm" in printed
 
 
+@pytest.mark.slow
+def test_flattest_and_sharpest_are_far_apart(run) -> None:
+    left, printed = run("sharpness")
+    down, up = (left["paths"][what] for what in ("flattest", "sharpest"))
+    assert held(down)
+    assert held(up)
+    start = down.steps["regularizer"].iloc[0]
+    assert down.steps["regularizer"].iloc[-1] < 0.8 * start
+    assert -up.steps["regularizer"].iloc[-1] > 3 * start
+    assert f"{start:.3g}" in printed
+
+
+@pytest.mark.slow
+def test_fairest_and_least_fair_are_far_apart(run) -> None:
+    left, printed = run("fairness")
+    fairest, least = (left["paths"][what] for what in ("fairest", "least fair"))
+    assert held(fairest)
+    assert held(least)
+    assert fairest.steps["regularizer"].iloc[-1] < 1e-3
+    assert (-least.steps["regularizer"].iloc[-1]) ** 0.5 > 0.2
+    assert "gap 0." in printed
+
+
 def test_one_can_go_far(run) -> None:
     left, _ = run("distance")
     assert left["path"].steps["level_error"].iloc[-1] <= 1.01e-3

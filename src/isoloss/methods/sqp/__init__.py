@@ -62,7 +62,7 @@ class SQP(Settings):
 
     def vectors(self, exact: bool) -> int:
         """Vectors of the size of theta that a walk holds at most, beside the points kept."""
-        return 2 * self.directions(exact) + 13
+        return 2 * self.directions(exact) + (13 if exact else 17)
 
     def kept_tolerance(self, tolerance: Tolerance) -> Tolerance:
         """The tolerance asked for."""
