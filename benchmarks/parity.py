@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import isoloss
 
-PENALTIES = (3, 4, 5, 6, 7, 8, 9, 10, 12, 15)
+PENALTIES = (5, 6, 7, 8, 10, 12, 15)
 HISTORIES = (20, 100)
 ALLOWED = 0.005
 

@@ -60,6 +60,7 @@ for what, regularizer in (("fairest", gap), ("least fair", isoloss.maximize(gap)
     ]
     print(
         f"The {what} network: gap {gaps[0]:.3f} to {gaps[1]:.3f} on the training set, "
-        f"{tested[0]:.3f} to {tested[1]:.3f} on the test set; validation loss {first.validation_loss:.3f} to "
-        f"{last.validation_loss:.3f}, test loss {first.test_loss:.3f} to {last.test_loss:.3f}."
+        f"{tested[0]:.3f} to {tested[1]:.3f} on the test set; "
+        f"validation loss {first.validation_loss:.3f} to {last.validation_loss:.3f}, "
+        f"test loss {first.test_loss:.3f} to {last.test_loss:.3f}."
     )
