@@ -86,6 +86,7 @@ def main() -> None:
         isoloss.SquaredNorm(without_biases=True),
         isoloss.weighted_sum((1.0, "squared_norm"), (0.1, "l1")),
         isoloss.HessianTrace(probes=5),
+        isoloss.AdaptiveSharpness(kind="average"),
         quartic,
     ]
     level = problem.loss(problem.current()).item()
@@ -101,6 +102,7 @@ def main() -> None:
     for one in chosen:
         label = isoloss.regularizers.get_regularizer(one, problem).name
         label += ", 5 probes" if isinstance(one, isoloss.HessianTrace) else ""
+        label += ", average" if getattr(one, "kind", "") == "average" else ""
         if arguments.only and label not in arguments.only:
             continue
         extra = cost(one, problem)

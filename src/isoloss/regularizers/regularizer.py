@@ -119,7 +119,7 @@ class _Sum:
             total = sum(weight * c for weight, c in known if c is not None)
         return total if total > 0 else None
 
-    def metric(self, theta: Tensor) -> Metric | None:
+    def metric_at(self, theta: Tensor) -> Metric | None:
         """The sum of the parts' metrics, where all have one and none is subtracted."""
         found = [(weight, metric_of(part, theta)) for weight, part in self._parts]
         known = [(weight, metric) for weight, metric in found if metric and weight > 0]
@@ -144,7 +144,7 @@ def metric_of(regularizer: Regularizer, theta: Tensor) -> Metric | None:
     curvature: float | None = getattr(regularizer, "curvature", None)
     if curvature:
         return Metric(torch.full_like(theta, 1 / curvature))
-    measured = getattr(regularizer, "metric", None)
+    measured = getattr(regularizer, "metric_at", None)
     return None if measured is None else measured(theta)
 
 
@@ -163,7 +163,7 @@ class Differentiated:
         self._layout = Layout(shapes)
         self._measured = measured
 
-    def metric(self, theta: Tensor) -> Metric | None:
+    def metric_at(self, theta: Tensor) -> Metric | None:
         """The P of a weighted squared norm that touches R from above; None where none is known."""
         return self._measured and self._measured(self._layout.named(theta.detach()), self._layout)
 
