@@ -294,8 +294,9 @@ COUNTED = {
 @pytest.mark.parametrize(
     "name",
     [
-        *sorted(set(REGULARIZERS) - {"squared_norm", "hessian_trace"}),
+        *sorted(set(REGULARIZERS) - {"squared_norm", "hessian_trace", "adaptive_sharpness"}),
         pytest.param("hessian_trace", marks=pytest.mark.slow),
+        pytest.param("adaptive_sharpness", marks=pytest.mark.slow),
     ],
 )
 def test_sqp_walks_to_a_smaller_value_on_the_level_set(name: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from isoloss import L1, SQP, GroupLasso, NuclearNorm, Problem, SquaredNorm, Stop, traverse
 from isoloss.flat import Layout
 from isoloss.methods.sqp.basis import Basis
+from isoloss.methods.sqp.model import Model, Slopes
 from isoloss.point import Objective
 from isoloss.regularizers import get_regularizer
 from isoloss.regularizers.metric import Metric, diagonal
@@ -132,6 +133,20 @@ def test_a_basis_in_another_metric_holds_the_same_vectors() -> None:
         after = lower.T @ before
         assert after @ after == pytest.approx((vector @ other.solve(vector)).item(), rel=1e-10)
         torch.testing.assert_close(turned.combine(after), vector)
+    bend = normal(5, 5, seed=7).numpy()
+    slopes = Slopes(known[0][1], known[1][1])
+    model = Model(basis, bend + bend.T, np.eye(5), 1.0)
+    after, at = model.measured(other, slopes)
+    before, now = (torch.stack([q.basis.combine(e) for e in np.eye(5)]) for q in (model, after))
+    for old, new in (
+        (model.bend, after.bend),
+        (slopes.r[None], at.r[None]),
+        (slopes.a[None], at.a[None]),
+    ):
+        wide = [torch.from_numpy(m) @ q for m, q in ((old, before), (new, now))]
+        wide = [q.T @ w if len(w) > 1 else w for q, w in zip((before, now), wide, strict=True)]
+        torch.testing.assert_close(*wide)  # the same operator, the same vectors
+    torch.testing.assert_close(now @ other.solve(now).T, torch.eye(5, dtype=F64))
     twins = diagonal({"w": torch.cat([torch.ones(29), torch.tensor([1e-18])])}, LAYOUT)
     same = Basis.empty(8, normal(30, seed=0), one)
     for vector in normal(5, 30, seed=3):
