@@ -182,6 +182,13 @@ def _of_regularizers(w: World) -> list[Call]:
         Call("Outputs", lambda **given: isoloss.Outputs(**given).bind(w.problem), {
             "inputs": torch.ones(2, 2), "function": torch.sum, "name": "total",
         }),
+        Call("ParityGap", lambda **given: isoloss.ParityGap(**given).bind(w.problem), {
+            "inputs": torch.ones(4, 2), "groups": torch.arange(4) % 2, "kind": "equal_opportunity",
+            "targets": torch.ones(4).long(), "positive": 1, "probability": lambda o: o[:, 0],
+        }),
+        Call("AdaptiveSharpness", bound(isoloss.AdaptiveSharpness), {
+            "kind": "average", "radius": 0.1, "probes": 2, "seed": 0,
+        }),
         *(Call(f"{kind.__name__}.bind", kind().bind, {"problem": w.problem}) for kind in (
             isoloss.SquaredNorm, isoloss.L1, isoloss.GroupLasso, isoloss.NuclearNorm,
             isoloss.PathNorm, isoloss.HessianTrace, isoloss.GradientNorm, isoloss.InputGradient)),
