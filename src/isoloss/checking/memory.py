@@ -25,15 +25,17 @@ def vectors_at_most(problem: Problem, method: Method) -> int:
     return most - shared + math.ceil(shared / ranks) + EXCHANGED
 
 
-def check_memory(problem: Problem, method: Method) -> None:
-    """Insist on memory for the vectors that a method holds at once."""
+def check_memory(problem: Problem, method: Method, held: int = 0) -> None:
+    """Insist on memory for the vectors that a method holds at once, with so many constraints."""
     most = vectors_at_most(problem, method)
+    if held and isinstance(method, SQP):
+        most = method.vectors_beside(held)
     each = problem.size * problem.dtype.itemsize
     left = _left(problem.device)
     if left is None or most * each <= left:
         return
     remedy = "use a device with more"
-    if isinstance(method, SQP):
+    if isinstance(method, SQP) and not held:
         ranks = inside(problem).ranks.count
         fits = method.memory - math.ceil((most - left // each) / 2 * ranks)
         if fits >= LEAST_MEMORY:
