@@ -7,6 +7,9 @@ from . import trackers as trackers
 from . import training as training
 from .checking.check import Check as Check
 from .checking.check import check as check
+from .constraints import Constraint as Constraint
+from .constraints import at_most as at_most
+from .constraints import equal as equal
 from .errors import DerivativeError as DerivativeError
 from .errors import DeviceError as DeviceError
 from .errors import InputError as InputError

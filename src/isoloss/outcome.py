@@ -89,6 +89,11 @@ class Outcome(enum.Enum):
         "The walk ended before it reached its level.",
         "Hold a level nearer to the start's loss, or train further before the walk.",
     )
+    CONSTRAINT_UNREACHABLE = (
+        "constraint_unreachable",
+        "The walk ended before it met all that is held.",
+        "Loosen a bound that is named, or start from weights that are nearer to meeting it.",
+    )
     GRADIENT_VANISHED = (
         "gradient_vanished",
         "The gradient of the loss vanished, so that the level set has no tangent here.",
@@ -108,6 +113,7 @@ class Outcome(enum.Enum):
             Outcome.NON_FINITE,
             Outcome.STALLED,
             Outcome.LEVEL_UNREACHABLE,
+            Outcome.CONSTRAINT_UNREACHABLE,
             Outcome.GRADIENT_VANISHED,
             Outcome.INTERRUPTED,
         }

@@ -75,7 +75,8 @@ def calls(world: World) -> list[Call]:
     model, problem, theta, path = w.model, w.problem, w.theta, w.path
     walk = {
         "problem": problem, "start": theta, "level": None, "regularizer": "l1", "method": "sqp",
-        "rtol": 1e-3, "stop": isoloss.Stop(steps=1), "record": isoloss.Record(),
+        "hold": {"x": isoloss.at_most("l1", 90.0)}, "rtol": 1e-3, "stop": isoloss.Stop(steps=1),
+        "record": isoloss.Record(),
         "probes": {"test": problem}, "checkpoint": None, "check": True,
     }  # fmt: skip
     made = [
@@ -105,8 +106,12 @@ def calls(world: World) -> list[Call]:
             "steps": path.steps, "points": path.points, "point_steps": path.point_steps,
             "level": 0.5, "outcome": path.outcome, "message": "m", "method": "sqp",
             "regularizer": "l1", "shapes": path.shapes, "buffers": {}, "frozen": {},
-            "state_keys": path.state_keys, "metadata": {},
+            "state_keys": path.state_keys, "constraints": {}, "metadata": {},
         }),
+        *(Call(name, lambda _made=made, **k: isoloss.traverse(
+            problem, hold={"x": _made(**k)}, stop=isoloss.Stop(steps=1), progress=False,
+        ), {"quantity": "l1", what: 3.0, "rtol": 1e-3, "atol": 1e-2}) for name, made, what in (
+            ("at_most", isoloss.at_most, "bound"), ("equal", isoloss.equal, "value"))),
         Call("Checkpoint", isoloss.Checkpoint, {"folder": "kept", "every": 30.0}),
         Call("Outcome", _outcome, {"value": "stalled"}),
         Call("open_results", isoloss.open_results, {"folder": w.scratch / "results"}),
