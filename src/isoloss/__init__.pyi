@@ -12,6 +12,9 @@ from .errors import DeviceError as DeviceError
 from .errors import InputError as InputError
 from .errors import IsolossError as IsolossError
 from .errors import RankError as RankError
+from .explore.extent import Extent as Extent
+from .explore.extent import Extents as Extents
+from .explore.extent import extent as extent
 from .methods import SQP as SQP
 from .methods import Paper as Paper
 from .outcome import Outcome as Outcome

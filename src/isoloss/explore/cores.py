@@ -30,6 +30,11 @@ Work = Callable[[Job, Callable[[], bool]], Result]
 FEW = 8
 """Jobs up to which starting processes, seconds each, is not worth it unless it is asked for."""
 
+
+class WorkerError(IsolossError):
+    """A process is gone, and its jobs with it."""
+
+
 Filter = tuple[str, str, type[Warning], str, int]
 Told = list[tuple[Warning | str, type[Warning], str, int]]
 
@@ -53,7 +58,7 @@ def over_cores(
     Raises:
         KeyboardInterrupt: Ctrl-C, after what was under way has been yielded; a second one at once.
         InputError: The work cannot be sent to another process.
-        IsolossError: A process died; what was done before has been yielded.
+        WorkerError: A process died; what was done before has been yielded.
     """
     several = workers_for(len(jobs), workers)
     if several > 1:
@@ -119,10 +124,10 @@ def _packed(work: object) -> bytes:
         ) from error
 
 
-def _death(error: BrokenProcessPool) -> IsolossError:
+def _death(error: BrokenProcessPool) -> WorkerError:
     codes = re.search(r"\{(.+?)\}", str(error))
     how = f"{codes[1]}, " if codes else ""
-    return IsolossError(
+    return WorkerError(
         f"a worker process died ({how}perhaps because memory ran out); give fewer workers=, or 1 "
         f"for this process alone"
     )

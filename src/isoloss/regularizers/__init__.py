@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from isoloss.arguments import checked
@@ -38,6 +39,7 @@ __all__ = [
     "Regularizer",
     "SquaredNorm",
     "get_regularizer",
+    "in_dtype",
     "maximize",
     "weighted_sum",
 ]
@@ -117,6 +119,20 @@ def get_regularizer(regularizer: AnyRegularizer, problem: Problem) -> Regularize
     if isinstance(regularizer, Regularizer):
         return regularizer
     return from_function(regularizer, problem)
+
+
+def in_dtype(regularizer: AnyRegularizer, dtype: torch.dtype) -> AnyRegularizer:
+    """What a user gave as a regularizer, for problems of another type."""
+    match regularizer:
+        case Problem():
+            return regularizer.with_dtype(dtype)
+        case _Given():
+            return _Given(in_dtype(regularizer.regularizer, dtype))
+        case Combination():
+            parts = ((weight, in_dtype(part, dtype)) for weight, part in regularizer.parts)
+            return weighted_sum(*parts)
+        case _:
+            return regularizer
 
 
 def weighted_sum(*parts: tuple[float, Any] | Combination) -> Combination:

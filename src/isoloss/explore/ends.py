@@ -1,0 +1,163 @@
+"""One walk to an extreme of a quantity on a level set, and what float64 says of its end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isoloss.errors import InputError
+from isoloss.outcome import Ending, Outcome
+from isoloss.path import Path, Record, Row, Stop
+from isoloss.problem import Problem, inside
+from isoloss.regularizers import AnyRegularizer, get_regularizer, in_dtype, maximize
+from isoloss.walking import traverse, walk
+
+PATIENCE = 10
+"""Steps over which the gain of a walk is judged."""
+
+
+@dataclass(frozen=True)
+class End:
+    """Where a walk to the least or the largest value of a quantity ended.
+
+    Attributes:
+        value: The quantity there, computed in float64 by the model's own forward pass.
+        value_error: The quantity as the walk computed it, less `value`; NaN where the model or the
+            quantity cannot be computed in float64, so that `value` and `loss` are the walk's.
+        loss: The training loss there, likewise in float64.
+        level_error: (loss - level) / level, or loss - level under `atol`.
+        path: The walk that led there, its first and its last point kept.
+    """
+
+    value: float
+    value_error: float
+    loss: float
+    level_error: float
+    path: Path
+
+    @property
+    def theta(self) -> Tensor:
+        """The network, shape (parameters,)."""
+        return self.path.points[-1]
+
+    @property
+    def outcome(self) -> Outcome:
+        """Why the walk ended."""
+        return self.path.outcome
+
+    @property
+    def kkt_residual(self) -> float:
+        """How far from stationary the end is: 0 where it is a local optimum on the level set."""
+        return float(self.path.steps["kkt_residual"].iloc[-1])
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of loss and gradient that the walk took."""
+        return int(self.path.steps["evaluations"].iloc[-1])
+
+
+@dataclass(frozen=True)
+class Job:
+    """An end to find."""
+
+    name: str  # of the quantity
+    high: bool  # the largest value, not the least
+    start: Tensor  # on the level set, shape (n,)
+    width: float  # of the interval as far as it is known
+
+
+@dataclass(frozen=True)
+class WalkTo:
+    """Walks to the ends of quantities; other processes may be sent one."""
+
+    problem: Problem
+    quantities: Mapping[str, AnyRegularizer]
+    settings: Mapping[str, Any]  # of the walks
+    gain: float  # share of the width below which `PATIENCE` steps are too slow; 0 for none
+
+    def __call__(self, job: Job, stopping: Callable[[], bool]) -> End:
+        """Walk until the settings' `stop`, a slow gain, or Ctrl-C."""
+        quantity = self.quantities[job.name]
+        steps = walk(
+            self.problem,
+            start=job.start,
+            regularizer=maximize(quantity) if job.high else quantity,
+            record=Record(points_at_most=2),
+            check=False,
+            **self.settings,
+        )
+        slow = _Slow(self.gain, job.width)
+        slowed = False
+        for row in steps:
+            if stopping():
+                steps.interrupt("Ctrl-C")
+            elif slowed := slow(row):
+                steps.interrupt("")
+        path = steps.path
+        if slowed:
+            detail = (
+                f"{slow.last:.3g} in {PATIENCE} steps, of {slow.width:.3g} in all, KKT residual "
+                f"{path.steps['kkt_residual'].iloc[-1]:.3g}"
+            )
+            message = Ending(Outcome.SLOWED, detail).message(self.problem.dtype)
+            path = replace(path, outcome=Outcome.SLOWED, message=message)
+        return self._rechecked(path, job)
+
+    @cached_property
+    def _exact(self) -> Problem:
+        return self.problem.with_dtype(torch.float64)
+
+    def in_float64(self, name: str, theta: Tensor) -> tuple[float, float] | None:
+        """A quantity and the loss by the model's own forward pass in float64, where it can."""
+        try:
+            theta = theta.to(self.problem.device, torch.float64)
+            quantity = in_dtype(self.quantities[name], torch.float64)
+            value, _ = get_regularizer(quantity, self._exact).value_and_grad(theta)
+            return value.item(), inside(self._exact).autograd.loss(theta).item()
+        except Exception:  # whatever a model raises that holds float32 tensors of its own
+            return None
+
+    def _rechecked(self, path: Path, job: Job) -> End:
+        last = path.steps.iloc[-1]
+        walked = -float(last["regularizer"]) if job.high else float(last["regularizer"])
+        found = self.in_float64(job.name, path.points[-1])
+        value, loss = found or (walked, float(last["loss"]))
+        absolute = self.settings["atol"] is not None
+        away = loss - path.level if absolute else (loss - path.level) / path.level
+        return End(value, math.nan if found is None else walked - value, loss, away, path)
+
+
+class _Slow:
+    """Whether the last steps gained too little, as rows come."""
+
+    def __init__(self, gain: float, width: float) -> None:
+        self._gain = gain
+        self._values: list[float] = []
+        self._known = width
+        self.width = width
+        self.last = math.inf
+
+    def __call__(self, row: Row) -> bool:
+        if row["kind"] == "correct":  # on the way to the level
+            return False
+        self._values.append(row["regularizer"])
+        self.width = self._known + self._values[0] - self._values[-1]
+        if len(self._values) > PATIENCE:
+            self.last = self._values[-1 - PATIENCE] - self._values[-1]
+        return self.last < self._gain * self.width
+
+
+def arrive(problem: Problem, start: Tensor | None, settings: Mapping[str, Any]) -> Path:
+    """The first step of a walk, which checks the problem and comes to the level."""
+    path = traverse(problem, start=start, stop=Stop(steps=1), progress=False, **settings)
+    if path.outcome is Outcome.INTERRUPTED:
+        raise KeyboardInterrupt
+    if not len(path.points):
+        raise InputError(f"the level cannot be held: {path.message}")
+    return path
