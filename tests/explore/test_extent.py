@@ -286,7 +286,7 @@ def test_what_cannot_be_had_is_refused(refuses) -> None:
         ask(problem, {"a": 3})
     with refuses("gain", "[0, 1)", "1"):
         ask(problem, "l1", gain=1)
-    with refuses("cannot be held", "way to"):
+    with refuses("cannot be held", "max_approach"):
         ask(problem, "l1", level=1e-9, method=isoloss.SQP(max_approach=3))
     with refuses("workers"):
         ask(problem, "l1", workers=0)

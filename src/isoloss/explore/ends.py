@@ -11,15 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isoloss.arguments import real
 from isoloss.errors import InputError
+from isoloss.evaluation.differences import random_direction
+from isoloss.methods import Method
 from isoloss.outcome import Ending, Outcome
 from isoloss.path import Path, Record, Row, Stop
 from isoloss.problem import Problem, inside
-from isoloss.regularizers import AnyRegularizer, get_regularizer, in_dtype, maximize
+from isoloss.regularizers import (
+    AnyRegularizer,
+    Regularizer,
+    get_regularizer,
+    in_dtype,
+    maximize,
+)
 from isoloss.walking import traverse, walk
 
 PATIENCE = 10
 """Steps over which the gain of a walk is judged."""
+ASIDE = 1e-3
+"""How far from a start without a gradient, as a share of |theta|, a walk starts instead."""
 
 
 @dataclass(frozen=True)
@@ -150,14 +161,60 @@ class _Slow:
         self.width = self._known + self._values[0] - self._values[-1]
         if len(self._values) > PATIENCE:
             self.last = self._values[-1 - PATIENCE] - self._values[-1]
-        return self.last < self._gain * self.width
+        return self._gain > 0 and self.last < self._gain * self.width
 
 
-def arrive(problem: Problem, start: Tensor | None, settings: Mapping[str, Any]) -> Path:
-    """The first step of a walk, which checks the problem and comes to the level."""
+def begin(
+    problem: Problem,
+    start: Tensor | None,
+    *,
+    level: Any,
+    hold: Any,
+    method: str | Method,
+    rtol: float,
+    atol: float | None,
+) -> tuple[Tensor, dict[str, Any]]:
+    """Where all walks along a level set start, and their settings.
+
+    The first step of a walk checks the problem and comes to the level, once for all.
+    """
+    settings: dict[str, Any] = {"level": level, "method": method, "rtol": rtol, "atol": atol}
+    if hold is not None:
+        settings["hold"] = hold
     path = traverse(problem, start=start, stop=Stop(steps=1), progress=False, **settings)
     if path.outcome is Outcome.INTERRUPTED:
         raise KeyboardInterrupt
     if not len(path.points):
         raise InputError(f"the level cannot be held: {path.message}")
-    return path
+    if level is None or isinstance(level, float | int | Tensor):
+        settings["level"] = path.level
+    return path.points[0], settings
+
+
+def beside(quantity: Regularizer, problem: Problem, theta: Tensor) -> Tensor:
+    """A point where the quantity has a gradient: the one given, or beside it."""
+    walked = inside(problem).walked
+    value, grad = quantity.value_and_grad(theta)
+    if not math.isfinite(value.item()):
+        raise InputError(
+            f"the quantity {quantity.name!r} must be finite at the start, got {value.item()}"
+        )
+    if walked(grad).any():
+        return theta
+    v = walked(random_direction(theta))
+    aside = theta + ASIDE * (theta.norm() or 1.0) * v / v.norm()
+    if not walked(quantity.value_and_grad(aside)[1]).any():
+        raise InputError(
+            f"the quantity {quantity.name!r} is constant or has no derivative: its gradient is 0 "
+            f"at the start and beside it; use a smooth one, for example a probability in place of "
+            f"a class"
+        )
+    return aside
+
+
+def share(gain: float) -> float:
+    """Insist on a share for `WalkTo.gain`."""
+    gain = real("gain", gain)
+    if not 0 <= gain < 1:
+        raise InputError(f"gain must be a share of the width in [0, 1), got {gain}")
+    return gain

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +10,13 @@ from typing import TYPE_CHECKING, Any, cast, overload
 import torch
 from torch import Tensor
 
-from isoloss.arguments import checked, real
+from isoloss.arguments import checked
 from isoloss.errors import InputError, shown
-from isoloss.evaluation.differences import random_direction
 from isoloss.explore.cores import WorkerError, over_cores
-from isoloss.explore.ends import End, Job, WalkTo, arrive
+from isoloss.explore.ends import End, Job, WalkTo, begin, beside, share
 from isoloss.methods import Method
 from isoloss.path import Stop
-from isoloss.problem import Problem, inside
+from isoloss.problem import Problem
 from isoloss.progress import count_progress
 from isoloss.regularizers import AnyRegularizer, Regularizer, get_regularizer
 
@@ -31,8 +29,6 @@ FIRST = 4
 """Quantities that start from the given network; after them, as many more as there were."""
 MOST_STARTS = 32
 """Networks, among those found, that are looked at for a start."""
-ASIDE = 1e-3
-"""How far from a start without a gradient, as a share of |theta|, a walk starts instead."""
 
 
 @dataclass(frozen=True)
@@ -190,18 +186,13 @@ def extent(
             or cannot be differentiated.
         IsolossError: A worker process died before any walk ended.
     """
-    gain = real("gain", gain)
-    if not 0 <= gain < 1:
-        raise InputError(f"gain must be a share of the width in [0, 1), got {gain}")
+    gain = share(gain)
     several = isinstance(quantity, Mapping | list | tuple)
     named = _named(quantity) if several else {"": quantity}
-    settings: dict[str, Any] = {"level": level, "method": method, "rtol": rtol, "atol": atol}
-    if hold is not None:
-        settings["hold"] = hold
-    arrived = arrive(problem, start, settings)
-    if level is None or isinstance(level, float | int | Tensor):
-        settings["level"] = arrived.level
-    found = _Found(problem, named, arrived.points[0])
+    theta, settings = begin(
+        problem, start, level=level, hold=hold, method=method, rtol=rtol, atol=atol
+    )
+    found = _Found(problem, named, theta)
     work = WalkTo(problem, named, {**settings, "stop": stop or USUAL}, gain)
     if workers is None and problem.device.type != "cpu":
         workers = 1
@@ -257,7 +248,7 @@ class _Found:
         self.ends: dict[tuple[str, bool], End] = {}
         self._theta = theta
         self._bound = {name: _bound(name, one, problem) for name, one in named.items()}
-        self._starts = {name: _start(one, problem, theta) for name, one in self._bound.items()}
+        self._starts = {name: beside(one, problem, theta) for name, one in self._bound.items()}
 
     def done(self, name: str) -> bool:
         """Whether both ends were looked for."""
@@ -295,24 +286,3 @@ def _bound(name: str, quantity: Any, problem: Problem) -> Regularizer:
     except InputError as error:
         what = f"quantity {name!r}" if name else "the quantity"
         raise type(error)(f"{what} cannot be used: {error}") from error
-
-
-def _start(quantity: Regularizer, problem: Problem, theta: Tensor) -> Tensor:
-    """Where the quantity has a gradient: the start, or beside it."""
-    walked = inside(problem).walked
-    value, grad = quantity.value_and_grad(theta)
-    if not math.isfinite(value.item()):
-        raise InputError(
-            f"the quantity {quantity.name!r} must be finite at the start, got {value.item()}"
-        )
-    if walked(grad).any():
-        return theta
-    v = walked(random_direction(theta))
-    aside = theta + ASIDE * (theta.norm() or 1.0) * v / v.norm()
-    if not walked(quantity.value_and_grad(aside)[1]).any():
-        raise InputError(
-            f"the quantity {quantity.name!r} is constant or has no derivative: its gradient is 0 "
-            f"at the start and beside it; use a smooth one, for example a probability in place of "
-            f"a class"
-        )
-    return aside
