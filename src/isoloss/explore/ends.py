@@ -43,6 +43,7 @@ class End:
             quantity cannot be computed in float64, so that `value` and `loss` are the walk's.
         loss: The training loss there, likewise in float64.
         level_error: (loss - level) / level, or loss - level under `atol`.
+        held: What `hold` bounds, likewise, by its names.
         path: The walk that led there, its first and its last point kept.
     """
 
@@ -50,6 +51,7 @@ class End:
     value_error: float
     loss: float
     level_error: float
+    held: dict[str, float]
     path: Path
 
     @property
@@ -121,16 +123,22 @@ class WalkTo:
         return self._rechecked(path, job)
 
     @cached_property
-    def _exact(self) -> Problem:
-        return self.problem.with_dtype(torch.float64)
+    def _exact(self) -> tuple[Problem, dict[str, Any], dict[str, Any]]:
+        """The problem, the quantities and what is held, in float64."""
+        held = {name: one.quantity for name, one in self.settings.get("hold", {}).items()}
+        several = (
+            {name: in_dtype(one, torch.float64) for name, one in given.items()}
+            for given in (self.quantities, held)
+        )
+        return (self.problem.with_dtype(torch.float64), *several)
 
-    def in_float64(self, name: str, theta: Tensor) -> tuple[float, float] | None:
-        """A quantity and the loss by the model's own forward pass in float64, where it can."""
+    def in_float64(self, name: str, theta: Tensor) -> tuple[float, float, dict[str, float]] | None:
+        """A quantity, the loss and what is held, by the model's own forward pass in float64."""
         try:
             theta = theta.to(self.problem.device, torch.float64)
-            quantity = in_dtype(self.quantities[name], torch.float64)
-            value, _ = get_regularizer(quantity, self._exact).value_and_grad(theta)
-            return value.item(), inside(self._exact).autograd.loss(theta).item()
+            problem, quantities, held = self._exact
+            value, loss = (_plain(one, problem, theta) for one in (quantities[name], problem))
+            return value, loss, {name: _plain(one, problem, theta) for name, one in held.items()}
         except Exception:  # whatever a model raises that holds float32 tensors of its own
             return None
 
@@ -138,10 +146,21 @@ class WalkTo:
         last = path.steps.iloc[-1]
         walked = -float(last["regularizer"]) if job.high else float(last["regularizer"])
         found = self.in_float64(job.name, path.points[-1])
-        value, loss = found or (walked, float(last["loss"]))
+        if found is None:
+            held = {name: float(last[f"{name}_value"]) for name in self.settings.get("hold", {})}
+            value, loss = walked, float(last["loss"])
+        else:
+            value, loss, held = found
         absolute = self.settings["atol"] is not None
         away = loss - path.level if absolute else (loss - path.level) / path.level
-        return End(value, math.nan if found is None else walked - value, loss, away, path)
+        error = math.nan if found is None else walked - value
+        return End(value, error, loss, away, held, path)
+
+
+def _plain(quantity: Any, problem: Problem, theta: Tensor) -> float:
+    if isinstance(quantity, Problem):  # not by the faster code that walks it
+        return inside(quantity).autograd.loss(theta).item()
+    return get_regularizer(quantity, problem).value_and_grad(theta)[0].item()
 
 
 class _Slow:
