@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,38 +80,72 @@ def test_a_linear_prediction_goes_as_far_as_the_ellipsoid() -> None:
     assert (one.low, one.high) == pytest.approx(inner, rel=1e-6)
 
 
-def test_a_logistic_prediction_goes_as_far_as_slsqp_finds() -> None:
-    _, inputs, _ = regression(1)
+def logistic() -> tuple[list[Problem], list[tuple[np.ndarray, np.ndarray]]]:
+    """A linear classifier's problems on a training and a validation set, and their data."""
     torch.manual_seed(1)
-    targets = (torch.rand(40) < (inputs[:, 0] - inputs[:, 1]).sigmoid()).double()
     model = nn.Sequential(nn.Linear(5, 1), nn.Flatten(0)).double()
-    problem = Problem(model, "bce_with_logits", (inputs, targets))
-    x, y = np.hstack([inputs.numpy(), np.ones((40, 1))]), targets.numpy()
-    at = np.append(0.1 * np.random.default_rng(0).normal(size=5), 1.0)
+    problems: list[Problem] = []
+    data: list[tuple[np.ndarray, np.ndarray]] = []
+    for _ in range(2):
+        inputs = torch.randn(40, 5, dtype=torch.float64)
+        targets = (torch.rand(40) < (inputs[:, 0] - inputs[:, 1]).sigmoid()).double()
+        problems.append(Problem(model, "bce_with_logits", (inputs, targets)))
+        data.append((np.hstack([inputs.numpy(), np.ones((40, 1))]), targets.numpy()))
+    return problems, data
 
-    def excess(w: np.ndarray) -> float:
-        return float(np.mean(np.logaddexp(0, x @ w) - y * (x @ w))) - 0.6
 
-    def slope(w: np.ndarray) -> np.ndarray:
-        return x.T @ (1 / (1 + np.exp(-x @ w)) - y) / len(y)
+def slsqp(
+    at: np.ndarray, data: list[tuple[np.ndarray, np.ndarray]], most: list[float]
+) -> list[float]:
+    """Least and largest log odds of logistic regressions whose losses are at most so much."""
 
-    held = {"type": "ineq", "fun": lambda w: -excess(w), "jac": lambda w: -slope(w)}
-    ends = []
+    def constraint(x: np.ndarray, y: np.ndarray, bound: float) -> dict[str, Any]:
+        return {
+            "type": "ineq",
+            "fun": lambda w: bound - np.mean(np.logaddexp(0, x @ w) - y * (x @ w)),
+            "jac": lambda w: x.T @ (y - 1 / (1 + np.exp(-x @ w))) / len(y),
+        }
+
+    held = [constraint(*one, bound) for one, bound in zip(data, most, strict=False)]
+    ends: list[float] = []
     for sign in (1, -1):
-        options = {"ftol": 1e-15, "maxiter": 1000}
         solved = scipy.optimize.minimize(
-            lambda w: sign * (at @ w), np.zeros(6), jac=lambda w: sign * at,  # noqa: B023
-            constraints=[held], method="SLSQP", options=options,
+            lambda w, sign=sign: sign * (at @ w), np.zeros(6), jac=lambda w, sign=sign: sign * at,
+            constraints=held, method="SLSQP", options={"ftol": 1e-15, "maxiter": 1000},
         )  # fmt: skip
-        ends.append(at @ solved.x)
+        ends.append(float(at @ solved.x))
+    return ends
+
+
+def test_a_logistic_prediction_goes_as_far_as_slsqp_finds() -> None:
+    (problem, _), data = logistic()
+    at = np.append(0.1 * np.random.default_rng(0).normal(size=5), 1.0)
     there = torch.from_numpy(at[None, :5])
     logit = Outputs(there, lambda outputs: outputs.sum())
     chance = Outputs(there, lambda outputs: outputs.sigmoid().sum())
     found = isoloss.extent(problem, {"logit": logit, "chance": chance}, level=0.6, **TIGHT)
+    ends = slsqp(at, data, [0.6])
     assert (found["logit"].low, found["logit"].high) == pytest.approx(ends, rel=1e-6)
     # a monotone function of a quantity has the same networks at its ends
     expected = [1 / (1 + math.exp(-end)) for end in ends]
     assert (found["chance"].low, found["chance"].high) == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_is_held_narrows_an_interval_as_slsqp_finds() -> None:
+    (problem, validation), data = logistic()
+    at = np.append(np.random.default_rng(0).normal(size=5), 1.0)
+    logit = Outputs(torch.from_numpy(at[None, :5]), lambda outputs: outputs.sum())
+    bounds = {"validation": isoloss.at_most(validation, 0.53, rtol=1e-10)}
+    found = isoloss.extent(
+        problem, logit, level=isoloss.at_most(problem, 0.65), hold=bounds, **TIGHT
+    )
+    assert (found.low, found.high) == pytest.approx(slsqp(at, data, [0.65, 0.53]), rel=1e-6)
+    free = isoloss.extent(problem, logit, level=0.65, **TIGHT)
+    assert free.high - free.low > 1.1 * (found.high - found.low)
+    for end in (found.low_end, found.high_end):
+        assert end.held["validation"] == pytest.approx(validation.loss(end.theta).item(), rel=1e-12)
+        assert end.held["validation"] <= 0.53 * (1 + 1e-9)
+        assert end.level_error <= 1e-9
 
 
 def test_ends_are_what_the_users_model_gives_in_float64() -> None:

@@ -125,12 +125,13 @@ class WalkTo:
     @cached_property
     def _exact(self) -> tuple[Problem, dict[str, Any], dict[str, Any]]:
         """The problem, the quantities and what is held, in float64."""
-        held = {name: one.quantity for name, one in self.settings.get("hold", {}).items()}
-        several = (
-            {name: in_dtype(one, torch.float64) for name, one in given.items()}
-            for given in (self.quantities, held)
+        exact = torch.float64
+        held = self.settings.get("hold", {})
+        return (
+            self.problem.with_dtype(exact),
+            {name: in_dtype(one, exact) for name, one in self.quantities.items()},
+            {name: in_dtype(one.quantity, exact) for name, one in held.items()},
         )
-        return (self.problem.with_dtype(torch.float64), *several)
 
     def in_float64(self, name: str, theta: Tensor) -> tuple[float, float, dict[str, float]] | None:
         """A quantity, the loss and what is held, by the model's own forward pass in float64."""
