@@ -190,6 +190,7 @@ def test_what_saturates_ends_when_nothing_is_gained() -> None:
 def test_every_kind_of_quantity() -> None:
     model, problem = network()
     other = Problem(model, "cross_entropy", (torch.randn(9, 4), torch.randint(2, (9,))))
+    level = problem.loss(problem.current()).item()
     distance = isoloss.SquaredNorm(center=problem.current())
     quantities = [
         other, "squared_norm", isoloss.L1(), lambda named: named["0.bias"].sum(), distance,
@@ -201,8 +202,9 @@ def test_every_kind_of_quantity() -> None:
     for name, one in found.items():
         assert one.low < one.high, name
         assert abs(one.low_end.value_error) <= 1e-5 * max(1, abs(one.low)), name
-        assert abs(one.low_end.level_error) <= 1.01e-3
-        assert abs(one.high_end.level_error) <= 1.01e-3
+        for end in (one.low_end, one.high_end):
+            assert end.path.level == level
+            assert abs(end.level_error) <= 1.01e-3
     # whose gradient is 0 at the start
     assert found["4"].start == 0
     assert found["4"].high > 1
