@@ -43,13 +43,13 @@ hold = {"validation": isoloss.at_most(validation, 1.02 * now)}
 # the log odds and not the probability, whose gradient vanishes near 0 and 1
 quantities = {
     f"patient {k}": isoloss.Outputs(inputs[k : k + 1], lambda logits: logits.sum())
-    for k in pool[: 3 if QUICK else 20].tolist()
+    for k in pool[: 2 if QUICK else 20].tolist()
 }
 intervals = isoloss.extent(
     problem,
     quantities,
     hold=hold,
-    stop=isoloss.Stop(regularizer_below=-10, evaluations=20 if QUICK else 200),
+    stop=isoloss.Stop(regularizer_below=-10, evaluations=12 if QUICK else 200),
 )
 figure = isoloss.report.extent_intervals(
     intervals,
@@ -65,11 +65,15 @@ print(
 )
 
 networks = isoloss.different(
-    problem, inputs[pool], 3, hold=hold, stop=isoloss.Stop(evaluations=20 if QUICK else 100)
+    problem,
+    inputs[pool],
+    2 if QUICK else 3,
+    hold=hold,
+    stop=isoloss.Stop(evaluations=12 if QUICK else 100),
 )
 print(networks.table.round(4))
 print(
-    f"Some of three such networks differ from the given one on {networks.ambiguity:.1%} of "
+    f"Some of {len(networks.ends)} such networks differ from the given one on {networks.ambiguity:.1%} of "
     f"{len(pool)} unlabeled patients (ambiguity), the farthest on {networks.discrepancy:.1%} "
     f"(discrepancy)."
 )
