@@ -73,7 +73,7 @@ networks = isoloss.different(
 )
 print(networks.table.round(4))
 print(
-    f"Some of {len(networks.ends)} such networks differ from the given one on {networks.ambiguity:.1%} of "
-    f"{len(pool)} unlabeled patients (ambiguity), the farthest on {networks.discrepancy:.1%} "
-    f"(discrepancy)."
+    f"Some of {len(networks.ends)} such networks differ from the given one on "
+    f"{networks.ambiguity:.1%} of {len(pool)} unlabeled patients (ambiguity), the farthest on "
+    f"{networks.discrepancy:.1%} (discrepancy)."
 )

@@ -10,11 +10,13 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import cloudpickle
 import pytest
 import torch
 from torch import nn
 
 from isoloss import IsolossError, Problem
+from isoloss.explore import cores
 from isoloss.explore.cores import FEW, over_cores, workers_for
 
 
@@ -125,3 +127,12 @@ def test_what_cannot_be_sent_is_refused(refuses) -> None:
     lock = threading.Lock()
     with refuses("cannot be sent to another process", "workers=1"):
         list(over_cores(lambda job, _: lock.locked(), [1, 2], workers=2))
+
+
+def test_a_slice_is_sent_without_the_rest() -> None:
+    whole = torch.randn(1000, 100)
+    slices = [whole[k : k + 1] for k in range(50)]
+    packed = cores._packed(lambda job, _: slices[job])
+    assert 50 * 400 < len(packed) < 100 * 1000
+    work = cloudpickle.loads(packed)
+    assert all(torch.equal(work(k, None), slices[k]) for k in range(50))

@@ -8,6 +8,8 @@ under way ends between two of its steps and is kept.
 from __future__ import annotations
 
 import functools
+import io
+import pickle
 import re
 import signal
 import tempfile
@@ -113,15 +115,27 @@ def _elsewhere(
 
 
 def _packed(work: object) -> bytes:
+    """What a process takes the work from; of a slice of a tensor, no more than the slice."""
     import cloudpickle
+    import torch
 
+    class Pickler(cloudpickle.Pickler):
+        def reducer_override(self, obj: Any) -> Any:
+            plain = type(obj) is torch.Tensor and obj.layout == torch.strided and obj.is_leaf
+            if plain and obj.untyped_storage().nbytes() > obj.nbytes:
+                own = obj.detach().clone().requires_grad_(obj.requires_grad)
+                return own.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+            return super().reducer_override(obj)
+
+    stream = io.BytesIO()
     try:
-        return cloudpickle.dumps(work)
+        Pickler(stream).dump(work)
     except Exception as error:  # whatever the user's model and data say
         raise InputError(
             f"the problem or the quantity cannot be sent to another process ({said(error)}); give "
             f"workers=1"
         ) from error
+    return stream.getvalue()
 
 
 def _death(error: BrokenProcessPool) -> WorkerError:
