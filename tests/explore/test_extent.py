@@ -148,6 +148,21 @@ def test_what_is_held_narrows_an_interval_as_slsqp_finds() -> None:
         assert end.level_error <= 1e-9
 
 
+def test_a_start_outside_of_what_is_held_is_brought_in_once_for_all(refuses) -> None:
+    (problem, validation), _ = logistic()
+    bound = 0.9 * validation.loss(problem.current()).item()
+    hold = {"validation": isoloss.at_most(validation, bound)}
+    quantities = {"l1": isoloss.L1(), "first": lambda named: named["0.weight"][0, 0]}
+    found = isoloss.extent(problem, quantities, hold=hold, progress=False)
+    starts = [end.path.points[0] for one in found.values() for end in (one.low_end, one.high_end)]
+    assert all(torch.equal(start, starts[0]) for start in starts)
+    assert validation.loss(starts[0]) <= 1.0011 * bound
+    assert all(one.low_end.held["validation"] <= 1.0011 * bound for one in found.values())
+    with refuses("no start on the level set", "validation"):
+        low = {"validation": isoloss.at_most(validation, 0.1)}
+        isoloss.extent(problem, "l1", level=0.65, hold=low, progress=False)
+
+
 def test_ends_are_what_the_users_model_gives_in_float64() -> None:
     model, problem = network()
     before = problem.current()
@@ -323,7 +338,7 @@ def test_what_cannot_be_had_is_refused(refuses) -> None:
         ask(problem, {"a": 3})
     with refuses("gain", "[0, 1)", "1"):
         ask(problem, "l1", gain=1)
-    with refuses("cannot be held", "max_approach"):
+    with refuses("no start on the level set", "max_approach"):
         ask(problem, "l1", level=1e-9, method=isoloss.SQP(max_approach=3))
     with refuses("workers"):
         ask(problem, "l1", workers=0)

@@ -205,7 +205,7 @@ def begin(
     if path.outcome is Outcome.INTERRUPTED:
         raise KeyboardInterrupt
     if not len(path.points):
-        raise InputError(f"the level cannot be held: {path.message}")
+        raise InputError(f"no start on the level set was found: {path.message}")
     if level is None or isinstance(level, float | int | Tensor):
         settings["level"] = path.level
     return path.points[0], settings
