@@ -132,6 +132,8 @@ def different(
     """
     count, gain = whole("count", count, 1), share(gain)
     kind = _kind(kind, problem)
+    if isinstance(pool, type):
+        raise InputError(f"pool must hold inputs, got the class {pool.__name__}")
     try:
         Outputs(pool, lambda outputs: outputs)  # looks at the inputs
     except InputError as error:

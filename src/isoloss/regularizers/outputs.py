@@ -54,7 +54,7 @@ class Outputs(Combinable):
         """Look at what can be looked at without a model."""
         check_fields(self)
         named = [*leaves(self.inputs, "inputs")]
-        if not named and (isinstance(self.inputs, type) or not hasattr(self.inputs, "to")):
+        if not named and not hasattr(self.inputs, "to"):
             raise InputError(
                 f"inputs of Outputs must be a tensor or a structure of tensors, as the model takes "
                 f"them, with the examples along the first axis, got {kind(self.inputs)}"
