@@ -72,11 +72,15 @@ def test_warnings_and_errors_are_those_of_this_process() -> None:
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_is_told_and_what_is_done_is_kept(refuses) -> None:
+def test_a_process_that_is_killed_is_told_and_what_is_done_is_kept(refuses, tmp_path: Path) -> None:
     def work(job: int, _: Callable[[], bool]) -> int:
-        if job == 3:
-            time.sleep(0.5)  # until the others are told of
-            os.kill(os.getpid(), signal.SIGKILL)
+        if job < 3:
+            (tmp_path / str(job)).touch()
+            return job
+        while len(list(tmp_path.iterdir())) < 3:
+            time.sleep(0.01)
+        time.sleep(1)  # until the others are told of
+        os.kill(os.getpid(), signal.SIGKILL)
         return job
 
     kept: list[int] = []
