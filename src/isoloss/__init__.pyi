@@ -15,6 +15,12 @@ from .errors import DeviceError as DeviceError
 from .errors import InputError as InputError
 from .errors import IsolossError as IsolossError
 from .errors import RankError as RankError
+from .explore.different import Different as Different
+from .explore.different import different as different
+from .explore.ends import End as End
+from .explore.extent import Extent as Extent
+from .explore.extent import Extents as Extents
+from .explore.extent import extent as extent
 from .methods import SQP as SQP
 from .methods import Paper as Paper
 from .outcome import Outcome as Outcome

@@ -59,6 +59,11 @@ class Outcome(enum.Enum):
         "The time asked for was used before convergence.",
         "To go on, raise Stop(seconds=...).",
     )
+    SLOWED = (
+        "slowed",
+        "The last steps gained less than was asked for.",
+        "To go on, lower gain=, or give 0 for no such end.",
+    )
     INTERRUPTED = (
         "interrupted",
         "The walk was stopped from outside: by a callback, Stop(when=...) or Ctrl-C.",

@@ -43,6 +43,8 @@ class World:
         self.path.save(scratch / "walk")
         made_results(scratch / "results")
         self.results = isoloss.open_results(scratch / "results")
+        stop = isoloss.Stop(steps=1)
+        self.extents = isoloss.extent(self.problem, ["l1"], stop=stop, progress=False)
         self.walks = {"sqp": [made_path(8, k) for k in range(2)]}
         self.points = [path.points for path in self.walks["sqp"]]
         self.pca = report.pca(self.points)
@@ -79,9 +81,18 @@ def calls(world: World) -> list[Call]:
         "record": isoloss.Record(),
         "probes": {"test": problem}, "checkpoint": None, "check": True,
     }  # fmt: skip
+    searched = {name: walk[name] for name in ("problem", "start", "level", "method", "rtol")}
+    searched |= {"atol": None, "gain": 1e-3, "progress": False}
     made = [
         Call("traverse", isoloss.traverse, {**walk, "callback": None, "progress": False}),
         Call("walk", lambda **k: list(isoloss.walk(**k)), walk),
+        Call("extent", isoloss.extent, {
+            **searched, "quantity": {"a": "l1"}, "stop": isoloss.Stop(steps=1), "workers": 1,
+        }),
+        Call("different", isoloss.different, {
+            **searched, "pool": w.inputs, "count": 1, "kind": "classes",
+            "stop": isoloss.Stop(steps=1),
+        }),
         Call("walk.interrupt", isoloss.walk(problem).interrupt, {"detail": "why"}),
         Call("check", isoloss.check, {"problem": problem, "regularizer": "l1", "seed": 0}),
         Call("Problem", _evaluated, {
@@ -281,6 +292,9 @@ def _of_report(w: World) -> list[Call]:
     titled = {"title": "t", "metric": "accuracy"}
     return [
         Call("plot", isoloss.plot, {"walks": w.path, "against": "step"}),
+        Call("extent_intervals", report.extent_intervals, {
+            "extents": w.extents, "title": "t", "label": "l"
+        }),
         Call("report", report.report, {"results": w.small, "experiment": "IRIS"}),
         Call("save", report.save, {
             "figure": Figure(figsize=(1, 1)), "folder": FilePath("drawn"), "name": "figure"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from isoloss.arguments import checked
@@ -42,6 +43,7 @@ __all__ = [
     "Regularizer",
     "SquaredNorm",
     "get_regularizer",
+    "in_dtype",
     "maximize",
     "problems_in",
     "weighted_sum",
@@ -145,6 +147,20 @@ def problems_in(regularizer: Any) -> tuple[Problem, ...]:
     if isinstance(regularizer, Combination):
         return tuple(dict.fromkeys(p for _, part in regularizer.parts for p in problems_in(part)))
     return ()
+
+
+def in_dtype(regularizer: AnyRegularizer, dtype: torch.dtype) -> AnyRegularizer:
+    """What a user gave as a regularizer, for problems of another type."""
+    match regularizer:
+        case Problem():
+            return regularizer.with_dtype(dtype)
+        case _Given():
+            return _Given(in_dtype(regularizer.regularizer, dtype))
+        case Combination():
+            parts = ((weight, in_dtype(part, dtype)) for weight, part in regularizer.parts)
+            return weighted_sum(*parts)
+        case _:
+            return regularizer
 
 
 def weighted_sum(*parts: tuple[float, Any] | Combination) -> Combination:
