@@ -26,6 +26,10 @@ LEAST_MEMORY, MOST_MEMORY = 16, 10_000
 """Directions at least and at most: the algebra within them is dense."""
 MEMORY, LEARNING = 40, 120
 """Directions by default, where R's Hessian is known and where each trial adds one for it too."""
+REACHES = 0.3, 0.1, 0.03
+"""How far, in phi, a step towards another level goes by what was learned, until one lands."""
+MOST_LANDINGS = 5
+"""Trials of such a step."""
 SPAN = 1000.0
 """Least scale of a loss that is held by an absolute tolerance, in such tolerances."""
 
@@ -96,6 +100,8 @@ class SQP(Settings):
         """One step along the level set, or one towards it."""
         memory = self.directions(objective.curvature is not None, len(state.beside))
         keep, trials = memory // 2, self.max_trials
+        if not state.on_level and state.plain and state.model is not None:
+            return self._follow(objective, state)
         if not state.on_level and state.plain:
             first, steps = self.first_step, self.max_approach
             return step_towards(
@@ -104,9 +110,7 @@ class SQP(Settings):
         model, slopes = state.model, state.slopes
         if model is None or slopes is None:  # only now: what led here is let go by now
             return self.step(objective, self._begun(objective, state))
-        metric = None if model.basis.metric is None else objective.metric(state.point.theta)
-        if metric is not None:  # another one at every point
-            model, slopes = model.measured(metric, slopes)
+        model, slopes = _at_point(objective, state, model, slopes)
         if not state.on_level:
             steps = self.max_approach
             moved = step_inside(
@@ -130,6 +134,61 @@ class SQP(Settings):
             nearest=math.inf,
         )
         return self.step(objective, fresh)
+
+    def moved(self, state: SQPState, level: float) -> SQPState:
+        """The state with another level to hold, which the next steps go to by what was learned."""
+        if state.ending is not None:  # of no use here, so perhaps not there
+            state = _unlearned(state)
+        fresh = replace(
+            state,
+            level=level,
+            on_level=False,
+            radius=max(state.radius, self.first_step * state.point.norm),
+            kind="start",
+            step_length=0.0,
+            reached=0,
+            pairs=(),
+            renewed_below=math.inf,
+            renewed_nearer=math.inf,
+            idle=0,
+            nearest=math.inf,
+            ending=None,
+        )
+        return replace(fresh, on_level=fresh.met(state.point))
+
+    def _follow(self, objective: Objective, state: SQPState) -> SQPState:
+        """A step to another level, or part of the way there, by what was learned of R and L.
+
+        Where none lands, one towards it by L-BFGS, which begins anew.
+        """
+        point, model, slopes = state.point, state.model, state.slopes
+        away = state.phi(point.loss)
+        for reach in REACHES if state.reached < self.max_approach else ():
+            near = max(-reach, min(reach, away))
+            level = point.loss * math.exp(-near)
+            if state.scale is not None:
+                level = point.loss - near * state.scale
+            if near == away:
+                level = state.level
+            if model is None or slopes is None:
+                break
+            found = advance(
+                objective,
+                replace(state, level=level),
+                *_at_point(objective, state, model, slopes),
+                keep=self.directions(objective.curvature is not None) // 2,
+                max_trials=MOST_LANDINGS,
+            )
+            if found.ending is None:
+                landed = abs(state.phi(found.point.loss)) <= state.rtol
+                return replace(
+                    found,
+                    level=state.level,
+                    on_level=landed,
+                    kind="correct",
+                    reached=state.reached + 1,
+                )
+        return self.step(objective, _unlearned(state))
 
     def _settled(self, objective: Objective, state: SQPState) -> SQPState:
         """The state with a fresh model, once the level set is reached."""
@@ -193,6 +252,19 @@ def _measured(objective: Objective, state: SQPState) -> SQPState:
             tol = one.atol / scale
         found.append(Measure(one.bound, one.upper, tol, scale))
     return replace(state, beside=tuple(found))
+
+
+def _at_point(
+    objective: Objective, state: SQPState, model: Model, slopes: Slopes
+) -> tuple[Model, Slopes]:
+    """Both in the metric of the point, where there is one: it is another at every point."""
+    metric = None if model.basis.metric is None else objective.metric(state.point.theta)
+    return (model, slopes) if metric is None else model.measured(metric, slopes)
+
+
+def _unlearned(state: SQPState) -> SQPState:
+    """The state without a model."""
+    return replace(state, model=None, slopes=None, rough=None, multiplier=0.0, prices=())
 
 
 def _scaled(state: SQPState, atol: float) -> SQPState:

@@ -425,7 +425,7 @@ class Search:
         """Whether a point may be the next of the path: in the band, and lower."""
         if self._out(reached) > self.state.rtol:
             return False
-        if self._cost(reached) <= noise:
+        if self._out(self.home) > self.state.rtol or self._cost(reached) <= noise:
             return True
         # nearer to the level itself, the price there counts as well
         nearer = self._out(reached) < 0.5 * self._out(self.home)
