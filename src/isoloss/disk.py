@@ -213,6 +213,15 @@ def remove(*files: Path) -> None:
             sync(folder)
 
 
+def remove_folder(folder: Path) -> None:
+    """Delete a folder that is not needed any more, if it is there, and make that last."""
+    if folder.exists():
+        refuse_links(folder.parent, folder)
+        with writing(folder):
+            shutil.rmtree(folder)
+            sync(folder.parent)
+
+
 def move_aside(what: Path, folder: Path, *, copy: bool = False) -> Path:
     """Move a file or folder into another, under a name with the time that is not taken."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")

@@ -61,7 +61,7 @@ class Recorder:
         self._now = before or first  # but for rows and seconds
         self._record = record
         self._probes = probes
-        self._level, self._tolerance = level, tolerance
+        self._level, self.tolerance = level, tolerance
         self._unmeasured = {
             f"{name}_{what}": math.nan for name in probes for what in ("loss", "metric")
         }
@@ -70,6 +70,10 @@ class Recorder:
         self.before = self._now.seconds
         self._started = began - self.before
         self.rows = self._now.rows[: self._now.length]
+
+    def anew(self, level: float) -> Recorder:
+        """A recorder of the same things along another level."""
+        return Recorder(self._record, self._probes, level, self.tolerance)
 
     @property
     def progress(self) -> int:
@@ -105,7 +109,7 @@ class Recorder:
             "evaluations": evaluations,
             "seconds": self.seconds,
             "loss": point.loss,
-            "level_error": self._tolerance.error(point.loss, self._level),
+            "level_error": self.tolerance.error(point.loss, self._level),
             "regularizer": point.regularizer,
             "angle_degrees": point.angle_degrees,
             "kkt_residual": point.kkt_residual,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass, replace
@@ -314,6 +315,49 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
             detail: Why, for the outcome's message.
         """
         self._ending = Ending(Outcome.INTERRUPTED, detail)
+
+    @checked
+    def moved(
+        self, level: float | Tensor, *, stop: Stop | None = None, checkpoint: Keeper | None = None
+    ) -> walk:
+        """A walk along another level, from where this one is and by what it has learned.
+
+        It goes to the level and along it in far fewer evaluations than a walk that begins there
+        with nothing; these are counted anew, and its first row is where this walk is.
+
+        Args:
+            level: The loss to hold, as for `traverse`.
+            stop: When to end; None ends it as this one.
+            checkpoint: Where to keep it, as for `traverse`, in place of what is kept there.
+
+        Returns:
+            The walk; this one can go on, too.
+
+        Raises:
+            InputError: The level cannot be held, or the method cannot go on from another level:
+                `sqp` can.
+        """
+        move = getattr(self._method, "moved", None)
+        if move is None:
+            raise InputError(
+                f"a walk by {self._method.name} cannot go on along another level; use 'sqp', or "
+                f"start a walk from the last point"
+            )
+        other = copy.copy(self)
+        to = _level_of(level, self._recorder.tolerance)
+        other._asked = {**self._asked, "level": to}
+        other._level = to = self._state.point.loss if to is None else to
+        other._state, other._recorded, other._ending = move(self._state, to), False, None
+        other._objective, other._recorder = copy.copy(self._objective), self._recorder.anew(to)
+        other._objective.evaluations = 0
+        other.stop = stop or self.stop
+        other._objective.deadline = time.perf_counter() + (other.stop.seconds or math.inf)
+        other._checkpoint, other._unkept = checkpoint, None
+        if checkpoint is not None:
+            checkpoint.load(state_class(self._method), other._asked)
+            other._chunk_size = self._problem.chunk_size
+            other._unkept = other._now()
+        return other
 
     @property
     def path(self) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import socket
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -30,7 +29,7 @@ from isoloss.disk import (
     refuse_links,
     refuse_links_in,
     remove,
-    sync,
+    remove_folder,
     writing,
 )
 from isoloss.errors import InputError, IsolossError, shown
@@ -352,7 +351,4 @@ def _settle_config(folder: FilePath, config: Mapping[str, Any], tell: Tell, dama
 
 def _delete_checkpoint(folder: FilePath) -> None:
     """Once a run has ended for good, delete what it would have continued from."""
-    if (folder / CHECKPOINT).exists():
-        with writing(folder):
-            shutil.rmtree(folder / CHECKPOINT)
-            sync(folder)
+    remove_folder(folder / CHECKPOINT)

@@ -267,6 +267,11 @@ def _unlearned(state: SQPState) -> SQPState:
     return replace(state, model=None, slopes=None, rough=None, multiplier=0.0, prices=())
 
 
+def _unlearned(state: SQPState) -> SQPState:
+    """The state without a model."""
+    return replace(state, model=None, slopes=None, rough=None, multiplier=0.0)
+
+
 def _scaled(state: SQPState, atol: float) -> SQPState:
     """The state with phi in the scale in which the loss changes about its point."""
     point = state.point

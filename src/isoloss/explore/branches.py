@@ -1,0 +1,238 @@
+"""A branch of a front followed from level to level, kept on disk while it goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from isoloss.checking.exact import in_float64
+from isoloss.disk import ResultsError, quarantine, remove_folder
+from isoloss.errors import InputError
+from isoloss.files import OUTCOME, read_ending, read_table, read_tensors, write_folder
+from isoloss.flat import digest
+from isoloss.methods import SQP
+from isoloss.outcome import Outcome
+from isoloss.path import Path, Record, Row, Stop
+from isoloss.problem import Problem
+from isoloss.regularizers import AnyRegularizer, get_regularizer
+from isoloss.snapshot import differences, identity, identity_of_regularizer
+from isoloss.store.checkpoint import Checkpoint
+from isoloss.walking import walk
+
+RISING, FALLING = "rising", "falling"
+MEASURED = ("loss", "level_error", "regularizer", "kkt_residual", "equivalent_penalty")
+COLUMNS = ("level", "start", "direction", *MEASURED, "outcome", "evaluations")
+TABLE, ENDS = "front.parquet", "points.safetensors"
+SAME_LOSS = 1e-6
+"""Relative difference of losses up to which another machine may have rounded otherwise."""
+
+Tell = Callable[[int, Row], bool]
+"""Receives how many levels are done and the last row of the walk; True stops it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all branches of a front are followed by."""
+
+    problem: Problem
+    regularizer: AnyRegularizer
+    levels: tuple[float, ...]  # ascending
+    stop: Stop  # of each level's walk
+    method: SQP
+    rtol: float
+    probes: Mapping[str, Problem]
+    also: Mapping[str, Any]  # further arguments of `walk`
+    folder: FilePath | None = None  # where branches are kept while they are followed
+    every: float = 30.0  # seconds between two checkpoints of a walk
+
+    @property
+    def legs(self) -> list[tuple[float, str]]:
+        """The levels in the order in which a branch takes them, up in loss and down again."""
+        back = [(level, FALLING) for level in reversed(self.levels[:-1])]
+        return [(level, RISING) for level in self.levels] + back
+
+    def asked(self, start: Tensor) -> dict[str, Any]:
+        """What determines a branch, as far as JSON can tell."""
+        name = get_regularizer(self.regularizer, self.problem).name
+        return {
+            "start": digest(start),
+            "problem": identity(self.problem),
+            "regularizer": identity_of_regularizer(self.regularizer, name),
+            "levels": list(self.levels),
+            "stop": self.stop.model_dump(exclude={"when"}),
+            "method": self.method.model_dump(),
+            "rtol": self.rtol,
+            "probes": {name: identity(self.probes[name]) for name in sorted(self.probes)},
+            **{name: identity(value) for name, value in self.also.items()},
+        }
+
+
+@dataclass
+class Branch:
+    """Where walks ended, level by level."""
+
+    rows: list[Row]
+    points: list[Tensor]  # NaN where the level was not reached
+
+    @property
+    def done(self) -> int:
+        """Levels that were walked to their end."""
+        return len(self.rows) - self.interrupted
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the last walk was interrupted."""
+        return bool(self.rows) and self.rows[-1]["outcome"] == Outcome.INTERRUPTED.value
+
+    @property
+    def ended(self) -> bool:
+        """Whether it does not reach further down: the next level has no end."""
+        last = self.rows[-1] if self.rows else {"direction": RISING, "regularizer": 0.0}
+        return last["direction"] == FALLING and math.isnan(last["regularizer"])
+
+
+def follow(plan: Plan, number: int, start: Tensor, tell: Tell) -> Branch:
+    """Walk along each level, from where the walk along the one before has ended.
+
+    Args:
+        plan: What is asked of every branch.
+        number: Of the start, which names its folder.
+        start: Where to begin, shape (n,).
+        tell: Called with each row.
+
+    Returns:
+        The ends, up to the last level, to one that is not reached on the way down, or to where
+        `tell` returned True.
+    """
+    kept = None if plan.folder is None else _Kept(plan.folder / f"start-{number:03d}", plan, start)
+    branch = Branch([], []) if kept is None else kept.load()
+    legs, current = plan.legs, None if kept is None else kept.walk(branch.done)
+    for k in range(branch.done, len(legs)):
+        level, direction = legs[k]
+        keeper = None if kept is None else kept.keeper(k)
+        if current is None:
+            current = _begin(plan, start, level, keeper)
+        elif current.settings["level"] != level:
+            current = current.moved(level, checkpoint=keeper)
+        for row in current:
+            if tell(k, row):
+                current.interrupt("it was told to stop")
+        path = current.path
+        branch.rows.append(_end(plan, path, number, level, direction))
+        missed = torch.full((plan.problem.size,), math.nan, dtype=plan.problem.dtype)
+        branch.points.append(path.points[-1].cpu() if len(path.points) else missed)
+        if branch.interrupted:
+            break
+        if kept is not None:
+            kept.save(branch)
+        if branch.ended:
+            break
+    return branch
+
+
+def _begin(plan: Plan, start: Tensor, level: float, keeper: Checkpoint | None) -> walk:
+    return walk(
+        plan.problem, start=start, level=level, regularizer=plan.regularizer, method=plan.method,
+        rtol=plan.rtol, stop=plan.stop, record=Record(points_at_most=2), checkpoint=keeper,
+        **plan.also,
+    )  # fmt: skip
+
+
+def _end(plan: Plan, path: Path, number: int, level: float, direction: str) -> Row:
+    """A row of the front's table."""
+    last: Row = path.steps.iloc[-1].to_dict()
+    row: Row = dict.fromkeys(COLUMNS, math.nan)
+    row |= {"level": level, "start": number, "direction": direction}
+    row |= {"outcome": path.outcome.value, "evaluations": int(last["evaluations"])}
+    unmeasured = (f"{name}_{what}" for name in plan.probes for what in ("loss", "metric"))
+    row |= dict.fromkeys(unmeasured, math.nan)
+    row["loss"] = last["loss"]
+    if len(path.points):
+        theta = path.points[-1]
+        at: Row = path.steps.iloc[path.point_steps[-1]].to_dict()
+        row |= {name: at[name] for name in MEASURED}
+        exact = in_float64(plan.problem, theta, lambda p, x: p.loss(x).item())
+        row["loss"] = at["loss"] if exact is None else exact
+        for name, probe in plan.probes.items():
+            row[f"{name}_loss"], row[f"{name}_metric"] = probe.evaluate(theta)
+    row["level_error"] = row["loss"] / level - 1
+    return row
+
+
+class _Kept:
+    """A branch in a folder: the ends so far, and the walk from which it goes on."""
+
+    def __init__(self, folder: FilePath, plan: Plan, start: Tensor) -> None:
+        self._folder, self._plan, self._start = folder, plan, start
+        self._asked = plan.asked(start)
+
+    def keeper(self, leg: int) -> Checkpoint:
+        """What keeps the walk along a level."""
+        return Checkpoint(self._place(leg), self._plan.every)
+
+    def walk(self, done: int) -> walk | None:
+        """The walk along the next level, or along the last that is done, as it was left."""
+        for leg in (done, done - 1):
+            if self._place(leg).exists():
+                level = self._plan.legs[leg][0]
+                return _begin(self._plan, self._start, level, self.keeper(leg))
+        return None
+
+    def load(self) -> Branch:
+        """The ends so far; those of another front are refused."""
+        if not (self._folder / OUTCOME).exists():
+            return Branch([], [])
+        try:
+            found = read_ending(self._folder)
+            table = read_table(self._folder / TABLE, found.stamps[TABLE])
+            points = read_tensors(self._folder / ENDS, found.stamps[ENDS])["points"]
+        except (ResultsError, KeyError):  # nothing but time is lost
+            quarantine(self._folder, self._folder.parent)
+            return Branch([], [])
+        different = differences(found.content.get("asked"), self._asked)
+        branch = Branch([{str(k): v for k, v in row.items()} for row in table.to_dict("records")],
+                        [*points])
+        if not different and branch.rows:
+            different = self._otherwise(branch)
+        if different:
+            raise InputError(
+                f"{self._folder} keeps another front ({'; '.join(different)}); give another folder"
+            )
+        left = branch.done < len(self._plan.legs) and not branch.ended
+        there = any(self._place(leg).exists() for leg in (branch.done, branch.done - 1))
+        return branch if there or not left else Branch([], [])
+
+    def save(self, branch: Branch) -> None:
+        """Write the ends, and let go of the walk before the last."""
+        ending = {"outcome": "unfinished", "message": "a front that is followed"}
+        tensors = {"points": torch.stack(branch.points)}
+        table = pd.DataFrame(branch.rows)
+        write_folder(
+            self._folder, {**ending, "asked": self._asked}, {TABLE: table, ENDS: tensors}
+        )
+        for leg in range(branch.done - 1):
+            remove_folder(self._place(leg))
+        if branch.done == len(self._plan.legs) or branch.ended:
+            remove_folder(self._place(branch.done - 1))
+
+    def _place(self, leg: int) -> FilePath:
+        return self._folder / f"checkpoint-{leg:03d}"
+
+    def _otherwise(self, branch: Branch) -> list[str]:
+        """Whether the data or the model has changed: where the loss of an end is another."""
+        reached = [k for k, row in enumerate(branch.rows) if not math.isnan(row["regularizer"])]
+        for k in reached[-1:]:
+            theta = branch.points[k].to(self._plan.problem.device)
+            exact = in_float64(self._plan.problem, theta, lambda p, x: p.loss(x).item())
+            now = self._plan.problem.loss(theta).item() if exact is None else exact
+            before = branch.rows[k]["loss"]
+            if not math.isclose(now, before, rel_tol=SAME_LOSS):
+                return [f"the loss at its last end was {before:.9g}, now {now:.9g}"]
+        return []
