@@ -21,6 +21,8 @@ from .explore.ends import End as End
 from .explore.extent import Extent as Extent
 from .explore.extent import Extents as Extents
 from .explore.extent import extent as extent
+from .explore.front import Front as Front
+from .explore.front import front as front
 from .methods import SQP as SQP
 from .methods import Paper as Paper
 from .outcome import Outcome as Outcome

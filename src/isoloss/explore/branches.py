@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -92,10 +93,19 @@ class Branch:
         return bool(self.rows) and self.rows[-1]["outcome"] == Outcome.INTERRUPTED.value
 
     @property
+    def last(self) -> int | None:
+        """The last level that was reached; from there the next one is."""
+        reached = [k for k in range(self.done) if not math.isnan(self.rows[k]["regularizer"])]
+        return reached[-1] if reached else None
+
+    @property
     def ended(self) -> bool:
         """Whether it does not reach further down: the next level has no end."""
-        last = self.rows[-1] if self.rows else {"direction": RISING, "regularizer": 0.0}
-        return last["direction"] == FALLING and math.isnan(last["regularizer"])
+        return any(
+            row["direction"] == FALLING and math.isnan(row["regularizer"])
+            for row in self.rows[-1:]
+            if row["outcome"] != Outcome.INTERRUPTED.value
+        )
 
 
 def follow(plan: Plan, number: int, start: Tensor, tell: Tell) -> Branch:
@@ -113,14 +123,14 @@ def follow(plan: Plan, number: int, start: Tensor, tell: Tell) -> Branch:
     """
     kept = None if plan.folder is None else _Kept(plan.folder / f"start-{number:03d}", plan, start)
     branch = Branch([], []) if kept is None else kept.load()
-    legs, current = plan.legs, None if kept is None else kept.walk(branch.done)
-    for k in range(branch.done, len(legs)):
+    legs, before = plan.legs, None if kept is None else kept.walk(branch.last)
+    for k in range(0 if branch.ended else branch.done, len(legs)):
         level, direction = legs[k]
-        keeper = None if kept is None else kept.keeper(k)
+        current = None if kept is None else kept.walk(k)
         if current is None:
-            current = _begin(plan, start, level, keeper)
-        elif current.settings["level"] != level:
-            current = current.moved(level, checkpoint=keeper)
+            keeper = None if kept is None else kept.keeper(k)
+            begin = partial(_begin, plan, start) if before is None else before.moved
+            current = begin(level, checkpoint=keeper)
         for row in current:
             if tell(k, row):
                 current.interrupt("it was told to stop")
@@ -128,6 +138,7 @@ def follow(plan: Plan, number: int, start: Tensor, tell: Tell) -> Branch:
         branch.rows.append(_end(plan, path, number, level, direction))
         missed = torch.full((plan.problem.size,), math.nan, dtype=plan.problem.dtype)
         branch.points.append(path.points[-1].cpu() if len(path.points) else missed)
+        before = current if len(path.points) else before
         if branch.interrupted:
             break
         if kept is not None:
@@ -137,10 +148,10 @@ def follow(plan: Plan, number: int, start: Tensor, tell: Tell) -> Branch:
     return branch
 
 
-def _begin(plan: Plan, start: Tensor, level: float, keeper: Checkpoint | None) -> walk:
+def _begin(plan: Plan, start: Tensor, level: float, *, checkpoint: Checkpoint | None) -> walk:
     return walk(
         plan.problem, start=start, level=level, regularizer=plan.regularizer, method=plan.method,
-        rtol=plan.rtol, stop=plan.stop, record=Record(points_at_most=2), checkpoint=keeper,
+        rtol=plan.rtol, stop=plan.stop, record=Record(points_at_most=2), checkpoint=checkpoint,
         **plan.also,
     )  # fmt: skip
 
@@ -158,12 +169,17 @@ def _end(plan: Plan, path: Path, number: int, level: float, direction: str) -> R
         theta = path.points[-1]
         at: Row = path.steps.iloc[path.point_steps[-1]].to_dict()
         row |= {name: at[name] for name in MEASURED}
-        exact = in_float64(plan.problem, theta, lambda p, x: p.loss(x).item())
-        row["loss"] = at["loss"] if exact is None else exact
+        row["loss"] = _loss(plan.problem, theta)
         for name, probe in plan.probes.items():
             row[f"{name}_loss"], row[f"{name}_metric"] = probe.evaluate(theta)
     row["level_error"] = row["loss"] / level - 1
     return row
+
+
+def _loss(problem: Problem, theta: Tensor) -> float:
+    """The loss in float64, where the model can be computed in it."""
+    exact = in_float64(problem, theta, lambda p, x: p.loss(x).item())
+    return problem.loss(theta).item() if exact is None else exact
 
 
 class _Kept:
@@ -177,13 +193,12 @@ class _Kept:
         """What keeps the walk along a level."""
         return Checkpoint(self._place(leg), self._plan.every)
 
-    def walk(self, done: int) -> walk | None:
-        """The walk along the next level, or along the last that is done, as it was left."""
-        for leg in (done, done - 1):
-            if self._place(leg).exists():
-                level = self._plan.legs[leg][0]
-                return _begin(self._plan, self._start, level, self.keeper(leg))
-        return None
+    def walk(self, leg: int | None) -> walk | None:
+        """The walk along a level as it was left, where it is kept."""
+        if leg is None or not self._place(leg).exists():
+            return None
+        level, _ = self._plan.legs[leg]
+        return _begin(self._plan, self._start, level, checkpoint=self.keeper(leg))
 
     def load(self) -> Branch:
         """The ends so far; those of another front are refused."""
@@ -197,42 +212,40 @@ class _Kept:
             quarantine(self._folder, self._folder.parent)
             return Branch([], [])
         different = differences(found.content.get("asked"), self._asked)
-        branch = Branch([{str(k): v for k, v in row.items()} for row in table.to_dict("records")],
-                        [*points])
+        rows = [
+            {str(name): value for name, value in row.items()} for row in table.to_dict("records")
+        ]
+        branch = Branch(rows, [*points])
         if not different and branch.rows:
             different = self._otherwise(branch)
         if different:
             raise InputError(
                 f"{self._folder} keeps another front ({'; '.join(different)}); give another folder"
             )
-        left = branch.done < len(self._plan.legs) and not branch.ended
-        there = any(self._place(leg).exists() for leg in (branch.done, branch.done - 1))
-        return branch if there or not left else Branch([], [])
+        last = branch.last
+        whole = branch.done == len(self._plan.legs) or branch.ended
+        there = whole or last is None or self._place(last).exists()
+        return branch if there else Branch([], [])
 
     def save(self, branch: Branch) -> None:
-        """Write the ends, and let go of the walk before the last."""
+        """Write the ends, and let go of walks from which none goes on."""
         ending = {"outcome": "unfinished", "message": "a front that is followed"}
         tensors = {"points": torch.stack(branch.points)}
         table = pd.DataFrame(branch.rows)
-        write_folder(
-            self._folder, {**ending, "asked": self._asked}, {TABLE: table, ENDS: tensors}
-        )
-        for leg in range(branch.done - 1):
-            remove_folder(self._place(leg))
-        if branch.done == len(self._plan.legs) or branch.ended:
-            remove_folder(self._place(branch.done - 1))
+        write_folder(self._folder, {**ending, "asked": self._asked}, {TABLE: table, ENDS: tensors})
+        whole = branch.done == len(self._plan.legs) or branch.ended
+        for leg in range(branch.done):
+            if whole or leg != branch.last:
+                remove_folder(self._place(leg))
 
     def _place(self, leg: int) -> FilePath:
         return self._folder / f"checkpoint-{leg:03d}"
 
     def _otherwise(self, branch: Branch) -> list[str]:
         """Whether the data or the model has changed: where the loss of an end is another."""
-        reached = [k for k, row in enumerate(branch.rows) if not math.isnan(row["regularizer"])]
-        for k in reached[-1:]:
-            theta = branch.points[k].to(self._plan.problem.device)
-            exact = in_float64(self._plan.problem, theta, lambda p, x: p.loss(x).item())
-            now = self._plan.problem.loss(theta).item() if exact is None else exact
-            before = branch.rows[k]["loss"]
-            if not math.isclose(now, before, rel_tol=SAME_LOSS):
-                return [f"the loss at its last end was {before:.9g}, now {now:.9g}"]
-        return []
+        if branch.last is None:
+            return []
+        problem, before = self._plan.problem, branch.rows[branch.last]["loss"]
+        now = _loss(problem, branch.points[branch.last].to(problem.device))
+        same = math.isclose(now, before, rel_tol=SAME_LOSS)
+        return [] if same else [f"the loss at its last end was {before:.9g}, now {now:.9g}"]

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from isoloss.errors import InputError, shown
 from isoloss.explore.branches import (
     COLUMNS,
     ENDS,
-    RISING,
     TABLE,
     Branch,
     Plan,
@@ -29,7 +28,6 @@ from isoloss.files import OUTCOME, read_ending, read_json, read_table, read_tens
 from isoloss.flat import vector
 from isoloss.methods import SQP
 from isoloss.names import load_into
-from isoloss.outcome import Outcome
 from isoloss.path import Row, Stop, check_table
 from isoloss.problem import Problem, inside
 from isoloss.progress import count_progress
@@ -77,7 +75,7 @@ class Front:
         Its index is the number of the row in `table` and in `points`.
         """
         reached = self.table.dropna(subset=["regularizer"])
-        return reached.loc[reached.groupby("level")["regularizer"].idxmin()]
+        return reached.loc[reached.groupby("level")["regularizer"].idxmin().to_list(), :]
 
     @property
     def folds(self) -> pd.DataFrame:
@@ -102,7 +100,7 @@ class Front:
     @property
     def evaluations(self) -> int:
         """Evaluations of all walks together."""
-        return int(self.table["evaluations"].sum())
+        return sum(self.table["evaluations"].to_list())
 
     @checked
     def load_into(self, model: nn.Module, row: int) -> None:
@@ -191,10 +189,10 @@ class Front:
 
     def __repr__(self) -> str:
         """One line: levels, branches, regularizer, evaluations."""
-        levels = self.table["level"]
+        levels = sorted(set(self.table["level"].to_list()))
         return (
-            f"Front({self.regularizer}, {levels.nunique()} levels from {levels.min():.6g} to "
-            f"{levels.max():.6g}, {self.table['branch'].nunique()} branches, "
+            f"Front({self.regularizer}, {len(levels)} levels from {levels[0]:.6g} to "
+            f"{levels[-1]:.6g}, {len(set(self.table['branch'].to_list()))} branches, "
             f"{self.evaluations} evaluations)"
         )
 
