@@ -23,7 +23,8 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(experiments.data, name="data")
 for command in (
-    experiments.experiments, runs.traverse, runs.decay, runs.compare, reports.report,
+    experiments.experiments, runs.traverse, runs.decay, runs.compare, runs.front,
+    reports.report,
     runs.reproduce, reports.verify, reports.check, reports.new,
 ):  # fmt: skip
     app.command()(command)

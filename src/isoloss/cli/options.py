@@ -93,6 +93,13 @@ Device = Annotated[str, typer.Option(
 Pairs = Annotated[list[str] | None, typer.Option(
     "--set", metavar="KEY=VALUE",
     help="Change a setting; may be repeated. An unknown KEY lists them all.")]
+Levels = Annotated[str | None, typer.Option(
+    "--levels", metavar="C,C,...", help="Losses to hold, as in 0.1,0.2,0.5, instead of --count.")]
+LevelCount = Annotated[int | None, typer.Option(
+    "--count", metavar="N", parser=_number(int, 2), show_default="20",
+    help="How many levels, from the start's loss to 0.9 of that without weights.")]
+FrontRuns = Annotated[int, typer.Option(
+    "--runs", metavar="N", parser=_number(int, 1, MOST_RUNS), help="How many random starts.")]
 Penalties = Annotated[str | None, typer.Option(
     "--penalties", metavar="P,P,...", show_default="0 and 1e-6 to 1e6",
     help="Weights of the squared norm, as in 0,1e-3,1.")]
@@ -199,13 +206,13 @@ def device(given: str, on: Cluster | None = None) -> str:
     return given
 
 
-def penalties(given: str) -> list[float]:
-    """The numbers of a list such as 0,1e-3,1."""
+def numbers(option: str, given: str | None) -> list[float] | None:
+    """The numbers of a list such as 0,1e-3,1, where an option was given."""
     try:
-        return [float(text) for text in given.split(",")]
+        return None if given is None else [float(text) for text in given.split(",")]
     except ValueError:
         given = given or "nothing"
-        raise InputError(f"--penalties must be numbers, as in 0,1e-3,1, got {given}") from None
+        raise InputError(f"{option} must be numbers, as in 0,1e-3,1, got {given}") from None
 
 
 def table(*headings: str) -> Table:

@@ -81,7 +81,7 @@ def decay(
 
     cluster = options.cluster(engine, address, gpus_per_run)
     experiment, target = options.experiment(name), options.device(device, cluster)
-    weights = None if penalties is None else options.penalties(penalties)
+    weights = options.numbers("--penalties", penalties)
     chosen = decay_settings(experiment, weights, epochs, settings or [], target)
     planned = [
         DecayRun(k, seed + k, run_folder(out, name, None, k, "decay"), chosen, checkpoint_every)
@@ -125,6 +125,41 @@ def compare(
     walks = after_decay_runs(results, walk)
     title = f"{name} {method} from weight decay's best"
     _run(title, experiment, walks, out, cluster, restart=restart)
+
+
+def front(
+    name: options.Walked,
+    runs: options.FrontRuns = 1,
+    seed: options.Seed = 0,
+    levels: options.Levels = None,
+    count: options.LevelCount = None,
+    regularizer: options.Regularizer = "squared_norm",
+    out: options.Out = options.RESULTS,
+    device: options.Device = "auto",
+    settings: options.Pairs = None,
+    restart: options.Restart = False,
+    checkpoint_every: options.CheckpointEvery = 30.0,
+    engine: options.Engine = options.LOCAL,
+    address: options.Address = None,
+    gpus_per_run: options.GpusPerRun = None,
+) -> None:
+    """Find how small the regularizer can be at each level of the loss.
+
+    Walks go from level to level, up in loss and down again; 'isoloss report' draws the front.
+    """
+    from isoloss.runs.front import FrontRun, front_settings
+    from isoloss.store import run_folder
+
+    cluster = options.cluster(engine, address, gpus_per_run)
+    subject, target = options.subject(name, device, cluster)
+    given = options.numbers("--levels", levels)
+    chosen = front_settings(subject, regularizer, given, count, settings or [], target)
+    folders = [run_folder(out, subject.name, regularizer, k, "front") for k in range(runs)]
+    planned = [
+        FrontRun(k, seed + k, folder, chosen, checkpoint_every) for k, folder in enumerate(folders)
+    ]
+    title = f"{subject.name} front of {regularizer}"
+    _run(title, subject, planned, out, cluster, restart=restart)
 
 
 def reproduce(

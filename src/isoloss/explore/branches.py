@@ -20,17 +20,17 @@ from isoloss.files import OUTCOME, read_ending, read_table, read_tensors, write_
 from isoloss.flat import digest
 from isoloss.methods import SQP
 from isoloss.outcome import Outcome
-from isoloss.path import Path, Record, Row, Stop
+from isoloss.path import POINTS, Path, Record, Row, Stop
 from isoloss.problem import Problem
 from isoloss.regularizers import AnyRegularizer, get_regularizer
 from isoloss.snapshot import differences, identity, identity_of_regularizer
 from isoloss.store.checkpoint import Checkpoint
+from isoloss.store.folder import FRONT
 from isoloss.walking import walk
 
 RISING, FALLING = "rising", "falling"
 MEASURED = ("loss", "level_error", "regularizer", "kkt_residual", "equivalent_penalty")
 COLUMNS = ("level", "start", "direction", *MEASURED, "outcome", "evaluations")
-TABLE, ENDS = "front.parquet", "points.safetensors"
 SAME_LOSS = 1e-6
 """Relative difference of losses up to which another machine may have rounded otherwise."""
 
@@ -206,8 +206,8 @@ class _Kept:
             return Branch([], [])
         try:
             found = read_ending(self._folder)
-            table = read_table(self._folder / TABLE, found.stamps[TABLE])
-            points = read_tensors(self._folder / ENDS, found.stamps[ENDS])["points"]
+            table = read_table(self._folder / FRONT, found.stamps[FRONT])
+            points = read_tensors(self._folder / POINTS, found.stamps[POINTS])["points"]
         except (ResultsError, KeyError):  # nothing but time is lost
             quarantine(self._folder, self._folder.parent)
             return Branch([], [])
@@ -232,7 +232,9 @@ class _Kept:
         ending = {"outcome": "unfinished", "message": "a front that is followed"}
         tensors = {"points": torch.stack(branch.points)}
         table = pd.DataFrame(branch.rows)
-        write_folder(self._folder, {**ending, "asked": self._asked}, {TABLE: table, ENDS: tensors})
+        write_folder(
+            self._folder, {**ending, "asked": self._asked}, {FRONT: table, POINTS: tensors}
+        )
         whole = branch.done == len(self._plan.legs) or branch.ended
         for leg in range(branch.done):
             if whole or leg != branch.last:

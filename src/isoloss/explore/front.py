@@ -17,8 +17,6 @@ from isoloss.disk import DamagedError, as_folder
 from isoloss.errors import InputError, shown
 from isoloss.explore.branches import (
     COLUMNS,
-    ENDS,
-    TABLE,
     Branch,
     Plan,
     follow,
@@ -28,10 +26,11 @@ from isoloss.files import OUTCOME, read_ending, read_json, read_table, read_tens
 from isoloss.flat import vector
 from isoloss.methods import SQP
 from isoloss.names import load_into
-from isoloss.path import Row, Stop, check_table
+from isoloss.path import POINTS, Row, Stop, check_table
 from isoloss.problem import Problem, inside
 from isoloss.progress import count_progress
 from isoloss.regularizers import AnyRegularizer, get_regularizer
+from isoloss.store.folder import FRONT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +73,7 @@ class Front:
 
         Its index is the number of the row in `table` and in `points`.
         """
-        reached = self.table.dropna(subset=["regularizer"])
+        reached: Any = self.table.dropna(subset=["regularizer"])
         return reached.loc[reached.groupby("level")["regularizer"].idxmin().to_list(), :]
 
     @property
@@ -133,7 +132,7 @@ class Front:
         """
         place = as_folder(folder)
         there = sorted(file.name for file in place.glob("[!.]*"))
-        others = [name for name in there if name not in (TABLE, ENDS, OUTCOME)]
+        others = [name for name in there if name not in (FRONT, POINTS, OUTCOME)]
         if others or (there and OUTCOME not in there):
             raise InputError(
                 f"folder must be new, empty, or hold an earlier front alone, got {place} with "
@@ -141,7 +140,7 @@ class Front:
             )
         if there:
             read_json(place / OUTCOME)
-        write_folder(place, self._content(), self._files())
+        write_folder(place, *self.content)
 
     @staticmethod
     def load(folder: str | os.PathLike[str]) -> Front:
@@ -161,13 +160,13 @@ class Front:
         if not (place / OUTCOME).exists():
             raise InputError(f"folder must hold a front that was saved, got {place}")
         found = read_ending(place)
-        if not {TABLE, ENDS} <= found.stamps.keys() or "regularizer" not in found.content:
+        if not {FRONT, POINTS} <= found.stamps.keys() or "regularizer" not in found.content:
             raise InputError(f"folder must hold a front, got {place}, which holds something else")
-        table = read_table(place / TABLE, found.stamps[TABLE])
+        table = read_table(place / FRONT, found.stamps[FRONT])
         words = ["direction", "outcome"]
-        check_table(place / TABLE, table, [c for c in COLUMNS if c not in words], words)
+        check_table(place / FRONT, table, [c for c in COLUMNS if c not in words], words)
         try:
-            points = read_tensors(place / ENDS, found.stamps[ENDS])["points"]
+            points = read_tensors(place / POINTS, found.stamps[POINTS])["points"]
             shapes = {name: tuple(shape) for name, shape in found.content["shapes"]}
             if points.shape != (len(table), sum(map(math.prod, shapes.values()))):
                 raise ValueError(f"points of shape {tuple(points.shape)}")
@@ -175,17 +174,17 @@ class Front:
         except (KeyError, TypeError, ValueError) as error:
             raise DamagedError(f"{place} is damaged: {type(error).__name__}: {error}") from error
 
-    def _content(self) -> dict[str, Any]:
-        reached = int(self.table["regularizer"].notna().sum())
-        return {
+    @property
+    def content(self) -> tuple[dict[str, Any], dict[str, pd.DataFrame | Mapping[str, Tensor]]]:
+        """What its `outcome.json` says, and its files by name."""
+        reached = len(self.table.dropna(subset=["regularizer"]))
+        ending = {
             "outcome": "finished",
-            "message": f"{reached} of {len(self.table)} levels were reached, over all branches.",
+            "message": f"{reached} of {len(self.table)} ends are on their level.",
             "regularizer": self.regularizer,
             "shapes": [[name, list(shape)] for name, shape in self.shapes.items()],
         }
-
-    def _files(self) -> dict[str, pd.DataFrame | Mapping[str, Tensor]]:
-        return {TABLE: self.table, ENDS: {"points": self.points}}
+        return ending, {FRONT: self.table, POINTS: {"points": self.points}}
 
     def __repr__(self) -> str:
         """One line: levels, branches, regularizer, evaluations."""
@@ -250,12 +249,17 @@ def front(
     Raises:
         InputError: A value cannot be used; the text says why and what to do.
     """
+    if levels is not None and count is not None:
+        raise InputError("levels and count were both given; give one of them")
     thetas = _starts_of(problem, starts)
+    spaced = (
+        spaced_levels(problem, thetas, COUNT if count is None else count) if levels is None else ()
+    )
     memory = problem.size + 2 if problem.size <= WHOLE_BASIS else SQP().memory
     plan = Plan(
         problem=problem,
         regularizer=regularizer,
-        levels=_levels_of(problem, thetas, levels, count),
+        levels=wanted,
         stop=Stop(kkt_residual=kkt, evaluations=evaluations),
         method=method or SQP(memory=max(SQP().memory, memory)),
         rtol=rtol,
@@ -335,40 +339,36 @@ def _starts_of(problem: Problem, starts: Tensor | Sequence[Tensor] | None) -> li
     return found
 
 
-def _levels_of(
-    problem: Problem,
-    starts: Sequence[Tensor],
-    levels: Iterable[float] | None,
-    count: int | None,
+def given_levels(levels: Iterable[float]) -> tuple[float, ...]:
+    """Levels in ascending order, once they are found to be some."""
+    given = sorted(real("a level", level) for level in levels)
+    for level in given:
+        if not 0 < level < math.inf:
+            raise InputError(f"levels must be positive, finite losses, got {level:g}")
+    for low, high in pairwise(given):
+        if low == high:
+            raise InputError(f"the level {low:g} was given twice; give it once")
+    if len(given) < 2:
+        raise InputError(
+            f"levels must be two at least, got {len(given)}; walk along a single one with traverse"
+        )
+    return tuple(given)
+
+
+def spaced_levels(
+    problem: Problem, starts: Sequence[Tensor], count: int = COUNT
 ) -> tuple[float, ...]:
-    """The levels, ascending."""
-    if levels is not None:
-        if count is not None:
-            raise InputError("levels and count were both given; give one of them")
-        given = sorted(real("a level", level) for level in levels)
-        for level in given:
-            if not 0 < level < math.inf:
-                raise InputError(f"levels must be positive, finite losses, got {level:g}")
-        for low, high in pairwise(given):
-            if low == high:
-                raise InputError(f"the level {low:g} was given twice; give it once")
-        if len(given) < 2:
-            raise InputError(
-                f"levels must be two at least, got {len(given)}; walk along a single one with "
-                f"traverse"
-            )
-        return tuple(given)
-    several = whole("count", COUNT if count is None else count, 2)
+    """Levels by equal factors, from the least loss of the starts to near that of no weights."""
+    several = whole("count", count, 2)
     low = min(problem.loss(start).item() for start in starts)
-    held = inside(problem).held
-    nothing = torch.zeros_like(starts[0])
+    held, nothing = inside(problem).held, torch.zeros_like(starts[0])
     if held is not None:
         nothing = torch.where(held, starts[0], nothing)
     high = TOP * problem.loss(nothing).item()
     if not 0 < low < high < math.inf:
         raise InputError(
             f"no levels are to be had between the loss of the start, {low:.6g}, and {TOP} times "
-            f"that with all weights zero, {high:.6g}; give levels=[...]"
+            f"that with all weights zero, {high:.6g}; give levels"
         )
     return tuple(low * (high / low) ** (k / (several - 1)) for k in range(several))
 

@@ -53,11 +53,11 @@ NOT_FINISHED = "not finished"
 REPLACED, REPORT = "replaced", "report"
 LEFT_OUT = "left out"
 STRAY = "its name is not that of a run, such as run-000"
-MEMBERS, EPOCHS = "members.parquet", "epochs.parquet"
+MEMBERS, EPOCHS, FRONT = "members.parquet", "epochs.parquet", "front.parquet"
 LONGEST_NAME = 200  # bytes of a method's or experiment's: files are named after it
-_FILES = (STEPS, MEMBERS, EPOCHS, POINTS)
+_FILES = (STEPS, MEMBERS, EPOCHS, FRONT, POINTS)
 
-Kind = Literal["traverse", "decay", "equivalent", "after-decay"]
+Kind = Literal["traverse", "decay", "equivalent", "after-decay", "front"]
 Tell = Callable[[str], object]
 """Receives what was found damaged, a sentence each."""
 
@@ -65,7 +65,8 @@ Tell = Callable[[str], object]
 def run_folder(
     out: FilePath, experiment: str, method: str | None, index: int, kind: Kind = "traverse"
 ) -> FilePath:
-    """Where a run is: `OUT/EXPERIMENT/KIND/METHOD/run-000`; `decay` alone has no method."""
+    """Where a run is: `OUT/EXPERIMENT/KIND/METHOD/run-000`, without a method for `decay`, and with
+    the name of the regularizer for `front`."""
     for name in (experiment, method or experiment):
         plain = FilePath(name).name == name != "" and name.isprintable()
         if not plain or len(name.encode(errors="replace")) > LONGEST_NAME:
@@ -309,6 +310,16 @@ def save_decay(
         {"outcome": FINISHED, "message": message, "config": digest},
         {MEMBERS: members, EPOCHS: stack.history, POINTS: tensors},
     )
+    _delete_checkpoint(folder)
+
+
+def save_front(
+    folder: FilePath,
+    content: Mapping[str, Any],
+    files: Mapping[str, pd.DataFrame | Mapping[str, Tensor]],
+) -> None:
+    """Write a front into its run folder, which was begun."""
+    write_folder(folder, {**content, "config": digest_of(load_config(folder))}, files)
     _delete_checkpoint(folder)
 
 
