@@ -41,7 +41,7 @@ TOP = 0.9
 """The highest of them, as a share of the loss with all weights zero."""
 WHOLE_BASIS = 200
 """Parameters up to which all directions are kept by default, so that nothing learned is lost."""
-SAME = 0.005
+SAME = 0.002
 """Relative difference of R up to which two ends at one level are taken for one."""
 
 
@@ -52,7 +52,7 @@ class Front:
     Attributes:
         table: A row per level and branch. Columns: level; start (which one, from 0); direction
             (`rising` from the lowest level up, or `falling` back down); branch (a number: ends at
-            one level with the same R to 0.5 % are one branch); loss (computed again in float64);
+            one level with the same R to 0.2 % are one branch); loss (computed again in float64);
             level_error ((L - c) / c); regularizer, kkt_residual and equivalent_penalty at the end,
             NaN where the level was not reached; outcome; evaluations (of this level alone); and
             `NAME_loss`, `NAME_metric` of each probe.
@@ -86,7 +86,7 @@ class Front:
         """
         import pandas as pd
 
-        at = pd.pivot_table(
+        at: Any = pd.pivot_table(
             self.table, values="regularizer", index=["level", "start"], columns="direction",
             dropna=False, observed=True,
         ).reset_index()  # fmt: skip
@@ -252,9 +252,10 @@ def front(
     if levels is not None and count is not None:
         raise InputError("levels and count were both given; give one of them")
     thetas = _starts_of(problem, starts)
-    spaced = (
-        spaced_levels(problem, thetas, COUNT if count is None else count) if levels is None else ()
-    )
+    if levels is None:
+        wanted = spaced_levels(problem, thetas, COUNT if count is None else count)
+    else:
+        wanted = given_levels(levels)
     memory = problem.size + 2 if problem.size <= WHOLE_BASIS else SQP().memory
     plan = Plan(
         problem=problem,
