@@ -38,7 +38,8 @@ WORDS = {
     "hold": "a dict of constraints by name, as hold={'validation': isoloss.at_most(validation, "
     "0.3)}",
     "Constraint": "what isoloss.at_most(...) or isoloss.equal(...) gives",
-    "walks": "an isoloss.Path, a list or a dict of them",
+    "walks": "an isoloss.Path, a list or a dict of them, or an isoloss.Front",
+    "fronts": "an isoloss.Front or a list of them",
     "mask": "a dict of boolean tensors by the names of parameters",
     "folder": "a path such as 'results/walk'",
     "probes": "a dict of problems by name, as probes={'test': test_problem}",

@@ -255,7 +255,7 @@ def test_levels_that_cannot_be_reached_are_rows_of_the_table() -> None:
         ({"starts": []}, ("starts", "none")),
         ({"starts": torch.full((44,), float("nan"))}, ("start 0", "NaN")),
         ({"starts": torch.zeros(3)}, ("starts", "44")),
-        ({"starts": torch.zeros(44)}, ("levels=", "zero")),
+        ({"starts": torch.zeros(44)}, ("give levels", "zero")),
         ({"kkt": -1.0, "levels": [0.5, 0.8]}, ("kkt_residual", "-1")),
         ({"rtol": 2.0, "levels": [0.5, 0.8]}, ("rtol", "2")),
         ({"method": "paper"}, ("method",)),

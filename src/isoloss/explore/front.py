@@ -94,7 +94,7 @@ class Front:
         top = self.table["level"].max()
         apart = ~_same(at["rising"], at["falling"]) & (at["level"] < top)
         both = at["rising"].isna() & at["falling"].isna()
-        return at[apart & ~both].reset_index(drop=True)
+        return at[apart & ~both].reset_index(drop=True).rename_axis(columns=None)
 
     @property
     def evaluations(self) -> int:

@@ -21,6 +21,7 @@ from isoloss.report import tables
 from isoloss.report.comparison import MOST_OPEN, changed, compared, comparison_section, equalized
 from isoloss.report.drawn import Drawn
 from isoloss.report.findings import findings
+from isoloss.report.fronts import fronts_section, fronts_table, read_fronts, shown_fronts
 from isoloss.report.page import CHAPTER, NONE, Chapter, Section, Table, number, write_page
 from isoloss.report.tables import Methods, Runs, ends_table, on_level, run_name
 from isoloss.report.views import pca_section
@@ -31,7 +32,7 @@ from isoloss.store.folder import LEFT_OUT, NOT_FINISHED
 FILES = (  # all tables that a report may have
     *("walk.csv", "walk.md", "comparison.csv", "comparison.md", "comparison.tex"),
     *("changes.csv", "changes.md", "equivalent.csv", "equivalent.md"),
-    *("after-decay.csv", "after-decay.md"),
+    *("after-decay.csv", "after-decay.md", "front.csv", "front.md"),
 )
 MARKED_PENALTY = 1e-3  # of weight decay, marked among the principal components (paper's Fig. 7)
 UNITS = {"cross_entropy": "nats", "mse": "squared error"}
@@ -77,11 +78,12 @@ def report(results: Results, experiment: str) -> Report:
 
     Returns:
         What was written: in `OUT/report/EXPERIMENT` the figures as PNG and PDF, the tables
-        (`walk`, `comparison`, `changes`, and after `isoloss compare` `equivalent` and
-        `after-decay`), and `chapter.json`; and `OUT/report/index.html`.
+        (`walk`, `comparison`, `changes`, after `isoloss compare` `equivalent` and
+        `after-decay`, after `isoloss front` `front`), and `chapter.json`; and
+        `OUT/report/index.html`.
 
     Raises:
-        InputError: There is neither a walk nor weight decay of the experiment; or matplotlib,
+        InputError: There is no walk, front or weight decay of the experiment; or matplotlib,
             plotly or jinja2 is not installed.
         ResultsError: The chapter of another experiment, which the page shows too, cannot be read.
     """
@@ -98,14 +100,17 @@ def report(results: Results, experiment: str) -> Report:
     for name, text in files.items():
         write_text(folder / name, text)
     walked = [walks_section(runs, folder)] if runs.methods else []
-    decayed = comparison_section(runs, shown, results.decay_epochs(experiment), folder)
+    beside = len(runs.methods) + len(runs.decay) > 0
+    epochs = results.decay_epochs(experiment)
+    decayed = [comparison_section(runs, shown, epochs, folder)] if beside else []
+    fronts = fronts_section(runs.fronts, runs.decay, experiment, folder)
     components, reasons = pca_section(runs, folder, _mean_of_decay(results, runs))
     chapter = Chapter(
         experiment=experiment,
         found=found,
         lead=_lead(runs),
         missing=[*_missing(results, runs), *reasons],
-        sections=[*walked, decayed, *components, *ran],
+        sections=[*walked, *decayed, *fronts, *components, *ran],
     )
     write_json(folder / CHAPTER, chapter.model_dump())
     pngs = [folder / picture.file for picture in chapter.pictures]
@@ -122,8 +127,8 @@ def read_runs(results: Results, experiment: str) -> Runs:
     """Read what the tables are made of; an InputError where there is nothing."""
     found = {name: results.paths(experiment, name) for name in results.methods(experiment)}
     methods = {name: paths for name, paths in found.items() if paths}
-    decay = results.decay(experiment)
-    if not methods and not len(decay):
+    decay, fronts = results.decay(experiment), read_fronts(results, experiment)[0]
+    if not methods and not fronts and not len(decay):
         results.walks(experiment)  # says what to run
     known = experiments.get(experiment) if experiment in experiments.names() else None
     after = {name: results.after_decay(experiment, name) for name in methods}
@@ -135,16 +140,23 @@ def read_runs(results: Results, experiment: str) -> Runs:
         decay=decay,
         equivalent={name: results.equivalent(experiment, name) for name in methods},
         after={name: paths for name, paths in after.items() if paths},
+        fronts=fronts,
     )
 
 
 def report_tables(runs: Runs) -> tuple[list[Table], dict[str, str], list[str]]:
     """The tables of a report: those for the page, the texts of the files by name, and what was
     found, in sentences."""
+    files = dict[str, str]()
+    if runs.fronts:
+        files["front.csv"] = _csv(fronts_table(runs.fronts))
+        files["front.md"] = shown_fronts(runs.fronts).markdown()
+    if not runs.methods and not len(runs.decay):
+        return [], files, []
     comparison = tables.comparison_table(runs.methods, runs.decay)
     networks = compared(comparison, folded=len(runs.decay) > 0)
     shown, found = [networks], list[str]()
-    files = {
+    files |= {
         "comparison.csv": _csv(comparison),
         "comparison.md": f"{networks.markdown()}\n{networks.caption}\n",
         "comparison.tex": networks.latex(),
@@ -301,6 +313,7 @@ def _missing(results: Results, runs: Runs) -> list[str]:
     waiting = {**unfinished, "decay": results.decay_unfinished(name)}
     said = [f"{one}, {run}: {why}" for one, of in waiting.items() for run, why in of.items()]
     said += [f"{one}: no walk yet" for one in unfinished if one not in runs.methods]
+    said += [f"{run}: {why}" for run, why in read_fronts(results, name)[1].items()]
     sentences = [f"{name}, {sentence}" for sentence in said]
     if not unfinished:
         sentences.append(f"{name}: no walk yet, make one with 'isoloss traverse {name}'")

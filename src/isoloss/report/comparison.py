@@ -61,7 +61,7 @@ def comparison_scatter(
         axes = figure.subplots(len(ordinates), 2, sharex="col", sharey="row", squeeze=False)
         for row, (y, y_label) in zip(axes, ordinates.items(), strict=True):
             for panel, (x, x_label) in zip(row, ABSCISSAE.items(), strict=True):
-                _draw_decay(panel, decay, penalties, x, y)
+                draw_decay(panel, decay, penalties, x, y)
                 for k, paths in enumerate(methods.values()):
                     for path in few(paths):
                         _draw_walk(panel, path, x, y, k)
@@ -73,7 +73,7 @@ def comparison_scatter(
                 panel.label_outer()
         figure.legend(handles=_legend(methods, len(decay) > 0), loc="outside upper right", ncols=3)
         if penalties:
-            _color_bar(figure, axes, penalties)
+            penalty_bar(figure, axes, penalties)
     return figure
 
 
@@ -112,13 +112,14 @@ def decay_history(epochs: pd.DataFrame, *, title: str = "", metric: str = "metri
                 panel.set_yscale("log")
         for panel in axes[-1]:
             panel.set_xlabel("epoch")
-        _color_bar(figure, axes, penalties)
+        penalty_bar(figure, axes, penalties)
     return figure
 
 
-def _draw_decay(
+def draw_decay(
     panel: Axes, decay: pd.DataFrame, penalties: Sequence[float], x: str, y: str
 ) -> None:
+    """Networks of weight decay as dots colored by the penalty, with the mean of each penalty."""
     if not penalties:
         return
     colors, groups = _colors(penalties), [decay[decay["penalty"] == p] for p in penalties]
@@ -193,7 +194,8 @@ def _colors(penalties: Sequence[float]) -> list[Any]:
     return [palette(k / max(1, len(penalties) - 1)) for k in range(len(penalties))]
 
 
-def _color_bar(figure: Figure, axes: Any, penalties: Sequence[float]) -> None:
+def penalty_bar(figure: Figure, axes: Any, penalties: Sequence[float]) -> None:
+    """A color bar of the penalties."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import BoundaryNorm, ListedColormap
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import pandas as pd
 
 from isoloss.arguments import check_columns, checked
 from isoloss.errors import InputError
+from isoloss.explore.front import Front
 from isoloss.flat import Layout
 from isoloss.path import Path
 from isoloss.report.page import Table, count
@@ -44,6 +45,8 @@ class Runs:
     decay: pd.DataFrame
     equivalent: dict[str, pd.DataFrame]  # by the method
     after: dict[str, list[Path]]  # walks from weight decay's best networks, by the method
+    # by the regularizer, then by the run
+    fronts: dict[str, dict[str, Front]] = field(default_factory=dict[str, dict[str, Front]])
 
 
 def on_level(path: Path) -> pd.DataFrame:

@@ -12,8 +12,10 @@ import pandas as pd
 
 from isoloss.arguments import checked
 from isoloss.errors import InputError, unknown
+from isoloss.explore.front import Front
 from isoloss.path import Path
 from isoloss.report.drawn import MOST_VERTICES, few, single, thin
+from isoloss.report.fronts import front_panels
 from isoloss.report.page import (
     DASHES,
     Section,
@@ -57,14 +59,16 @@ CAPTIONS = {
 
 
 @checked
-def plot(walks: Walks, against: str = "step") -> Figure:
+def plot(walks: Walks | Front, against: str = "step") -> Figure:
     """Angle, regularizer and probes along walks, in stacked panels.
 
     Several walks of one name are drawn as their mean with a band of one standard deviation.
 
+    A front is drawn as `isoloss.report.front_panels` does it.
+
     Args:
-        walks: A walk; several walks, which are named by their methods; or a dict from the name to
-            draw under to a walk or several.
+        walks: A walk; several walks, which are named by their methods; a dict from the name to
+            draw under to a walk or several; or a front.
         against: `"step"`, `"evaluations"`, `"arc_length"` or `"regularizer"`.
 
     Returns:
@@ -73,6 +77,8 @@ def plot(walks: Walks, against: str = "step") -> Figure:
     Raises:
         InputError: There is no walk, or no such abscissa; or matplotlib is not installed.
     """
+    if isinstance(walks, Front):
+        return front_panels(walks)
     named: dict[str, list[Path]] = {}
     labeled: Any = walks.items() if isinstance(walks, Mapping) else [("", walks)]
     for label, given in labeled:

@@ -37,6 +37,7 @@ from isoloss.store.folder import (
 from isoloss.store.folder import check_out_folder as check_out_folder
 from isoloss.store.folder import report_folder as report_folder
 
+KINDS = ("traverse", "decay", "front")
 MEASURED = (
     *("penalty", "epoch", "train_loss", "test_loss", "test_metric"),
     *("squared_norm", "squared_norm_weights"),
@@ -125,8 +126,8 @@ class Results:
         self._kept: dict[FilePath, _Kept] = {}
 
     def experiments(self) -> list[str]:
-        """Names of the experiments of which there are walks or runs of weight decay."""
-        found = [*self.folder.glob("*/traverse"), *self.folder.glob("*/decay")]
+        """Names of the experiments of which there are walks, fronts or runs of weight decay."""
+        found = [one for kind in KINDS for one in self.folder.glob(f"*/{kind}")]
         return sorted({one.parent.name for one in found if one.parent.name.isprintable()})
 
     @checked

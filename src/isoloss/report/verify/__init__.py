@@ -20,10 +20,12 @@ from isoloss.disk import (
     refuse_links_in,
 )
 from isoloss.errors import InputError, IsolossError, said
+from isoloss.explore.front import Front
 from isoloss.files import OUTCOME, Ending, read_ending
 from isoloss.path import POINTS, Path
 from isoloss.report.chapter import FILES, read_runs, report_tables, runs_section
 from isoloss.report.drawn import Drawn
+from isoloss.report.fronts import shown_fronts
 from isoloss.report.page import (
     CHAPTER,
     PAGE,
@@ -38,11 +40,13 @@ from isoloss.report.tables import Runs, equivalent_penalty
 from isoloss.report.verify.checks import NOT_DONE as NOT_DONE
 from isoloss.report.verify.checks import Check, facts
 from isoloss.report.verify.decay import decay_checks
+from isoloss.report.verify.fronts import front_checks
 from isoloss.report.verify.walks import walk_checks
 from isoloss.report.walks import walks_table
 from isoloss.store import Decay, Results, load_decay
 from isoloss.store.folder import (
     EPOCHS,
+    FRONT,
     LEFT_OUT,
     MEMBERS,
     NOT_FINISHED,
@@ -56,7 +60,7 @@ from isoloss.store.folder import (
     signs_of,
 )
 
-KINDS = ("traverse", "decay", "equivalent", "after-decay")
+KINDS = ("traverse", "decay", "equivalent", "after-decay", "front")
 
 
 def verify(folder: str | FilePath) -> list[Check]:
@@ -152,8 +156,9 @@ def _numbers(
         yield f"{folder / CHAPTER} says that something else was found than in these runs; {again}"
     first = [walks_table(runs)] if runs.methods else []
     last = runs_section(results, runs).tables if runs.methods else []
+    fronts = [shown_fronts(runs.fronts)] if runs.fronts else []
     tables = [table for section in chapter.sections for table in section.tables]
-    pairs = zip_longest(tables, [*first, *shown, *last])
+    pairs = zip_longest(tables, [*first, *shown, *fronts, *last])
     if other := next((one or made for one, made in pairs if one != made), None):
         yield f"{folder / CHAPTER} holds other numbers of '{other.title}' than these runs; {again}"
 
@@ -208,21 +213,30 @@ def _checks(
             yield Check(name, what, NOT_FINISHED, "")
             return
         ending = read_ending(folder)
-        run = load_decay(folder) if {MEMBERS, EPOCHS} & {*ending.stamps} else Path.load(folder)
+        run = _load(folder, ending)
         yield Check(name, what, f"{len(ending.stamps)} whole", "")
         what = "computed again"
         if not isinstance(ending.about.get("config"), dict):
             raise DamagedError(f"{folder} is damaged: it does not say of which settings it is")
         signs[folder.name] = signs_of(ending.about["config"], ending.stamps[POINTS].sha256)
         yield from facts(name, "its folder", list(_place(folder, run, ending)))
-        yield from decay_checks(run, name) if isinstance(run, Decay) else walk_checks(run, name)
+        if isinstance(run, Front):
+            yield from front_checks(run, ending.about["config"], name)
+        else:
+            yield from decay_checks(run, name) if isinstance(run, Decay) else walk_checks(run, name)
     except ResultsError as error:
         yield Check(name, what, "damaged or failed", "", str(error))
     except Exception as error:
         yield Check(name, what, "", "", f"cannot be checked: {_told(error)}")
 
 
-def _place(folder: FilePath, run: Path | Decay, ending: Ending) -> Iterator[str]:
+def _load(folder: FilePath, ending: Ending) -> Path | Decay | Front:
+    if {MEMBERS, EPOCHS} & {*ending.stamps}:
+        return load_decay(folder)
+    return Front.load(folder) if FRONT in ending.stamps else Path.load(folder)
+
+
+def _place(folder: FilePath, run: Path | Decay | Front, ending: Ending) -> Iterator[str]:
     """What does not fit with where a run is and with the runs that it came from."""
     config, parts = ending.about["config"], folder.absolute().parts
     by = run.method if isinstance(run, Path) else None
@@ -232,10 +246,13 @@ def _place(folder: FilePath, run: Path | Decay, ending: Ending) -> Iterator[str]
     kind: Any = parts[at + 1]
     method = parts[-2] if at == -4 else None
     index, out = run_index(folder.name) or 0, FilePath(*parts[: at - 0])
-    if (kind in ("decay", "equivalent")) != isinstance(run, Decay):
+    made = {"decay": Decay, "equivalent": Decay, "front": Front}.get(kind, Path)
+    if type(run) is not made:
         yield f"it is no run of the kind {kind}"
     elif why := misplaced(config, parts[at], kind, by, method):
         yield why
+    elif isinstance(run, Front) and run.regularizer != method:
+        yield f"its regularizer is {run.regularizer}, which is not that of its folder"
     elif kind == "after-decay" and isinstance(run, Path):
         before = run_folder(out, parts[at], None, index, "decay")
         if (before / OUTCOME).exists():
