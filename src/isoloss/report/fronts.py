@@ -26,8 +26,6 @@ Fronts = dict[str, Front]
 """Fronts by the names of their runs."""
 
 DIRECTIONS = {"rising": "-", "falling": "--"}
-MARKS = {"squared_norm": "squared_norm"}
-"""Columns of weight decay that hold a regularizer."""
 
 
 @checked
@@ -60,13 +58,14 @@ def front_panels(
         decay = pd.DataFrame()
     else:
         check_columns("decay", decay, "penalty", "train_loss", "squared_norm", "test_loss")
+        decay = _near(decay, several)
     penalties = sorted(decay["penalty"].unique()) if len(decay) else []
     with drawing(0.9 + 4.3 * len(panels), 4.0, title) as figure:
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for panel, (column, words) in zip(axes, panels.items(), strict=True):
-            shown = "test_loss" if column == "test_loss" else MARKS.get(label.replace(" ", "_"))
-            if shown:
-                draw_decay(panel, _near(decay, several), penalties, "train_loss", shown)
+            shown = "squared_norm" if column == "regularizer" else column
+            if shown == column or [*names] == [shown]:
+                draw_decay(panel, decay, penalties, "train_loss", shown)
             for k, front in enumerate(several):
                 _draw(panel, front, column, color(k))
             panel.set(xscale="log", yscale="log", xlabel="training loss c", ylabel=words)
@@ -176,8 +175,6 @@ def _compared(fronts: Fronts, decay: pd.DataFrame) -> str:
 
 def _near(decay: pd.DataFrame, fronts: Sequence[Front]) -> pd.DataFrame:
     """The networks of weight decay whose loss is near the levels; others would shrink the rest."""
-    if not len(decay):
-        return decay
     levels: Array = np.concatenate([front.table["level"].to_numpy(float) for front in fronts])
     loss = decay["train_loss"].to_numpy(float)
     near = (0.5 * levels.min() <= loss) & (loss <= 1.5 * levels.max())
@@ -188,10 +185,9 @@ def _draw(panel: Axes, front: Front, column: str, shade: str) -> None:
     table: Any = front.table
     for _, of_start in table.groupby("start"):
         for direction, style in DIRECTIONS.items():
-            # down again it comes from the highest level, where it is not walked anew
-            mine = (of_start["direction"] == direction) | (
-                of_start["level"] == table["level"].max()
-            )
+            # down again it comes from the top, which is not walked anew
+            top = of_start["level"] == table["level"].max()
+            mine = top | (of_start["direction"] == direction)
             rows = of_start[mine].dropna(subset=["regularizer"])
             panel.plot(rows["loss"], rows[column], style, color=shade, linewidth=0.8, alpha=0.8)
     best = front.best
