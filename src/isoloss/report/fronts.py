@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from isoloss.arguments import check_columns, checked
 from isoloss.errors import InputError, IsolossError
-from isoloss.explore.front import Front
+from isoloss.explore.front import SAME, Front
 from isoloss.report.comparison import draw_decay, penalty_bar
 from isoloss.report.page import Section, Table, color, count, drawing, number, picture
 from isoloss.report.statistics import Array
@@ -129,14 +130,15 @@ def fronts_section(
     if not fronts:
         return []
     text = [
-        "At each level of the training loss, the least regularizer that walks from level to level "
-        "found, up in loss and down again. A penalty finds only what is stationary for it, and of "
-        "that no more than training reaches.",
+        "At each level of the training loss, the least regularizer R that walks from level to "
+        "level found, up in loss and down again. Where the front is concave, no penalty's minimum "
+        "lies: for each weight of R, loss and weight times R are together lower elsewhere.",
     ]
     pictures = []
     for name, runs in fronts.items():
-        said = _compared(runs, decay) if name == "squared_norm" else ""
-        text += [said] if said else []
+        said = _concave(name, runs)
+        said += _compared(runs, decay) if name == "squared_norm" else ""
+        text.append(said)
         pictures.append(
             picture(
                 front_panels(list(runs.values()), decay, title=f"{experiment}, {name}"),
@@ -152,6 +154,34 @@ def fronts_section(
     return [Section(title="Fronts", text=text, tables=[table], pictures=pictures)]
 
 
+def _concave(name: str, fronts: Fronts) -> str:
+    """How many levels lie on concave parts of their fronts, in a sentence."""
+    bests = [front.best for front in fronts.values()]
+    above = sum(
+        int(above_hull(best["loss"].to_numpy(float), best["regularizer"].to_numpy(float)).sum())
+        for best in bests
+    )
+    return (
+        f"Of {sum(map(len, bests))} levels of {name.replace('_', ' ')}, {above} lie on concave "
+        f"parts of their fronts. "
+    )
+
+
+def above_hull(level: Array, least: Array) -> NDArray[np.bool_]:
+    """Which points of a front, levels ascending, lie above the convex hull of all, by 0.2 %."""
+    hull: list[int] = []
+    for k in range(len(level)):
+        while len(hull) > 1:
+            i, j = hull[-2:]
+            slope = (least[k] - least[i]) / (level[k] - level[i])
+            if least[j] < least[i] + slope * (level[j] - level[i]):
+                break
+            hull.pop()
+        hull.append(k)
+    below = np.interp(level, level[hull], least[hull])
+    return least - below > SAME * np.abs(least)
+
+
 def _compared(fronts: Fronts, decay: pd.DataFrame) -> str:
     """How far the networks of weight decay lie above the front of their run, in a sentence."""
     shares: list[float] = []
@@ -165,11 +195,11 @@ def _compared(fronts: Fronts, decay: pd.DataFrame) -> str:
                 shares.append(row["squared_norm"] / float(np.exp(np.interp(at, level, least))))
     if not shares:
         return ""
-    above = sum(share > 1 for share in shares)
+    above, least, most = sum(share > 1 for share in shares), min(shares), max(shares)
     return (
         f"Of {len(shares)} networks of weight decay whose training loss is in the range of their "
-        f"run's front, {above} lie above it; their squared norm is {min(shares):.3g} to "
-        f"{max(shares):.3g} times the front's, the median {np.median(shares):.3g} times."
+        f"run's front, {above} lie above it; their squared norm, biases included, is {least:.3g} "
+        f"to {most:.3g} times the front's, the median {np.median(shares):.3g} times."
     )
 
 
