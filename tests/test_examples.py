@@ -127,3 +127,14 @@ def test_equally_good_networks_predict_otherwise(run) -> None:
     assert left["networks"].discrepancy > 0
     assert "either label" in printed
     assert Path("multiplicity.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_no_network_of_weight_decay_lies_below_the_front(run, tmp_path) -> None:
+    left, printed = run("front")
+    best = left["front"].best
+    for row in left["rows"]:
+        least = best.loc[best["level"] == row["train_loss"], "regularizer"].item()
+        assert least <= 1.001 * row["squared_norm"]
+        assert f"on the front {least:.4g}" in printed
+    assert (tmp_path / "front.png").stat().st_size > 10_000

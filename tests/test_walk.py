@@ -16,6 +16,7 @@ from tests.problems import (
     classifier,
     normal,
     quadratic,
+    ridge,
     snapshot,
     sphere,
     vector_problem,
@@ -552,3 +553,63 @@ def test_a_walk_lets_go_of_the_bases_that_it_has_left() -> None:
     gc.collect()
     alive = [one for one in gc.get_objects() if type(one) is Rows and id(one) not in before]
     assert len(alive) == 1
+
+
+def test_a_walk_goes_on_along_another_level_by_what_it_has_learned() -> None:
+    known = ridge(examples=40, features=12)
+    problem = known.problem
+    stop, levels = Stop(kkt_residual=1e-8), (known.level, 1.1 * known.level, 0.97 * known.level)
+    steps = isoloss.walk(problem, rtol=1e-10, stop=stop, start=known.start, level=levels[0])
+    for _ in steps:
+        pass
+    before = steps.path.points.clone()
+    for level in levels[1:]:
+        moved = steps.moved(level)
+        first, *rest = list(moved)
+        assert (first["step"], first["kind"], first["evaluations"]) == (0, "start", 0)
+        assert first["loss"] == pytest.approx(levels[0], rel=1e-9)
+        fresh = traverse(
+            problem, start=known.start, level=level, rtol=1e-10, stop=stop, progress=False
+        )
+        assert moved.path.outcome is Outcome.CONVERGED
+        assert moved.path.level == moved.settings["level"] == level
+        assert abs(rest[-1]["level_error"]) <= 1e-10
+        assert rest[-1]["evaluations"] < 0.7 * fresh.steps["evaluations"].iloc[-1]
+        torch.testing.assert_close(moved.path.points[-1], fresh.points[-1], rtol=1e-6, atol=1e-8)
+    assert torch.equal(steps.path.points, before)  # it stands where it was
+    again = steps.moved(levels[0] * (1 + 1e-12), stop=Stop(kkt_residual=1e-6))
+    assert [row["evaluations"] for row in again] == [0]  # there already
+
+
+def test_a_walk_goes_on_from_where_it_stalled_or_was_left_and_to_levels_of_any_sign() -> None:
+    center = torch.tensor([3.0, 0.0], dtype=torch.float64)
+
+    def loss(theta: Tensor) -> Tensor:
+        return (theta - center).square().sum() - 1
+
+    problem = vector_problem(loss, torch.tensor([3.0, 2.0], dtype=torch.float64))
+    steps = isoloss.walk(problem, atol=1e-9, stop=Stop(kkt_residual=1e-6))
+    next(steps)
+    for level in (3.5, -0.19, 0.0):
+        steps = steps.moved(level)
+        for _ in steps:
+            pass
+        end = steps.path.steps.iloc[-1]
+        assert end["regularizer"] == pytest.approx((3 - math.sqrt(1 + level)) ** 2, rel=1e-6)
+        assert abs(end["level_error"]) <= 1e-9
+    steps = steps.moved(-2.0)  # below the least loss
+    for _ in steps:
+        pass
+    assert not steps.path.outcome.success
+    steps = steps.moved(0.5)
+    assert list(steps)[-1]["loss"] <= 0.5 + 1e-9
+
+
+def test_only_a_method_that_can_and_a_level_that_can_be_held_are_moved_to(refuses) -> None:
+    problem = classifier().problem()
+    with refuses("paper", "another level", "'sqp'"):
+        isoloss.walk(problem, method="paper").moved(0.5)
+    with refuses("level", "positive", "-1"):
+        isoloss.walk(problem).moved(-1.0)
+    with refuses("level"):
+        isoloss.walk(problem).moved("low")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Fronts = dict[str, Front]
 """Fronts by the names of their runs."""
 
+WIDE = 200
+"""Ratio of an axis's ends above which it has a label at each power of ten alone."""
 DIRECTIONS = {"rising": "-", "falling": "--"}
 
 
@@ -62,6 +64,8 @@ def front_panels(
         decay = _near(decay, several)
     penalties = sorted(decay["penalty"].unique()) if len(decay) else []
     with drawing(0.9 + 4.3 * len(panels), 4.0, title) as figure:
+        from matplotlib.ticker import LogLocator, NullLocator
+
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for panel, (column, words) in zip(axes, panels.items(), strict=True):
             shown = "squared_norm" if column == "regularizer" else column
@@ -70,6 +74,11 @@ def front_panels(
             for k, front in enumerate(several):
                 _draw(panel, front, column, color(k))
             panel.set(xscale="log", yscale="log", xlabel="training loss c", ylabel=words)
+            for axis, ends in ((panel.xaxis, panel.get_xlim()), (panel.yaxis, panel.get_ylim())):
+                wide = ends[1] > WIDE * ends[0]
+                axis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+                axis.set_minor_locator(NullLocator())
+                axis.set_major_formatter("{x:g}")
         figure.legend(handles=_legend(decay=bool(penalties)), loc="outside upper right", ncols=4)
         if penalties:
             penalty_bar(figure, axes, penalties)
