@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 COUNT = 20
 """Levels where none are given."""
+EVALUATIONS = 1000
+"""Evaluations at one level of one branch where it does not converge."""
 TOP = 0.9
 """The highest of them, as a share of the loss with all weights zero."""
 WHOLE_BASIS = 200
@@ -205,7 +207,7 @@ def front(
     regularizer: AnyRegularizer = "squared_norm",
     starts: Tensor | Sequence[Tensor] | None = None,
     kkt: float = 1e-3,
-    evaluations: int = 1000,
+    evaluations: int = EVALUATIONS,
     rtol: float = 1e-3,
     method: SQP | None = None,
     hold: Any = None,

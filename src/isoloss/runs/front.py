@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 
 from isoloss.errors import InputError
 from isoloss.explore.branches import Plan, follow
-from isoloss.explore.front import COUNT, Front, gathered, given_levels, spaced_levels
+from isoloss.explore.front import COUNT, EVALUATIONS, Front, gathered, given_levels, spaced_levels
 from isoloss.methods import SQP
 from isoloss.path import Row
 from isoloss.runs.run import Contact, Interrupted, News
@@ -37,7 +37,9 @@ def front_settings(
     pairs: Sequence[str] = (),
     device: str = "cpu",
 ) -> FrontSettings:
-    """The settings of a front: those of walks, with a level each."""
+    """The settings of a front: those of walks, one along each level."""
+    if not any(pair.startswith("evaluations=") for pair in pairs):
+        pairs = [*pairs, f"evaluations={EVALUATIONS}"]
     walk = walk_settings(subject, "sqp", [*pairs, f"regularizer={regularizer}"], device)
     if levels is not None and count is not None:
         raise InputError("--levels and --count were both given; give one of them")
