@@ -41,6 +41,8 @@ class World:
         self.theta = self.problem.current()
         self.path = isoloss.traverse(self.problem, stop=isoloss.Stop(steps=2), progress=False)
         self.path.save(scratch / "walk")
+        self.front = isoloss.front(self.problem, levels=[0.9, 1.1], evaluations=5, progress=False)
+        self.front.save(scratch / "front")
         made_results(scratch / "results")
         self.results = isoloss.open_results(scratch / "results")
         stop = isoloss.Stop(steps=1)
@@ -138,7 +140,29 @@ def calls(world: World) -> list[Call]:
         *(Call(f"Results.{n}", getattr(w.small, n), given) for n in both),
         Call("Results.methods", w.small.methods, {"experiment": "IRIS_FF"}),
     ]
+    made += _of_fronts(w)
     return made + _settings() + _of_losses(w) + _of_regularizers(w) + _of_rooms(w) + _of_report(w)
+
+
+def _of_fronts(w: World) -> list[Call]:
+    front, few = w.front, isoloss.Stop(evaluations=5)
+    return [
+        Call("front", isoloss.front, {
+            "problem": w.problem, "levels": [0.9, 1.1], "count": None, "regularizer": "l1",
+            "starts": w.theta, "kkt": 0.1, "evaluations": 5, "rtol": 1e-2, "method": isoloss.SQP(),
+            "hold": None, "probes": {"test": w.problem}, "checkpoint": None, "workers": 1,
+            "progress": False,
+        }),
+        Call("Front.load", isoloss.Front.load, {"folder": w.scratch / "front"}),
+        Call("Front.save", front.save, {"folder": "saved front"}),
+        Call("Front.load_into", front.load_into, {"model": w.problem_of()._model, "row": 0}),
+        Call("front_panels", report.front_panels, {
+            "fronts": [front], "decay": w.decay, "title": "t",
+        }),
+        Call("walk.moved", isoloss.walk(w.problem).moved, {
+            "level": 0.9, "stop": few, "checkpoint": None,
+        }),
+    ]  # fmt: skip
 
 
 def _settings() -> list[Call]:

@@ -27,6 +27,8 @@ COMMANDS: list[list[str]] = [
      "--out", "OUT", "--device", "cpu", "--set", "record_every=2"],
     ["compare", "IRIS_FF", "--method", "sqp", "--epochs", "3", "--out", "RESULTS", "--device",
      "cpu", "--set", "steps=3"],
+    ["front", "IRIS_FF", "--runs", "2", "--seed", "1", "--levels", "0.1,0.2", "--regularizer", "l1",
+     "--out", "OUT", "--device", "cpu", "--set", "evaluations=3", "--checkpoint-every", "3"],
     ["report", "NOTHING", "--out", "RESULTS"],
     ["reproduce", "IRIS_FF", "--runs", "1", "--seed", "1", "--out", "OUT", "--device", "cpu",
      "--quick"],
@@ -101,8 +103,10 @@ def unexecuted() -> Iterator[None]:
     def run_all(planned: Any, show: Any) -> int:
         for one in planned:
             one.config()
-            show(News(one.index, "walking", 1, {"regularizer": 1.0, "angle_degrees": 1.0,
-                                                "penalty": 0.0, "test_loss": 1.0}))  # fmt: skip
+            show(News(one.index, "walking", 1, {
+                "loss": 1.0, "regularizer": 1.0, "angle_degrees": 1.0, "penalty": 0.0,
+                "test_loss": 1.0,
+            }))  # fmt: skip
             show(News(one.index, "done", ending="[/red] no markup", failed=one.index == 1))
         return 0
 

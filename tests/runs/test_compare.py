@@ -20,6 +20,8 @@ from isoloss.store import run_folder
 IRIS = experiments.get("IRIS_FF")
 WALK = walk_settings(IRIS, "sqp", ["steps=25"])
 
+OF_FRONTS = {"front.csv", "front.md"}
+
 
 def execute(run):
     news = run.execute(lambda news: None, bool)
@@ -77,7 +79,7 @@ def test_the_walk_goes_on_from_the_network_that_was_chosen_without_the_test_set(
 
 def test_the_report_tables_both(results):
     files = report_tables(read_runs(results, "IRIS_FF"))[1]
-    assert set(files) == set(FILES)
+    assert set(files) == set(FILES) - OF_FRONTS
     lines = files["equivalent.md"].splitlines()
     assert len(lines) == 3
     assert len({line.count("|") for line in lines}) == 1
@@ -97,8 +99,9 @@ def written(results):
 
 @pytest.mark.slow
 def test_a_changed_digit_in_any_table_of_the_report_is_found_and_named(results, written):
-    assert {file.name for file in written.tables} == set(FILES)
-    assert len(list(check_reports(results.folder))) == len(FILES) + 2  # the chapter, the page
+    assert {file.name for file in written.tables} == set(FILES) - OF_FRONTS
+    also = 2  # the chapter, the page
+    assert len(list(check_reports(results.folder))) == len(written.tables) + also
     assert wrong_tables(results.folder) == []
     for file in [*written.tables, written.tables[0].with_name("chapter.json")]:
         before = file.read_text()

@@ -17,7 +17,7 @@ from isoloss import Front, InputError, experiments, open_results
 from isoloss.cli import main
 from isoloss.cli.reports import template
 from isoloss.projects import Project
-from isoloss.report.fronts import above_hull, fronts_section
+from isoloss.report.fronts import above_hull, fronts_section, shown_fronts
 from isoloss.report.verify import verify
 from isoloss.runs.front import FrontRun, front_settings
 from isoloss.runs.run import News
@@ -183,13 +183,23 @@ def test_the_command_walks_a_project_and_refuses_other_settings(
     file.write_text(template())
     subject = Project.of(f"{file}:build")
     settings = front_settings(
-        subject, "l1", [1e6, 1e-6], pairs=["evaluations=40"], device="as built"
+        subject, "l1", [1e7, 1e6], pairs=["evaluations=40"], device="as built"
     )
-    assert settings.levels == (1e-6, 1e6)
+    assert settings.levels == (1e6, 1e7)
     folder = run_folder(tmp_path / "out", subject.name, "l1", 0, "front")
     news = FrontRun(0, 0, folder, settings).execute(lambda _: None, lambda: False)
     assert news.ending == "finished"
-    assert Front.load(folder).regularizer == "l1"
+    front = Front.load(folder)
+    assert front.regularizer == "l1"
+    assert not len(front.best)  # neither level is to be had
+    assert np.isnan(news.row["loss"])
+    assert shown_fronts({"l1": {"run-000": front}}).rows[0][1] == "- to -"
+    decay = pd.DataFrame(
+        {"run": [0], "penalty": 1.0, "train_loss": 1e6, "squared_norm": 1.0, "test_loss": 1.0}
+    )
+    fronts = {"squared_norm": {"run-000": front}}
+    (section,) = fronts_section(fronts, decay, "mine", tmp_path)
+    assert section.text[1].startswith("Of 0 levels")
     assert not wrong(tmp_path / "out")
 
     def command(*arguments: str) -> str:

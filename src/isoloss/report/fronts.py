@@ -187,7 +187,7 @@ def above_hull(level: Array, least: Array) -> NDArray[np.bool_]:
                 break
             hull.pop()
         hull.append(k)
-    below = np.interp(level, level[hull], least[hull])
+    below = np.interp(level, level[hull], least[hull]) if hull else least
     return least - below > SAME * np.abs(least)
 
 
@@ -196,6 +196,8 @@ def _compared(fronts: Fronts, decay: pd.DataFrame) -> str:
     shares: list[float] = []
     for run, front in fronts.items():
         best = front.best
+        if not len(best):
+            continue
         level, least = (np.log(best[name].to_numpy(float)) for name in ("loss", "regularizer"))
         mine: Any = decay[decay["run"] == int(run.removeprefix("run-"))] if len(decay) else decay
         for row in mine.to_dict("records"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -94,7 +95,8 @@ class FrontRun(WalkRun):
 
     def _told(self, front: Front) -> News:
         best: list[Row] = front.best.to_dict("records")
-        row: Row = {"evaluations": front.evaluations, "folds": len(front.folds)}
-        if best:
-            row = {**best[0], **row, "highest": best[-1]["loss"], "least": best[-1]["regularizer"]}
+        nothing: Row = {"loss": math.nan, "regularizer": math.nan}  # where no level was reached
+        first, last = (best[0], best[-1]) if best else (nothing, nothing)
+        row = {**first, "highest": last["loss"], "least": last["regularizer"]}
+        row |= {"evaluations": front.evaluations, "folds": len(front.folds)}
         return News(self.index, "done", len(front.table), row, ending=FINISHED)
