@@ -183,7 +183,7 @@ def test_the_command_walks_a_project_and_refuses_other_settings(
     file.write_text(template())
     subject = Project.of(f"{file}:build")
     settings = front_settings(
-        subject, "l1", [1e7, 1e6], pairs=["evaluations=40"], device="as built"
+        subject, "l1", [1e7, 1e6], pairs=["evaluations=1"], device="as built"
     )
     assert settings.levels == (1e6, 1e7)
     folder = run_folder(tmp_path / "out", subject.name, "l1", 0, "front")
