@@ -162,6 +162,9 @@ def test_pictures_of_fronts_are_drawn_with_and_without_weight_decay(out: Path) -
     assert len(bar.get_yticklabels()) == 3
     best = next(line for line in panel.lines if line.get_marker() == "o")
     np.testing.assert_allclose(best.get_ydata(), front.best["regularizer"])
+    negative = replace(front, table=front.table.assign(regularizer=-front.table["regularizer"]))
+    assert [one.get_yscale() for one in isoloss.plot(negative).axes] == ["linear", "log"]
+    assert [one.get_xscale() for one in isoloss.plot(negative).axes] == ["log", "log"]
     with pytest.raises(InputError, match="at least, got none"):
         isoloss.report.front_panels([])
 
@@ -182,9 +185,7 @@ def test_the_command_walks_a_project_and_refuses_other_settings(
     file = tmp_path / "mine.py"
     file.write_text(template())
     subject = Project.of(f"{file}:build")
-    settings = front_settings(
-        subject, "l1", [1e7, 1e6], pairs=["evaluations=1"], device="as built"
-    )
+    settings = front_settings(subject, "l1", [1e7, 1e6], pairs=["evaluations=1"], device="as built")
     assert settings.levels == (1e6, 1e7)
     folder = run_folder(tmp_path / "out", subject.name, "l1", 0, "front")
     news = FrontRun(0, 0, folder, settings).execute(lambda _: None, lambda: False)

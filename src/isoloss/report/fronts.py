@@ -64,8 +64,6 @@ def front_panels(
         decay = _near(decay, several)
     penalties = sorted(decay["penalty"].unique()) if len(decay) else []
     with drawing(0.9 + 4.3 * len(panels), 4.0, title) as figure:
-        from matplotlib.ticker import LogLocator, NullLocator
-
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for panel, (column, words) in zip(axes, panels.items(), strict=True):
             shown = "squared_norm" if column == "regularizer" else column
@@ -73,12 +71,9 @@ def front_panels(
                 draw_decay(panel, decay, penalties, "train_loss", shown)
             for k, front in enumerate(several):
                 _draw(panel, front, column, color(k))
-            panel.set(xscale="log", yscale="log", xlabel="training loss c", ylabel=words)
-            for axis, ends in ((panel.xaxis, panel.get_xlim()), (panel.yaxis, panel.get_ylim())):
-                wide = ends[1] > WIDE * ends[0]
-                axis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
-                axis.set_minor_locator(NullLocator())
-                axis.set_major_formatter("{x:g}")
+            panel.set(xlabel="training loss c", ylabel=words)
+            ends = [front.table[["loss", column]].dropna() for front in several]
+            _scale(panel, pd.concat(ends).to_numpy(float))
         figure.legend(handles=_legend(decay=bool(penalties)), loc="outside upper right", ncols=4)
         if penalties:
             penalty_bar(figure, axes, penalties)
@@ -233,6 +228,21 @@ def _draw(panel: Axes, front: Front, column: str, shade: str) -> None:
             panel.plot(rows["loss"], rows[column], style, color=shade, linewidth=0.8, alpha=0.8)
     best = front.best
     panel.plot(best["loss"], best[column], "o", color=shade, markersize=4, zorder=5)
+
+
+def _scale(panel: Axes, ends: Array) -> None:
+    """Logarithmic axes where all ends, shape (ends, 2), are positive, with few labels."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes = (panel.set_xscale, panel.xaxis), (panel.set_yscale, panel.yaxis)
+    for (scale, axis), values in zip(axes, ends.T, strict=True):
+        if not len(values) or values.min() <= 0:
+            continue
+        scale("log")
+        wide = values.max() > WIDE * values.min()
+        axis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter("{x:g}")
 
 
 def _legend(*, decay: bool) -> list[Any]:
