@@ -23,6 +23,7 @@ from isoloss.outcome import Outcome
 from isoloss.path import POINTS, Path, Record, Row, Stop
 from isoloss.problem import Problem
 from isoloss.regularizers import AnyRegularizer, get_regularizer
+from isoloss.settings import ONLY_IN_PYTHON
 from isoloss.snapshot import differences, identity, identity_of_regularizer
 from isoloss.store.checkpoint import Checkpoint
 from isoloss.store.folder import FRONT
@@ -67,7 +68,7 @@ class Plan:
             "problem": identity(self.problem),
             "regularizer": identity_of_regularizer(self.regularizer, name),
             "levels": list(self.levels),
-            "stop": self.stop.model_dump(exclude={"when"}),
+            "stop": self.stop.model_dump(exclude=ONLY_IN_PYTHON),
             "method": self.method.model_dump(),
             "rtol": self.rtol,
             "probes": {name: identity(self.probes[name]) for name in sorted(self.probes)},
@@ -197,8 +198,8 @@ class _Kept:
         """The walk along a level as it was left, where it is kept."""
         if leg is None or not self._place(leg).exists():
             return None
-        level, _ = self._plan.legs[leg]
-        return _begin(self._plan, self._start, level, checkpoint=self.keeper(leg))
+        (level, _), keeper = self._plan.legs[leg], self.keeper(leg)
+        return None if keeper.empty else _begin(self._plan, self._start, level, checkpoint=keeper)
 
     def load(self) -> Branch:
         """The ends so far; those of another front are refused."""
@@ -224,7 +225,7 @@ class _Kept:
             )
         last = branch.last
         whole = branch.done == len(self._plan.legs) or branch.ended
-        there = whole or last is None or self._place(last).exists()
+        there = whole or last is None or not self.keeper(last).empty
         return branch if there else Branch([], [])
 
     def save(self, branch: Branch) -> None:

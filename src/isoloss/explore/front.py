@@ -6,13 +6,12 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from isoloss.arguments import checked, real, whole
+from isoloss.arguments import checked
 from isoloss.disk import DamagedError, as_folder
 from isoloss.errors import InputError, shown
 from isoloss.explore.branches import (
@@ -22,12 +21,12 @@ from isoloss.explore.branches import (
     follow,
 )
 from isoloss.explore.cores import over_cores, workers_for
+from isoloss.explore.levels import COUNT, given_levels, spaced_levels, starts_of
 from isoloss.files import OUTCOME, read_ending, read_json, read_table, read_tensors, write_folder
-from isoloss.flat import vector
 from isoloss.methods import SQP
 from isoloss.names import load_into
 from isoloss.path import POINTS, Row, Stop, check_table
-from isoloss.problem import Problem, inside
+from isoloss.problem import Problem
 from isoloss.progress import count_progress
 from isoloss.regularizers import AnyRegularizer, get_regularizer
 from isoloss.store.folder import FRONT
@@ -35,12 +34,8 @@ from isoloss.store.folder import FRONT
 if TYPE_CHECKING:
     import pandas as pd
 
-COUNT = 20
-"""Levels where none are given."""
 EVALUATIONS = 1000
 """Evaluations at one level of one branch where it does not converge."""
-TOP = 0.9
-"""The highest of them, as a share of the loss with all weights zero."""
 WHOLE_BASIS = 200
 """Parameters up to which all directions are kept by default, so that nothing learned is lost."""
 SAME = 0.002
@@ -253,7 +248,7 @@ def front(
     """
     if levels is not None and count is not None:
         raise InputError("levels and count were both given; give one of them")
-    thetas = _starts_of(problem, starts)
+    thetas = starts_of(problem, starts)
     if levels is None:
         wanted = spaced_levels(problem, thetas, COUNT if count is None else count)
     else:
@@ -324,56 +319,6 @@ def _work(
 
 def _figures(row: Row) -> str:
     return f"loss {row['loss']:.4g}, R {row['regularizer']:.4g}"
-
-
-def _starts_of(problem: Problem, starts: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
-    """Flat vectors of the problem's type, at least one."""
-    if starts is None:
-        return [problem.current()]
-    if isinstance(starts, Tensor) and starts.ndim == 1:
-        starts = [starts]
-    found = [vector("starts", one, problem.size).detach() for one in starts]
-    if not found:
-        raise InputError("starts must hold a vector of weights at least, got none")
-    found = [one.to(problem.device, problem.dtype, copy=True) for one in found]
-    for k, one in enumerate(found):
-        if not one.isfinite().all():
-            raise InputError(f"starts must be finite, got NaN or infinite entries in start {k}")
-    return found
-
-
-def given_levels(levels: Iterable[float]) -> tuple[float, ...]:
-    """Levels in ascending order, once they are found to be some."""
-    given = sorted(real("a level", level) for level in levels)
-    for level in given:
-        if not 0 < level < math.inf:
-            raise InputError(f"levels must be positive, finite losses, got {level:g}")
-    for low, high in pairwise(given):
-        if low == high:
-            raise InputError(f"the level {low:g} was given twice; give it once")
-    if len(given) < 2:
-        raise InputError(
-            f"levels must be two at least, got {len(given)}; walk along a single one with traverse"
-        )
-    return tuple(given)
-
-
-def spaced_levels(
-    problem: Problem, starts: Sequence[Tensor], count: int = COUNT
-) -> tuple[float, ...]:
-    """Levels by equal factors, from the least loss of the starts to near that of no weights."""
-    several = whole("count", count, 2)
-    low = min(problem.loss(start).item() for start in starts)
-    held, nothing = inside(problem).held, torch.zeros_like(starts[0])
-    if held is not None:
-        nothing = torch.where(held, starts[0], nothing)
-    high = TOP * problem.loss(nothing).item()
-    if not 0 < low < high < math.inf:
-        raise InputError(
-            f"no levels are to be had between the loss of the start, {low:.6g}, and {TOP} times "
-            f"that with all weights zero, {high:.6g}; give levels"
-        )
-    return tuple(low * (high / low) ** (k / (several - 1)) for k in range(several))
 
 
 def _same(one: Any, other: Any) -> Any:

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, cast
 
 from isoloss.errors import InputError
 from isoloss.explore.branches import Plan, follow
-from isoloss.explore.front import COUNT, EVALUATIONS, Front, gathered, given_levels, spaced_levels
+from isoloss.explore.front import EVALUATIONS, Front, gathered
+from isoloss.explore.levels import COUNT, given_levels, spaced_levels
 from isoloss.methods import SQP
 from isoloss.path import Row
 from isoloss.runs.run import Contact, Interrupted, News

@@ -59,6 +59,11 @@ class _Timed:
         """Whether it is time for the next one."""
         return time.monotonic() - self._last >= self._wait
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing whole to continue from."""
+        return self._generations.load() is None
+
     def _unpack(self, found: Generation, kind: type[AnyState]) -> AnyState:
         """The state of a generation; nothing but the classes named is made, and no code is run."""
         before, now = found.about.get("classes", {}), _fields(self._classes)
