@@ -212,15 +212,15 @@ def test_the_number_of_workers_changes_nothing() -> None:
     same(*fronts)
 
 
-def test_levels_that_cannot_be_reached_are_rows_of_the_table() -> None:
+def test_levels_that_cannot_be_reached_are_rows_of_the_table(tmp_path: Path) -> None:
     def loss(theta: torch.Tensor) -> torch.Tensor:  # from 1 to less than 2
         return 2 - torch.exp(-theta.square().sum())
 
     problem = vector_problem(loss, torch.tensor([0.5, 0.7], dtype=F64))
     away = isoloss.SquaredNorm(center=torch.tensor([1.0, 0.0], dtype=F64))
-    front = isoloss.front(
-        problem, levels=[0.5, 1.3, 1.6, 2.5], regularizer=away, kkt=1e-6, progress=False
-    )
+    asked = {"regularizer": away, "kkt": 1e-6, "checkpoint": tmp_path, "progress": False}
+    front, again = (isoloss.front(problem, levels=[0.5, 1.3, 1.6, 2.5], **asked) for _ in "12")
+    same(front, again)
     table = front.table.set_index(["level", "direction"])
     for level in (1.3, 1.6):
         radius = np.sqrt(-np.log(2 - level))

@@ -83,7 +83,7 @@ def at_random_moments(scratch: Path, kind: str, runs: int, seed: int, found: Fin
 def kills(scratch: Path, every: int, random_runs: int) -> Findings:
     """All kinds of runs, killed both ways."""
     found = Findings()
-    for kind in KINDS:
+    for kind in (*KINDS, "front"):
         at_every_moment(scratch, kind, every, 1, found)
         at_random_moments(scratch, kind, random_runs, 1, found)
     return found

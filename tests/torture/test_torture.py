@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["paper", "decay"])
+@pytest.mark.parametrize("kind", ["paper", "decay", "front"])
 def test_runs_killed_at_moments_of_writing_lose_no_bit(tmp_path: Path, kind: str) -> None:
     found = Findings()
     at_every_moment(tmp_path, kind, every=61, seed=23, found=found)

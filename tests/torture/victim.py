@@ -21,6 +21,7 @@ import pandas as pd
 
 from isoloss import experiments, files
 from isoloss.runs.decay import DecayRun, decay_settings
+from isoloss.runs.front import FrontRun, front_settings
 from isoloss.runs.run import News
 from isoloss.runs.walk import WalkRun, walk_settings
 from isoloss.store import generations, run_folder
@@ -46,6 +47,9 @@ def make(out: Path, kind: str) -> AnyRun:
     if kind == "decay":
         settings = decay_settings(IRIS, (0.0, 1e-3), 2, ["record_every=1"])
         return DecayRun(0, 3, run_folder(out, "IRIS_FF", None, 0, "decay"), settings, 0.0)
+    if kind == "front":
+        chosen = front_settings(IRIS, "squared_norm", count=2, pairs=["evaluations=9"])
+        return FrontRun(0, 3, run_folder(out, "IRIS_FF", "squared_norm", 0, kind), chosen, 0.0)
     pairs = ["steps=2", "points_every=1", "points_at_most=2", "probes_every=2"]
     return WalkRun(0, 3, run_folder(out, "IRIS_FF", kind, 0), walk_settings(IRIS, kind, pairs), 0.0)
 

@@ -125,7 +125,7 @@ def follow(plan: Plan, number: int, start: Tensor, tell: Tell) -> Branch:
     kept = None if plan.folder is None else _Kept(plan.folder / f"start-{number:03d}", plan, start)
     branch = Branch([], []) if kept is None else kept.load()
     legs, before = plan.legs, None if kept is None else kept.walk(branch.last)
-    for k in range(0 if branch.ended else branch.done, len(legs)):
+    for k in () if branch.ended else range(branch.done, len(legs)):
         level, direction = legs[k]
         current = None if kept is None else kept.walk(k)
         if current is None:
