@@ -205,7 +205,7 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         theta = _start_of(problem, start)
         level = _level_of(level.bound if isinstance(level, Constraint) else level, tolerance)
         method, record = get_method(method), record or Record()
-        probes = _checked_probes(probes or {}, problem)
+        probes = checked_probes(probes or {}, problem)
         bounds = bind(hold, problem)
         upper = None if upper is None or not upper.upper else upper
         if (bounds or upper) and not getattr(method, "holds", False):
@@ -492,7 +492,7 @@ def _start_of(problem: Problem, start: Tensor | None) -> Tensor:
     return theta
 
 
-def _checked_probes(probes: Mapping[str, Problem], problem: Problem) -> Mapping[str, Problem]:
+def checked_probes(probes: Mapping[str, Problem], problem: Problem) -> Mapping[str, Problem]:
     """Problems of the same parameters, under names that can be columns."""
     for name, probe in probes.items():
         if probe.size != problem.size:

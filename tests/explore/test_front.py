@@ -259,6 +259,7 @@ def test_levels_that_cannot_be_reached_are_rows_of_the_table(tmp_path: Path) -> 
         ({"kkt": -1.0, "levels": [0.5, 0.8]}, ("kkt_residual", "-1")),
         ({"rtol": 2.0, "levels": [0.5, 0.8]}, ("rtol", "2")),
         ({"method": "paper"}, ("method",)),
+        ({"probes": {"a b": classifier().problem()}, "levels": [0.5, 0.8]}, ("'a b'", "plain")),
         ({"workers": 0, "levels": [0.5, 0.8]}, ("workers", "0")),
         ({"regularizer": "l3", "levels": [0.5, 0.8]}, ("l3", "l1")),
     ],

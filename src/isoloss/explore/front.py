@@ -30,6 +30,7 @@ from isoloss.problem import Problem
 from isoloss.progress import count_progress
 from isoloss.regularizers import AnyRegularizer, get_regularizer
 from isoloss.store.folder import FRONT
+from isoloss.walking import checked_probes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,6 +102,8 @@ class Front:
     @checked
     def load_into(self, model: nn.Module, row: int) -> None:
         """Write the network of a row of `table` into a model's parameters, in place, by name.
+
+        The model's buffers stay as they are; they have to be those of the model that was walked.
 
         Args:
             model: A model of the architecture that was walked.
@@ -261,7 +264,7 @@ def front(
         stop=Stop(kkt_residual=kkt, evaluations=evaluations),
         method=method or SQP(memory=max(SQP().memory, memory)),
         rtol=rtol,
-        probes=probes or {},
+        probes=checked_probes(probes or {}, problem),
         also={} if hold is None else {"hold": hold},
         folder=None if checkpoint is None else as_folder(checkpoint),
     )
