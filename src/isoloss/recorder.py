@@ -73,7 +73,7 @@ class Recorder:
 
     def anew(self, level: float) -> Recorder:
         """A recorder of the same things along another level."""
-        return Recorder(self._record, self._probes, level, self.tolerance)
+        return Recorder(self._record, self._probes, level, self.tolerance, clock=self._clock)
 
     @property
     def progress(self) -> int:

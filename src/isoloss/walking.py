@@ -351,10 +351,11 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         other._objective, other._recorder = copy.copy(self._objective), self._recorder.anew(to)
         other._objective.evaluations = 0
         other.stop = stop or self.stop
-        other._objective.deadline = time.perf_counter() + (other.stop.seconds or math.inf)
+        seconds = other.stop.seconds
+        other._objective.deadline = math.inf if seconds is None else self._ranks.clock() + seconds
         other._checkpoint, other._unkept = checkpoint, None
         if checkpoint is not None:
-            checkpoint.load(state_class(self._method), other._asked)
+            other._found(checkpoint, self._problem.device)  # it is asked before it keeps
             other._chunk_size = self._problem.chunk_size
             other._unkept = other._now()
         return other
