@@ -19,7 +19,7 @@ import torch
 from sklearn.datasets import load_iris
 from torch import Tensor, nn
 
-from isoloss import L1, SQP, Front, Problem, Stop, front, traverse
+from isoloss import L1, Front, Problem, Stop, front, traverse
 
 PUBLISHED = {
     0.0136: 20.00, 0.0843: 14.98, 0.2055: 12.00, 0.3409: 9.99,
@@ -31,7 +31,6 @@ ROWS = (  # every fifth of a shuffled Iris
 )
 SMOOTHED = L1(smoothing=2e-3)
 KKT = 1e-2
-MEMORY = 57  # all directions
 
 
 def iris(seed: int) -> Problem:
@@ -48,7 +47,7 @@ def one_by_one(problem: Problem) -> tuple[list[float], int]:
     norms, used = list[float](), 0
     for level in PUBLISHED:
         path = traverse(
-            problem, start=theta, level=level, regularizer=SMOOTHED, method=SQP(memory=MEMORY),
+            problem, start=theta, level=level, regularizer=SMOOTHED,
             stop=Stop(kkt_residual=KKT, evaluations=1000), check=False, progress=False,
         )  # fmt: skip
         theta = path.points[-1]

@@ -60,7 +60,7 @@ def wrong(out: Path) -> list[str]:
 def test_a_run_is_the_front_by_python_to_the_bit(walked: Path) -> None:
     start = IRIS.start(seed=0)
     front = isoloss.front(
-        start.problem, count=3, kkt=1e-2, method=isoloss.SQP(),
+        start.problem, count=3, kkt=1e-2,
         probes=start.probes, progress=False,
     )  # fmt: skip
     found = front_of(walked)

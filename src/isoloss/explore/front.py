@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 EVALUATIONS = 1000
 """Evaluations at one level of one branch where it does not converge."""
-WHOLE_BASIS = 200
-"""Parameters up to which all directions are kept by default, so that nothing learned is lost."""
 SAME = 0.002
 """Relative difference of R up to which two ends at one level are taken for one."""
 
@@ -233,8 +231,7 @@ def front(
         kkt: KKT residual to which the walk along each level is taken.
         evaluations: Evaluations to use at one level of one branch.
         rtol: Relative tolerance of the levels, in (0, 1).
-        method: Settings of the method; None is `SQP()` with a memory for all directions of up to
-            200 parameters.
+        method: Settings of the method; None is `SQP()`.
         hold: Further constraints, as for `traverse`.
         probes: Problems to measure at every end, by name, for example the test set's.
         checkpoint: Folder in which to keep the branches while they are followed; a call with the
@@ -256,13 +253,12 @@ def front(
         wanted = spaced_levels(problem, thetas, COUNT if count is None else count)
     else:
         wanted = given_levels(levels)
-    memory = problem.size + 2 if problem.size <= WHOLE_BASIS else SQP().memory
     plan = Plan(
         problem=problem,
         regularizer=regularizer,
         levels=wanted,
         stop=Stop(kkt_residual=kkt, evaluations=evaluations),
-        method=method or SQP(memory=max(SQP().memory, memory)),
+        method=method or SQP(),
         rtol=rtol,
         probes=checked_probes(probes or {}, problem),
         also={} if hold is None else {"hold": hold},
