@@ -101,7 +101,7 @@ def test_the_front_of_a_linear_model_is_the_lasso_path() -> None:
     problem, inputs, targets = linear()
     front = isoloss.front(
         problem, levels=np.geomspace(0.5, 0.87, 4), regularizer=isoloss.L1(smoothing=1e-8),
-        kkt=1e-6, rtol=1e-10, progress=False,
+        kkt=1e-8, rtol=1e-10, progress=False,
     )  # fmt: skip
 
     def fit(penalty: float) -> Any:
