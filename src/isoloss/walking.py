@@ -343,13 +343,18 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
                 f"a walk by {self._method.name} cannot go on along another level; use 'sqp', or "
                 f"start a walk from the last point"
             )
+        if self._objective.upper is not None:
+            raise InputError(
+                "a walk whose level is an upper bound cannot go on along another level; start a "
+                "walk from the last point"
+            )
         other = copy.copy(self)
         to = _level_of(level, self._recorder.tolerance)
         other._asked = {**self._asked, "level": to}
         other._level = to = self._state.point.loss if to is None else to
         other._state, other._recorded, other._ending = move(self._state, to), False, None
         other._objective, other._recorder = copy.copy(self._objective), self._recorder.anew(to)
-        other._objective.evaluations = 0
+        other._objective.continues(self._state.point, 0, [0] * len(self._objective.held), 0)
         other.stop = stop or self.stop
         seconds = other.stop.seconds
         other._objective.deadline = math.inf if seconds is None else self._ranks.clock() + seconds

@@ -271,6 +271,26 @@ def test_what_cannot_be_is_refused(given: dict[str, Any], words: Any, refuses: R
         isoloss.front(problem, **given, progress=False)
 
 
+def test_further_constraints_are_held_at_every_level() -> None:
+    center = torch.tensor([2.0, 1.0], dtype=F64)
+    problem = vector_problem(lambda t: 0.1 + (t - center).square().sum(), torch.ones(2, dtype=F64))
+    low = vector_problem(lambda t: t[1] - 0.2 * t[0] + 1, torch.ones(2, dtype=F64))
+    front = isoloss.front(
+        problem, levels=[0.4, 0.6], kkt=1e-6, rtol=1e-9, progress=False,
+        hold={"slope": isoloss.at_most(low, 1.43, rtol=1e-9)},
+    )  # fmt: skip
+    assert (front.table["outcome"] == "converged").all()
+    for level, point in zip(front.table["level"], front.points, strict=True):
+        assert point[1] - 0.2 * point[0] + 1 <= 1.43 * (1 + 1e-8)
+        free = center * (1 - np.sqrt(level - 0.1) / center.norm())
+        outside = free[1] - 0.2 * free[0] + 1 > 1.43
+        if outside:  # on the circle and on the line
+            assert point[1] - 0.2 * point[0] + 1 == pytest.approx(1.43, rel=1e-6)
+        else:
+            torch.testing.assert_close(point, free, rtol=1e-5, atol=1e-6)
+        assert (point - center).square().sum() == pytest.approx(level - 0.1, rel=1e-6)
+
+
 # ---------------------------------------------------------------- on the disk
 
 

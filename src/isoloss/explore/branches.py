@@ -162,7 +162,7 @@ def _end(plan: Plan, path: Path, number: int, level: float, direction: str) -> R
     last: Row = path.steps.iloc[-1].to_dict()
     row: Row = dict.fromkeys(COLUMNS, math.nan)
     row |= {"level": level, "start": number, "direction": direction}
-    row |= {"outcome": path.outcome.value, "evaluations": int(last["evaluations"])}
+    row |= {"outcome": path.outcome.value, "evaluations": last["evaluations"]}
     unmeasured = (f"{name}_{what}" for name in plan.probes for what in ("loss", "metric"))
     row |= dict.fromkeys(unmeasured, math.nan)
     row["loss"] = last["loss"]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from isoloss.arguments import checked
+from isoloss.constraints import Constraint
 from isoloss.disk import DamagedError, as_folder
 from isoloss.errors import InputError, shown
 from isoloss.explore.branches import (
@@ -93,7 +94,7 @@ class Front:
         return at[apart & ~both].reset_index(drop=True).rename_axis(columns=None)
 
     @property
-    def evaluations(self) -> int:
+    def evaluations(self) -> float:
         """Evaluations of all walks together."""
         return sum(self.table["evaluations"].to_list())
 
@@ -206,7 +207,7 @@ def front(
     evaluations: int = EVALUATIONS,
     rtol: float = 1e-3,
     method: SQP | None = None,
-    hold: Any = None,
+    hold: Mapping[str, Constraint] | None = None,
     probes: Mapping[str, Problem] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     workers: int | None = None,

@@ -2,8 +2,8 @@
 
 from isoloss.report.chapter import Report, outcome_table, report
 from isoloss.report.comparison import comparison_scatter, decay_history
-from isoloss.report.intervals import extent_intervals
 from isoloss.report.fronts import front_panels
+from isoloss.report.intervals import extent_intervals
 from isoloss.report.page import save
 from isoloss.report.statistics import PCA, pca
 from isoloss.report.tables import comparison_table, readable, walk_table

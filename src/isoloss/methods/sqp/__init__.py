@@ -137,7 +137,8 @@ class SQP(Settings):
 
     def moved(self, state: SQPState, level: float) -> SQPState:
         """The state with another level to hold, which the next steps go to by what was learned."""
-        if state.ending is not None:  # of no use here, so perhaps not there
+        # what led to a stall is of no use, and what leads into several bounds begins anew
+        if state.ending is not None or not state.plain:
             state = _unlearned(state)
         fresh = replace(
             state,
@@ -265,11 +266,6 @@ def _at_point(
 def _unlearned(state: SQPState) -> SQPState:
     """The state without a model."""
     return replace(state, model=None, slopes=None, rough=None, multiplier=0.0, prices=())
-
-
-def _unlearned(state: SQPState) -> SQPState:
-    """The state without a model."""
-    return replace(state, model=None, slopes=None, rough=None, multiplier=0.0)
 
 
 def _scaled(state: SQPState, atol: float) -> SQPState:
