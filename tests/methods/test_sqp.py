@@ -404,7 +404,7 @@ def test_a_stationary_start_has_no_tangent(level: float | None) -> None:
 def test_asked_for_the_exact_end_the_walk_ends_by_itself(make: Any, dtype: torch.dtype) -> None:
     source = make(seed=1)
     problem = source.problem if isinstance(source, Known) else source.problem()
-    stop = Stop(kkt_residual=0, evaluations=1000)
+    stop = Stop(kkt_residual=0, evaluations=3000)
     path = walk(problem.with_dtype(dtype), stop=stop)
     assert path.outcome in (Outcome.STALLED, Outcome.CONVERGED)
     assert path.steps["kkt_residual"].min() < (1e-2 if dtype == torch.float32 else 1e-4)

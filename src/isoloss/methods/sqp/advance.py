@@ -128,7 +128,8 @@ class _Search:
         """Turn the basis into a smaller one where the next trial might not find room."""
         if self.model.basis.room < 2:
             held = [self.here.slopes, self.home.slopes]
-            self.model, held = self.model.compressed(keep, held)
+            ranks = self.objective.ranks
+            self.model, held = self.model.compressed(keep, held, ranks)
             self.here = replace(self.here, slopes=held[0])
             self.home = replace(self.home, slopes=held[1])
 
@@ -169,7 +170,8 @@ class _Search:
             there = self.objective.strict(there)
             phi = self.state.phi(there.loss)
             self.offset = phi - self.state.phi(rough)
-        modeled = self.model.fall(here.slopes, trial.step) + self.multiplier * here.phi
+        modeled = self.model.fall(here.slopes, trial.step)
+        modeled += self.multiplier * (here.phi - trial.left)
         reached = _Center(there, phi, self._learn(there, trial.step, change), rough)
         noise = self._noise(there)
         fallen = here.point.regularizer - there.regularizer + self.multiplier * (here.phi - phi)

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from isoloss.evaluation import Ranks
 from isoloss.methods.sqp.basis import Array, Basis, eigh, padded
+from isoloss.problem import ALONE
 from isoloss.regularizers.metric import Metric
 
 CAP = 3.0
@@ -30,6 +32,7 @@ class Trial:
     step: Array  # in coordinates
     multiplier: float
     length: float  # in the variables in which the regularizer's Hessian is a multiple of I
+    left: float = 0.0  # phi at its end, as modeled: the constraint is met to a tolerance
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,9 @@ class Model:
         # the Lagrangian's curvature, outside + multiplier * values, is kept positive
         start = multiplier if multiplier * slopes.multiplier > 0 else slopes.multiplier
         reference = max(start, slopes.multiplier, key=abs)
+        # where the Lagrangian would be concave, mostly by what SR1 left behind of steps long past,
+        # a constraint's curvature is taken by its size (Dauphin et al. 2014 do so at saddles)
+        values = np.where(reference * values < -self.outside, -values, values)
         if reference > 0:
             values = np.maximum(values, -self.outside * (1 - CLIP) / reference)
         elif reference < 0:
@@ -108,7 +114,9 @@ class Model:
         model = Model(basis, bend, np.eye(basis.size), self.outside, self.steepest)
         return model, Slopes(lower.T @ slopes.r, lower.T @ slopes.a)
 
-    def compressed(self, keep: int, held: Sequence[Slopes]) -> tuple[Model, list[Slopes]]:
+    def compressed(
+        self, keep: int, held: Sequence[Slopes], ranks: Ranks = ALONE
+    ) -> tuple[Model, list[Slopes]]:
         """A smaller model: what is needed exactly, and where phi and R bend most."""
         size = self.basis.size
         values, vectors = eigh(padded(self.bend, size))
@@ -124,7 +132,7 @@ class Model:
         columns = np.linalg.qr(np.column_stack([span, most[:, : keep - span.shape[1]]]))[0]
         rotated = columns.T @ vectors
         smaller = Model(
-            self.basis.turned(columns),
+            self.basis.turned(columns, ranks),
             (rotated * values) @ rotated.T,
             None if self.curvature is None else columns.T @ self.curvature @ columns,
             self.outside,
@@ -180,7 +188,7 @@ def solve(
     """
     top, low = max(float(b.max()), 0.0), min(float(b.min()), 0.0)
     mu, mu_below, mu_above = 0.0, 0.0, math.inf
-    back, length = r, 0.0  # back: the step reversed
+    back, length, value = r, 0.0, phi  # back: the step reversed
     for _ in range(20):
         weight = kappa + mu
         below = -weight * (1 - 1e-10) / top if top > 0 else -FAR
@@ -222,4 +230,4 @@ def solve(
             )
         multiplier -= across / slope * (newton - mu)
         mu = newton
-    return Trial(-back, multiplier, length)
+    return Trial(-back, multiplier, length, value)
