@@ -13,8 +13,13 @@ from isoloss.methods.sqp.model import Model, Slopes, Trial
 from isoloss.outcome import Ending, Outcome
 from isoloss.point import Change, Objective, Origin, Point
 
-LOOSE = 0.05
-"""|phi| up to which a trial outside the band becomes the center from which the step lands in it."""
+LOOSE = 0.15
+"""|phi| up to which a trial outside the band becomes a center, from which the step goes on."""
+CHAIN = 10
+"""Trials in a row that become centers before the next has to land in the band."""
+BENT = 0.1
+"""KKT residual at the last point below which it has to land at once: what is left is a short way,
+where a better center is worth more than a landing costs."""
 LANDING = 0.3
 """A landing step is as long as the last would have had to be to end at this share of the band."""
 ROUGH = 6
@@ -115,7 +120,9 @@ class _Search:
         self.radius, self.multiplier = state.radius, state.multiplier
         self.landing = math.inf  # longest step that is expected to end in the band
         self.loose = max(LOOSE, 2 * state.rtol)
-        self.rejected = 0
+        self.rejected = 0  # since the last center that was reached by a long trial
+        self.centers = self.tried = 0
+        self.restoring = False
         self.finite = True
         self.landed = False
         theta = state.point.theta
@@ -140,10 +147,13 @@ class _Search:
         longest = max(min(self.radius, self.landing), 1.3 * abs(here.phi) / steep)
         gap = 0.003 * self.state.rtol
         trial = self.model.trial(here.slopes, here.phi, longest, self.multiplier, gap)
-        # where a step meant only to land has no sane multiplier, the least-squares one
+        # a step that only restores phi has no sane multiplier: the last one, or least squares'
         estimate = here.slopes.multiplier
-        sane = abs(trial.multiplier) <= 1e3 * abs(estimate)
-        self.multiplier = trial.multiplier if sane else estimate
+        self.restoring = not abs(trial.multiplier) <= 1e3 * abs(estimate)
+        if not self.restoring:
+            self.multiplier = trial.multiplier
+        elif not self.multiplier * estimate > 0:
+            self.multiplier = estimate
         return trial
 
     @property
@@ -160,6 +170,7 @@ class _Search:
     def judge(self, trial: Trial, there: Point, change: Change) -> None:
         """Learn from an evaluated trial, then land, go on from it or reject it."""
         self.finite = self.state.admits(there)
+        self.tried += 1
         if not self.finite:
             self.radius = 0.25 * trial.length
             self.rejected += 1
@@ -180,11 +191,15 @@ class _Search:
         self._trust(trial, phi, fallen / modeled if modeled > 0 else -1.0)
 
         lower = fallen > (-noise if trial.length < 1e-3 * self.radius else 0)
-        nearer = self.landing < math.inf and abs(phi) < 0.5 * abs(here.phi)
+        landing = self.landing < math.inf
+        nearer = (landing or self.restoring) and abs(phi) < 0.5 * abs(here.phi)
         if abs(phi) <= max(self.loose, 0.5 * abs(here.phi)) and (lower or nearer):
             self.here = reached
             self.landed = self._lands(reached, noise)
-            if abs(phi) > self.state.rtol:
+            if not landing:
+                self.rejected = 0
+                self.centers += 1
+            if abs(phi) > self.state.rtol and (landing or not self._goes_on(reached)):
                 self.landing = trial.length * math.sqrt(LANDING * self.state.rtol / abs(phi))
         else:
             self._reject()
@@ -246,6 +261,18 @@ class _Search:
             self.radius = min(self.radius, trial.length * factor)
         elif trial.length > 0.8 * self.radius:
             self.radius = trial.length * factor
+
+    def _goes_on(self, reached: _Center) -> bool:
+        """Whether the next trial from a center may be a long one as well, and need not land.
+
+        Each landing costs an evaluation or more. It waits while what the walk owes, the price of
+        phi, is less than what it has gained since the last point of the path.
+        """
+        owed = self.multiplier * (reached.phi - self.home.phi)
+        gained = self.home.point.regularizer - reached.point.regularizer - owed
+        patient = self.centers < CHAIN and self.tried < CHAIN + ROUGH
+        patient = patient and self.home.point.kkt_residual > BENT
+        return patient and abs(self.multiplier * reached.phi) < gained
 
     def _lands(self, reached: _Center, noise: float) -> bool:
         """Whether a point may be the next of the path: in the band, and lower."""
