@@ -268,11 +268,14 @@ class _Search:
         Each landing costs an evaluation or more. It waits while what the walk owes, the price of
         phi, is less than what it has gained since the last point of the path.
         """
-        owed = self.multiplier * (reached.phi - self.home.phi)
-        gained = self.home.point.regularizer - reached.point.regularizer - owed
-        patient = self.centers < CHAIN and self.tried < CHAIN + ROUGH
-        patient = patient and self.home.point.kkt_residual > BENT
-        return patient and abs(self.multiplier * reached.phi) < gained
+        home = self.home
+        if self.centers >= CHAIN or self.tried >= CHAIN + ROUGH:
+            return False
+        if home.point.kkt_residual <= BENT or self.model.basis.metric is not None:
+            return False  # a metric is another one at every point of the path
+        gained = home.point.regularizer - reached.point.regularizer
+        gained += self.multiplier * (home.phi - reached.phi)
+        return abs(self.multiplier * reached.phi) < gained
 
     def _lands(self, reached: _Center, noise: float) -> bool:
         """Whether a point may be the next of the path: in the band, and lower."""
