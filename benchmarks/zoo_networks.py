@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_model, save_model
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
@@ -242,9 +243,9 @@ def trained(name: str, seed: int, cache: Path) -> Problem:
     torch.manual_seed(seed)
     model, loss, (inputs, targets) = NETWORKS[name]()
     function = nn.MSELoss() if loss == "mse" else nn.CrossEntropyLoss()
-    file = cache / f"{name}-{seed}.pt"
+    file = cache / f"{name}-{seed}.safetensors"
     if file.exists():
-        model.load_state_dict(torch.load(file, weights_only=True))
+        load_model(model, file)
     else:
         adam = torch.optim.Adam(model.parameters(), lr=3e-3)
         for _ in range(EPOCHS.get(name, 60)):
@@ -253,5 +254,5 @@ def trained(name: str, seed: int, cache: Path) -> Problem:
                 function(model(inputs[batch]), targets[batch]).backward()
                 adam.step()
         cache.mkdir(parents=True, exist_ok=True)
-        torch.save(model.state_dict(), file)
+        save_model(model, str(file))
     return Problem(model.eval(), loss, (inputs, targets))

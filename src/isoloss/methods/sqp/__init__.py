@@ -33,9 +33,9 @@ class SQP(Settings):
     level is reached, or a thousand tolerances where that is more.
 
     A step is a trial that may leave the level set by a little, or several where they pay far from
-    the end, and one or two that land in the band, however tight the band. Beside the points it holds `memory` vectors
-    of the size of theta, and at most twice as many for a moment, when these are full, and on the
-    way to a level that is not the start's, where L-BFGS leads.
+    the end, and one or two that land in the band, however tight the band. Beside the points it
+    holds `memory` vectors of the size of theta, and at most twice as many for a moment, when these
+    are full, and on the way to a level that is not the start's, where L-BFGS leads.
 
     Attributes:
         memory: Largest number of directions in which curvature is known, at least 16; when they
