@@ -273,6 +273,8 @@ class _Search:
             return False
         if home.point.kkt_residual <= BENT or self.model.basis.metric is not None:
             return False  # a metric is another one at every point of the path
+        if self.objective.rough:
+            return False  # how far a rounded loss is off is known about that point only
         gained = home.point.regularizer - reached.point.regularizer
         gained += self.multiplier * (home.phi - reached.phi)
         return abs(self.multiplier * reached.phi) < gained
