@@ -112,3 +112,18 @@ def test_one_can_go_far(run) -> None:
     problem, trained = left["problem"], left["trained"]
     start, end = (problem.loss(theta).item() for theta in (trained, left["path"].points[-1]))
     assert end == pytest.approx(start, rel=1.01e-3)
+
+
+@pytest.mark.slow
+def test_equally_good_networks_predict_otherwise(run) -> None:
+    left, printed = run("multiplicity")
+    problem, validation = left["problem"], left["validation"]
+    level = problem.loss(problem.current()).item()
+    assert (left["intervals"].table["low"] < left["intervals"].table["start"] - 1).any()
+    ends = [end for one in left["intervals"].values() for end in (one.low_end, one.high_end)]
+    for end in [*ends, *left["networks"].ends]:
+        assert problem.loss(end.theta).item() == pytest.approx(level, rel=1.01e-3)
+        assert validation.loss(end.theta) <= 1.02 * 1.0011 * left["now"]
+    assert left["networks"].discrepancy > 0
+    assert "either label" in printed
+    assert Path("multiplicity.png").stat().st_size > 10_000

@@ -168,7 +168,8 @@ def test_every_outcome_has_a_sentence_and_a_remedy(outcome: Outcome) -> None:
         assert text.endswith(".")
     assert "dtype" not in outcome.remedy_in_float64  # what is done already is no remedy
     assert Outcome(outcome.value) is outcome
-    asked_for = ("CONVERGED", "REGULARIZER_REACHED", "STEP_LIMIT", "EVALUATION_LIMIT", "TIME_LIMIT")
+    limits = ("STEP_LIMIT", "EVALUATION_LIMIT", "TIME_LIMIT")
+    asked_for = ("CONVERGED", "REGULARIZER_REACHED", "SLOWED", *limits)
     assert outcome.success == (outcome.name in asked_for)
 
 

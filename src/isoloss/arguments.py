@@ -33,6 +33,11 @@ WORDS = {
     "method": "'sqp', 'paper', or an object such as isoloss.SQP(memory=20)",
     "regularizer": "a name such as 'squared_norm', an object such as isoloss.L1(), or a function "
     "of the parameters by name",
+    "quantity": "a Problem, a name such as 'squared_norm', an object such as isoloss.L1(), or a "
+    "function of the parameters by name",
+    "hold": "a dict of constraints by name, as hold={'validation': isoloss.at_most(validation, "
+    "0.3)}",
+    "Constraint": "what isoloss.at_most(...) or isoloss.equal(...) gives",
     "walks": "an isoloss.Path, a list or a dict of them",
     "mask": "a dict of boolean tensors by the names of parameters",
     "folder": "a path such as 'results/walk'",

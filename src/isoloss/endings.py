@@ -10,8 +10,8 @@ from isoloss.checking import why_not_finite, with_cause
 from isoloss.evaluation import Ranks
 from isoloss.methods import State
 from isoloss.outcome import Ending, Outcome
-from isoloss.path import Row, Stop
-from isoloss.point import Objective
+from isoloss.path import Row, Stop, count
+from isoloss.point import Objective, Tolerance
 from isoloss.problem import ALONE
 
 FIRST_STEPS = 3
@@ -38,7 +38,9 @@ def asked_for(
     if progress >= stop.steps and state.on_level:
         return Ending(Outcome.STEP_LIMIT, _so_far(f"{progress} steps", state))
     if stop.evaluations is not None and row["evaluations"] >= stop.evaluations:
-        return Ending(Outcome.EVALUATION_LIMIT, _so_far(f"{row['evaluations']} evaluations", state))
+        return Ending(
+            Outcome.EVALUATION_LIMIT, _so_far(f"{count(row['evaluations'])} evaluations", state)
+        )
     if stop.seconds is not None and seconds >= stop.seconds:
         return out_of_time(seconds, state)
     return None
@@ -55,6 +57,7 @@ def told(
     state: State,
     *,
     level: float,
+    tolerance: Tolerance,
     first: float,
     points: int,
     steps: int,
@@ -66,6 +69,7 @@ def told(
         objective: What was evaluated last.
         state: The last one.
         level: The loss to hold.
+        tolerance: Of the level.
         first: The regularizer at the start.
         points: Points on the level set so far.
         steps: Steps so far, corrections not counted.
@@ -74,6 +78,11 @@ def told(
         The ending, with another outcome where that is truer.
     """
     outcome, point = ending.outcome, state.point
+    short = outcome is Outcome.CONSTRAINT_UNREACHABLE
+    if short or (outcome.success and not points and not objective.plain):
+        detail = "; ".join([*objective.unmet(point, level, tolerance), ending.detail])
+        remedy = ending.remedy if short else outcome.remedy
+        return Ending(Outcome.CONSTRAINT_UNREACHABLE, detail, remedy)
     if outcome.success and not points:
         detail = f"{ending.detail}; the loss was {point.loss:.6g} on the way to {level:.6g}"
         return Ending(Outcome.LEVEL_UNREACHABLE, detail, outcome.remedy)

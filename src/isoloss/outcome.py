@@ -59,6 +59,11 @@ class Outcome(enum.Enum):
         "The time asked for was used before convergence.",
         "To go on, raise Stop(seconds=...).",
     )
+    SLOWED = (
+        "slowed",
+        "The last steps gained less than was asked for.",
+        "To go on, lower gain=, or give 0 for no such end.",
+    )
     INTERRUPTED = (
         "interrupted",
         "The walk was stopped from outside: by a callback, Stop(when=...) or Ctrl-C.",
@@ -89,6 +94,11 @@ class Outcome(enum.Enum):
         "The walk ended before it reached its level.",
         "Hold a level nearer to the start's loss, or train further before the walk.",
     )
+    CONSTRAINT_UNREACHABLE = (
+        "constraint_unreachable",
+        "The walk ended before it met all that is held.",
+        "Loosen a bound that is named, or start from weights that are nearer to meeting it.",
+    )
     GRADIENT_VANISHED = (
         "gradient_vanished",
         "The gradient of the loss vanished, so that the level set has no tangent here.",
@@ -108,6 +118,7 @@ class Outcome(enum.Enum):
             Outcome.NON_FINITE,
             Outcome.STALLED,
             Outcome.LEVEL_UNREACHABLE,
+            Outcome.CONSTRAINT_UNREACHABLE,
             Outcome.GRADIENT_VANISHED,
             Outcome.INTERRUPTED,
         }

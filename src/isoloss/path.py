@@ -100,7 +100,12 @@ class Path:
             correct, sqp), evaluations (cumulative), seconds (since the call), loss, level_error
             ((L - c) / c; L - c where `atol` was given), regularizer, angle_degrees,
             kkt_residual, equivalent_penalty, step_length, arc_length, and `NAME_loss`,
-            `NAME_metric` of each probe, NaN where it was not measured.
+            `NAME_metric` of each probe, NaN where it was not measured. Where more than a level is
+            held: `level_multiplier`, `level_active` and, for each constraint, `NAME_value`,
+            `NAME_multiplier` (by how much R would fall for each unit by which the bound rose),
+            `NAME_active` (whether it is at the bound) and `NAME_evaluations` (that it took so
+            far, of its own problem); `evaluations` are then those of the training set and of
+            these by their examples over the training set's.
         points: Weights of the points kept, shape (points kept, parameters).
         point_steps: The step of each point kept.
         level: The loss c that was held.
@@ -108,6 +113,8 @@ class Path:
         message: The outcome's sentence with this walk's figures and the remedy.
         method: Name of the method.
         regularizer: Name of the regularizer.
+        constraints: What was held beside the level, by name: quantity, kind, bound, tolerances; and
+            the level where it was an upper bound.
         shapes: Shape of each parameter by name, in the order of theta.
         buffers: The model's buffers (running statistics and the like) during the walk, by name.
         frozen: Digest of each frozen parameter by name, to tell another model.
@@ -127,6 +134,7 @@ class Path:
     buffers: dict[str, Any] = field(default_factory=dict[str, Any])
     frozen: dict[str, str] = field(default_factory=dict[str, str])
     state_keys: dict[str, str] = field(default_factory=dict[str, str])
+    constraints: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
@@ -233,10 +241,15 @@ class Path:
             for k in (0, -1)
         )
         return (
-            f"Path({self.method}, {last['step']} steps, {last['evaluations']} evaluations, "
+            f"Path({self.method}, {last['step']} steps, {count(last['evaluations'])} evaluations, "
             f"level {real('level', self.level):.6g}, {self.regularizer} "
             f"{first['regularizer']:.6g} -> {last['regularizer']:.6g}, {self.outcome.value})"
         )
+
+
+def count(evaluations: Any) -> str:
+    """Evaluations as text: a whole number, unless others than the training set's are among them."""
+    return f"{evaluations:.1f}" if isinstance(evaluations, float) else str(evaluations)
 
 
 STEPS, POINTS = "steps.parquet", "points.safetensors"
@@ -267,6 +280,7 @@ def write_path(
         "shapes": [[name, list(shape)] for name, shape in path.shapes.items()],
         "frozen": path.frozen,
         "state_keys": path.state_keys,
+        "constraints": path.constraints,
         **(content or {}),
     }
     write_folder(folder, ending, {STEPS: path.steps, POINTS: tensors})
@@ -308,6 +322,7 @@ def read_path(folder: FilePath, *, mapped: bool = False) -> Path:
             shapes=dict(said.shapes),
             frozen=said.frozen,
             state_keys=said.state_keys,
+            constraints=said.constraints,
             buffers={name.removeprefix(_BUFFER): tensors.pop(name) for name in buffers},
             metadata={**found.about, "tensors": tensors, "folder": str(folder)},
         )
@@ -331,6 +346,7 @@ class _Said(BaseModel):
     shapes: list[tuple[str, tuple[NonNegativeInt, ...]]]
     frozen: dict[str, str]
     state_keys: dict[str, str]
+    constraints: dict[str, dict[str, Any]] = {}
 
 
 def check_table(
@@ -341,7 +357,7 @@ def check_table(
     kinds = {str(name): table[name].dtype.kind for name in table}
     wrong = [f"it has no column {name}" for name in (*numbers, *words) if name not in kinds]
     for name, letter in kinds.items():
-        if (letter not in "iuf") != (name in words):
+        if (letter not in "iufb") != (name in words):
             wrong.append(f"{name} must hold {'words' if name in words else 'numbers'}")
     if wrong or not len(table):
         raise DamagedError(f"{file} is damaged: {[*wrong, 'it has no rows'][0]}")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from isoloss._kernels.capture import records
+from isoloss.constraints import COLUMNS, Bound, Constraint, balanced
 from isoloss.evaluation import Replayed
 from isoloss.flat import fetched, inner, less, products
 from isoloss.problem import Problem, inside
@@ -23,6 +24,13 @@ from isoloss.regularizers.regularizer import metric_of
 
 NUMBERS = 7
 """Numbers of a point that a device computes."""
+
+LEAST_SLOPE = 0.01
+"""Least |r| that a KKT residual over several constraints is divided by, as a share of that at the
+start: where no bound is reached at the end, r itself vanishes."""
+
+LEVEL_COLUMNS = ("level_multiplier", "level_active")
+"""Columns of the level where more than that is held."""
 
 RECORDED = 2**23
 """Entries of a basis up to which launching kernels is what a trial on a GPU costs."""
@@ -52,6 +60,26 @@ class Tolerance:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """What a walk holds beside the level, at a point, and how it stands there with r and g.
+
+    Attributes:
+        values: Of each quantity that is held.
+        grads: Their gradients, shape (n,) each.
+        multipliers: Of the level, then of each of these: the m for which r + sum of m times the
+            gradients is shortest, not negative for upper bounds, 0 for one that is not reached.
+        active: Whether each, the level first, is at its bound.
+        steepest: |r| at the start of the walk.
+    """
+
+    values: tuple[float, ...]
+    grads: tuple[Tensor, ...]
+    multipliers: tuple[float, ...]
+    active: tuple[bool, ...]
+    steepest: float
+
+
+@dataclass(frozen=True, slots=True)
 class Point:
     """A point with loss L, regularizer R, their gradients g and r, and how these stand together.
 
@@ -70,7 +98,8 @@ class Point:
         grad_norm: |g|.
         tangent_norm: |tangent|.
         angle_degrees: Angle between r and g, 0 to 180; 180 at a constrained minimum.
-        kkt_residual: |tangent| / |r|, the sine of that angle; 0 at a stationary point.
+        kkt_residual: |tangent| / |r|, the sine of that angle; 0 at a stationary point. Where more
+            than a level is held, |r + the sum of multipliers times gradients| / |r| over all.
         equivalent_penalty: L / lambda with the least-squares lambda, -|g|^2 / <r, g>: the weight
             of R in the weight decay that is stationary at a converged point. Negative where R
             falls as L falls; NaN where either gradient vanishes or both are orthogonal.
@@ -88,6 +117,7 @@ class Point:
     angle_degrees: float
     kkt_residual: float
     equivalent_penalty: float
+    held: Held | None = None  # None where nothing but a level is held
 
     @property
     def finite(self) -> bool:
@@ -122,20 +152,35 @@ class OutOfTime(Exception):  # noqa: N818  # no error: an evaluation would begin
 
 
 class Objective:
-    """Evaluates points: the problem's loss and a regularizer, with a count of evaluations.
+    """Evaluates points: the problem's loss, a regularizer, what is held, with what it costs.
 
     Attributes:
-        evaluations: Evaluations made through this object, the regularizer's included.
+        held: What is held beside the level.
+        upper: The level's bound where it is an upper one, None where the level is held.
+        evaluations: Evaluations of the problem made through this object, the regularizer's
+            included.
+        apart: Evaluations that each of what is held took.
+        examples: Examples of other problems in these.
+        steepest: |r| at the start of the walk, where more than a level is held.
         deadline: When the last evaluation may begin, by the clock of `ranks`.
         ranks: The processes that share the examples, and the vectors of a basis.
         stray: Where the last evaluation was, if something was not finite there.
     """
 
-    def __init__(self, problem: Problem, regularizer: AnyRegularizer) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        regularizer: AnyRegularizer,
+        held: Sequence[Bound] = (),
+        upper: Constraint | None = None,
+    ) -> None:
         self.problem = problem
         self.ranks = inside(problem).ranks
         self.regularizer = get_regularizer(regularizer, problem)
-        self.evaluations = 0
+        self.held, self.upper = tuple(held), upper
+        self.evaluations = self.examples = 0
+        self.apart = [0] * len(self.held)
+        self.steepest = 0.0
         self._each = 0  # evaluations that a point costs
         self._replayed: Replayed | None = None
         self.deadline = math.inf
@@ -155,6 +200,53 @@ class Objective:
         usable = found is not None and bool(torch.isfinite(found.inverse).all())
         return found if usable and not mixes else None
 
+    @property
+    def plain(self) -> bool:
+        """Whether a level is held and nothing else."""
+        return not self.held and self.upper is None
+
+    @property
+    def cost(self) -> float:
+        """Evaluations in all; those of other problems by their examples over the training set's."""
+        if not self.examples:
+            return self.evaluations
+        return self.evaluations + self.examples / self.problem.examples
+
+    def continues(
+        self, point: Point, evaluations: int, apart: Sequence[int], examples: int
+    ) -> None:
+        """Take over the counts of a walk that is continued from a point."""
+        self.evaluations, self.apart, self.examples = evaluations, list(apart), examples
+        self.steepest = 0.0 if point.held is None else point.held.steepest
+
+    @property
+    def told(self) -> dict[str, dict[str, Any]]:
+        """What a file says of each constraint, by name, where more than a level is held."""
+        found = {b.name: {"quantity": b.quantity.name, **b.constraint.told} for b in self.held}
+        if self.upper is not None:
+            found["level"] = {"quantity": "loss", **self.upper.told}
+        return found
+
+    def unmet(self, point: Point, level: float, tolerance: Tolerance) -> list[str]:
+        """What is not met at a point, the level included, a part of a sentence each."""
+        held = Constraint(None, level, "equal", tolerance.rtol, tolerance.atol)
+        values = () if point.held is None else point.held.values
+        every = [("the loss", self.upper or held, point.loss)]
+        every += [(b.name, b.constraint, v) for b, v in zip(self.held, values, strict=True)]
+        return [one.unmet(name, value) for name, one, value in every if not one.meets(value)]
+
+    def columns(self, point: Point) -> dict[str, float]:
+        """What the row of a point says of all that is held, where that is more than a level."""
+        if point.held is None:
+            return {}
+        held = point.held
+        mine = (held.multipliers[0], held.active[0])
+        row: dict[str, float] = dict(zip(LEVEL_COLUMNS, mine, strict=True))
+        for k, bound in enumerate(self.held):
+            found = (held.values[k], held.multipliers[k + 1], held.active[k + 1], self.apart[k])
+            row |= {f"{bound.name}_{c}": one for c, one in zip(COLUMNS, found, strict=True)}
+        return row
+
     def evaluate(self, theta: Tensor) -> Point:
         """Loss, regularizer and gradients at theta, shape (n,).
 
@@ -164,7 +256,7 @@ class Objective:
         before = self.problem.evaluations
         vectors, numbers = self._measure(theta, self.problem.loss_and_grad)
         self.evaluations += self.problem.evaluations - before
-        return self._seen(_point(vectors, fetched(*numbers)))
+        return self._seen(self._beside(_point(vectors, fetched(*numbers))))
 
     def trial(self, origin: Origin, shares: NDArray[np.float64]) -> tuple[Point, Change]:
         """The point that lies so much of each row from an origin, compared with it.
@@ -205,7 +297,7 @@ class Objective:
         # to record takes further ones
         problem.evaluations = before + self._each
         self.evaluations += self._each
-        point = self._seen(_point(vectors, found))
+        point = self._seen(self._beside(_point(vectors, found)))
         distance, square = found[NUMBERS:]
         return point, Change(vectors[-1], square, products, distance)
 
@@ -221,6 +313,49 @@ class Objective:
     def _begin(self) -> None:
         if self.deadline < math.inf and self.ranks.clock() >= self.deadline:
             raise OutOfTime
+
+    def _beside(self, point: Point) -> Point:
+        """The point with all that is held beside the level, and the KKT residual over all."""
+        if self.plain or not point.finite:
+            return point
+        theta, own = point.theta, inside(self.problem)
+        values: list[float] = []
+        grads: list[Tensor] = []
+        for k, bound in enumerate(self.held):
+            problems = (self.problem, *bound.others)
+            before = [one.evaluations for one in problems]
+            value, grad = bound.quantity.value_and_grad(theta)
+            mine, *others = (p.evaluations - b for p, b in zip(problems, before, strict=True))
+            self.evaluations += mine
+            self.apart[k] += mine + sum(others)
+            shares = zip(others, bound.others, strict=True)
+            self.examples += sum(count * other.examples for count, other in shares)
+            values.append(value.item())
+            grads.append(own.walked(grad))
+        steep = math.sqrt(inner(point.regularizer_grad, point.regularizer_grad).item())
+        self.steepest = self.steepest or steep
+        bounds = [self.upper, *(bound.constraint for bound in self.held)]
+        reached = [
+            one is None or one.reaches(value)
+            for one, value in zip(bounds, (point.loss, *values), strict=True)
+        ]
+        slopes = [g for g, there in zip((point.grad, *grads), reached, strict=True) if there]
+        free = [
+            one is None or not one.upper
+            for one, there in zip(bounds, reached, strict=True)
+            if there
+        ]
+        found, rest = balanced(point.regularizer_grad, slopes, free)
+        multipliers = np.zeros(len(reached))
+        multipliers[reached] = found
+        held = Held(
+            tuple(values), tuple(grads), tuple(multipliers.tolist()), tuple(reached), self.steepest
+        )
+        scale = max(steep, LEAST_SLOPE * self.steepest)
+        residual = rest / scale if scale else 0.0
+        if not all(map(math.isfinite, values)):
+            residual = math.nan
+        return replace(point, kkt_residual=residual, held=held)
 
     def _seen(self, point: Point) -> Point:
         numbers = (point.loss, point.regularizer, point.norm, point.grad_norm, point.tangent_norm)

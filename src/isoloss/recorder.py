@@ -91,8 +91,8 @@ class Recorder:
         length = len(self.rows)
         return replace(self._now, rows=self.rows, length=length, seconds=self.seconds)
 
-    def add(self, state: State, evaluations: int) -> Row:
-        """Record the state after a step."""
+    def add(self, state: State, evaluations: float, held: Row | None = None) -> Row:
+        """Record the state after a step, with the columns of what is held beside the level."""
         point, step = state.point, len(self.rows)
         self._now = replace(
             self._now,
@@ -112,6 +112,7 @@ class Recorder:
             "equivalent_penalty": point.equivalent_penalty,
             "step_length": state.step_length,
             "arc_length": self._now.arc_length,
+            **(held or {}),
             **self._unmeasured,
         }
         self.rows.append(row)
@@ -138,7 +139,9 @@ class Recorder:
             if kept[-1].step != last.step:
                 full = len(kept) == self._record.points_at_most
                 kept = (*kept[: -1 if full else None], last)
-        steps = pd.DataFrame(self.rows, columns=[*COLUMNS, *self._unmeasured])
+        known = {*COLUMNS, *self._unmeasured}
+        held = [name for name in (self.rows[0] if self.rows else ()) if name not in known]
+        steps = pd.DataFrame(self.rows, columns=[*COLUMNS, *held, *self._unmeasured])
         points = torch.stack([one.theta for one in kept]) if kept else torch.empty(0)
         return steps, points, [one.step for one in kept]
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from isoloss.constraints import Constraint
 from isoloss.errors import InputError
 from isoloss.evaluation import Ranks
 from isoloss.evaluation.shares import fingerprint
@@ -38,6 +39,8 @@ class Snapshot:
     state: State  # its step is not recorded yet
     evaluations: int
     recorded: Recorded  # up to the step before
+    apart: tuple[int, ...] = ()  # evaluations of all that is held beside the level
+    examples: int = 0  # of other problems, in these
 
 
 @runtime_checkable
@@ -149,6 +152,7 @@ def walk_identity(
     tolerance: Tolerance,
     record: Record,
     probes: Mapping[str, Problem],
+    hold: Mapping[str, Constraint],
 ) -> dict[str, Any]:
     """What determines a walk, as far as it can be compared with that of a checkpoint."""
     settings = method.model_dump() if isinstance(method, Settings) else identity(method)
@@ -165,6 +169,7 @@ def walk_identity(
         "atol": tolerance.atol,
         "record": record.model_dump(),
         "probes": {name: identity(probes[name]) for name in sorted(probes)},
+        **({"hold": {name: identity(one) for name, one in hold.items()}} if hold else {}),
     }
 
 
@@ -178,9 +183,14 @@ def check_continues(state: State, objective: Objective) -> None:
     value = objective.regularizer.value_and_grad(point.theta)[0].item()
     # room for another machine's rounding
     near = 1e-3 if objective.problem.dtype == torch.float32 else 1e-8
+    held = () if point.held is None else point.held.values
     for what, before, now in (
         ("loss", point.loss, loss),
         (f"regularizer {objective.regularizer.name}", point.regularizer, value),
+        *(
+            (f"hold[{bound.name!r}]", kept, bound.quantity.value_and_grad(point.theta)[0].item())
+            for bound, kept in zip(objective.held, held, strict=True)
+        ),
     ):
         if math.isfinite(before) and not math.isclose(before, now, rel_tol=near, abs_tol=near**3):
             raise InputError(

@@ -346,6 +346,7 @@ def _warn(sentence: str) -> None:
 def _figures(row: Row) -> Figures:
     """The numbers of a row that were measured."""
     numbers = {name: one for name, one in row.items() if not isinstance(one, str)}
+    numbers = {k: int(v) if isinstance(v, bool) else v for k, v in numbers.items()}
     return {k: v for k, v in numbers.items() if k != "step" and not math.isnan(v)}
 
 

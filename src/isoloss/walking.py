@@ -15,10 +15,12 @@ from isoloss.arguments import checked, real
 from isoloss.checking import (
     check_function,
     check_gradient,
+    check_held,
     check_memory,
     check_start,
     check_tolerance,
 )
+from isoloss.constraints import RTOL, Constraint, bind, level_of
 from isoloss.endings import asked_for, out_of_time, told
 from isoloss.errors import InputError, check_takes
 from isoloss.flat import digest, fixed, vector
@@ -55,8 +57,9 @@ def traverse(
     problem: Problem,
     *,
     start: Tensor | None = None,
-    level: float | Tensor | None = None,
+    level: float | Tensor | Constraint | None = None,
     regularizer: AnyRegularizer = "squared_norm",
+    hold: Mapping[str, Constraint] | None = None,
     method: str | Method = "sqp",
     rtol: float | Tensor = 1e-3,
     atol: float | Tensor | None = None,
@@ -74,11 +77,14 @@ def traverse(
         problem: The training loss.
         start: Where to start, shape (problem.size,); None starts at the model's present weights.
         level: The loss to hold, in the loss's unit, positive unless there is `atol`; None holds the
-            start's.
+            start's; `isoloss.at_most(problem, c)` keeps it at or below c.
         regularizer: What is made small: a name (`"squared_norm"`, `"l1"`, ...), an object such as
             `isoloss.SquaredNorm(without_biases=True)`, a sum such as
             `1.0 * isoloss.SquaredNorm() + 0.1 * isoloss.L1()`, `isoloss.maximize("squared_norm")`,
             or a function of the parameters by name that returns a tensor of shape ().
+        hold: What is held beside the level, by name: `isoloss.at_most(validation, 0.3)`,
+            `isoloss.equal("l1", 12.0)`, each with its own tolerance. A start that does not meet all
+            of it is brought there first. None for nothing; `"paper"` holds nothing beside a level.
         method: `"sqp"`, `"paper"`, or an object with settings such as `isoloss.SQP(memory=20)`.
         rtol: Relative tolerance of the level, in (0, 1); `"paper"` has an absolute one of its own.
         atol: Absolute tolerance of the level, positive, in the loss's unit, in place of `rtol`: for
@@ -112,8 +118,9 @@ def traverse(
 
     callbacks, path, ranks = Callbacks(callback), None, inside(problem).ranks
     steps = walk(
-        problem, start=start, level=level, regularizer=regularizer, method=method, rtol=rtol,
-        atol=atol, stop=stop, record=record, probes=probes, checkpoint=checkpoint, check=check,
+        problem, start=start, level=level, regularizer=regularizer, hold=hold, method=method,
+        rtol=rtol, atol=atol, stop=stop, record=record, probes=probes, checkpoint=checkpoint,
+        check=check,
     )  # fmt: skip
     try:
         shown = progress and ranks.number == 0
@@ -159,8 +166,8 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
 
     Args:
         problem: The training loss.
-        **settings: `start`, `level`, `regularizer`, `method`, `rtol`, `atol`, `stop`, `record`,
-            `probes`, `checkpoint` and `check`, as for `traverse`.
+        **settings: `start`, `level`, `regularizer`, `hold`, `method`, `rtol`, `atol`, `stop`,
+            `record`, `probes`, `checkpoint` and `check`, as for `traverse`.
 
     Attributes:
         stop: When the walk ends.
@@ -176,8 +183,9 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         problem: Problem,
         *,
         start: Tensor | None = None,
-        level: float | Tensor | None = None,
+        level: float | Tensor | Constraint | None = None,
         regularizer: AnyRegularizer = "squared_norm",
+        hold: Mapping[str, Constraint] | None = None,
         method: str | Method = "sqp",
         rtol: float | Tensor = 1e-3,
         atol: float | Tensor | None = None,
@@ -191,19 +199,34 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
             check_takes("Stop(when=...)", stop.when, "row")
         ranks = inside(problem).ranks
         began = ranks.clock()
-        tolerance = _tolerance_of(rtol, atol)
-        theta, level = _start_of(problem, start), _level_of(level, tolerance)
+        upper = level_of(level, problem)
+        tolerance = _tolerance_of(rtol, atol, upper)
+        theta = _start_of(problem, start)
+        level = _level_of(level.bound if isinstance(level, Constraint) else level, tolerance)
         method, record = get_method(method), record or Record()
         probes = _checked_probes(probes or {}, problem)
+        bounds = bind(hold, problem)
+        upper = None if upper is None or not upper.upper else upper
+        if (bounds or upper) and not getattr(method, "holds", False):
+            raise InputError(
+                f"the method {method.name!r} holds a level and nothing else; leave hold= and "
+                f"at_most out, or give method='sqp'"
+            )
+        if (bounds or upper) and ranks.count > 1:
+            raise InputError(
+                f"a walk of {ranks.count} processes that share the examples holds a level and "
+                f"nothing else; leave hold= and at_most out, or walk in one process"
+            )
         self.stop = stop or Stop()
         self._method, self._checkpoint = method, checkpoint
         self._ranks = ranks
-        objective = Objective(problem, regularizer)
-        check_memory(problem, method, objective.curvature is not None)
+        objective = Objective(problem, regularizer, bounds, upper)
+        check_memory(problem, method, objective.curvature is not None, len(bounds))
         of_regularizer = identity_of_regularizer(regularizer, objective.regularizer.name)
         self._asked = walk_identity(
-            problem, theta, level, of_regularizer, method, tolerance, record, probes
-        )
+            problem, theta, level, of_regularizer, method, tolerance, record, probes,
+            {**(hold or {}), **({} if upper is None else {"level": upper})},
+        )  # fmt: skip
         options = {"stop": self.stop.model_dump(exclude=ONLY_IN_PYTHON), "check": check}
         options["checkpoint"] = checkpoint is not None
         check_agree(ranks, self._asked, options, probes)
@@ -212,6 +235,7 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
             kept = method.kept_tolerance(tolerance)
             state = method.init(objective, theta, level, tolerance)
             held = state.point.loss if level is None else level
+            check_held(objective, state.point, gradient=check)
             check_start(objective, state.point, tolerance)
             check_function(problem, theta, kept)
             check_tolerance(problem, theta, kept, held)
@@ -220,13 +244,16 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
             recorder = Recorder(record, probes, held, tolerance, began=began, clock=ranks.clock)
         else:
             problem = problem.with_chunk_size(saved.chunk_size)
-            objective = Objective(problem, regularizer)
+            bounds = bind(hold, problem)
+            objective = Objective(problem, regularizer, bounds, upper)
             check_continues(saved.state, objective)
-            state, held, objective.evaluations = saved.state, saved.level, saved.evaluations
+            state, held = saved.state, saved.level
+            objective.continues(state.point, saved.evaluations, saved.apart, saved.examples)
             recorder = Recorder(
                 record, probes, held, tolerance, saved.recorded, began=began, clock=ranks.clock
             )
         self._problem, self._objective, self._level = problem, objective, held
+        self._tolerance = tolerance
         self._recorder = recorder
         if self.stop.seconds is not None:
             objective.deadline = began + self.stop.seconds - recorder.before
@@ -254,7 +281,8 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
             self._unkept, due = self._now(), self._checkpoint.due
             if self._ranks.numbers(lambda: [due])[0][0]:  # by the first rank's clock
                 self._keep(self._checkpoint)
-        row = self._recorder.add(self._state, self._objective.evaluations)
+        objective, point = self._objective, self._state.point
+        row = self._recorder.add(self._state, objective.cost, objective.columns(point))
         self._recorded = True
         seconds: float = row["seconds"]
         if self.stop.seconds is not None:
@@ -306,6 +334,7 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
             message=ending.message(self._problem.dtype),
             method=self._method.name,
             regularizer=self._objective.regularizer.name,
+            constraints=self._objective.told,
             shapes=self._problem.shapes,
             buffers={name: buffer.detach().cpu().clone() for name, buffer in buffers.items()},
             frozen={name: digest(t) for name, t in beside.items() if name not in buffers},
@@ -329,6 +358,7 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
             self._objective,
             self._state,
             level=self._level,
+            tolerance=self._tolerance,
             first=recorder.rows[0]["regularizer"],
             points=recorder.points,
             steps=recorder.progress,
@@ -362,6 +392,8 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
             self._state,
             self._objective.evaluations,
             self._recorder.recorded(),
+            tuple(self._objective.apart),
+            self._objective.examples,
         )
 
 
@@ -384,7 +416,12 @@ def _level_of(level: float | Tensor | None, tolerance: Tolerance) -> float | Non
     return number
 
 
-def _tolerance_of(rtol: float | Tensor, atol: float | Tensor | None) -> Tolerance:
+def _tolerance_of(
+    rtol: float | Tensor, atol: float | Tensor | None, upper: Constraint | None
+) -> Tolerance:
+    """The level's; that of a constraint given as the level goes before the walk's."""
+    if upper is not None and (upper.rtol is not None or upper.atol is not None):
+        return Tolerance(upper.rtol or RTOL, upper.atol)
     relative = real("rtol", rtol)
     if not 0 < relative < 1:
         raise InputError(f"rtol must be a relative tolerance in (0, 1), got {relative}")

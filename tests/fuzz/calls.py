@@ -43,6 +43,8 @@ class World:
         self.path.save(scratch / "walk")
         made_results(scratch / "results")
         self.results = isoloss.open_results(scratch / "results")
+        stop = isoloss.Stop(steps=1)
+        self.extents = isoloss.extent(self.problem, ["l1"], stop=stop, progress=False)
         self.walks = {"sqp": [made_path(8, k) for k in range(2)]}
         self.points = [path.points for path in self.walks["sqp"]]
         self.pca = report.pca(self.points)
@@ -75,12 +77,22 @@ def calls(world: World) -> list[Call]:
     model, problem, theta, path = w.model, w.problem, w.theta, w.path
     walk = {
         "problem": problem, "start": theta, "level": None, "regularizer": "l1", "method": "sqp",
-        "rtol": 1e-3, "stop": isoloss.Stop(steps=1), "record": isoloss.Record(),
+        "hold": {"x": isoloss.at_most("l1", 90.0)}, "rtol": 1e-3, "stop": isoloss.Stop(steps=1),
+        "record": isoloss.Record(),
         "probes": {"test": problem}, "checkpoint": None, "check": True,
     }  # fmt: skip
+    searched = {name: walk[name] for name in ("problem", "start", "level", "method", "rtol")}
+    searched |= {"atol": None, "gain": 1e-3, "progress": False}
     made = [
         Call("traverse", isoloss.traverse, {**walk, "callback": None, "progress": False}),
         Call("walk", lambda **k: list(isoloss.walk(**k)), walk),
+        Call("extent", isoloss.extent, {
+            **searched, "quantity": {"a": "l1"}, "stop": isoloss.Stop(steps=1), "workers": 1,
+        }),
+        Call("different", isoloss.different, {
+            **searched, "pool": w.inputs, "count": 1, "kind": "classes",
+            "stop": isoloss.Stop(steps=1),
+        }),
         Call("walk.interrupt", isoloss.walk(problem).interrupt, {"detail": "why"}),
         Call("check", isoloss.check, {"problem": problem, "regularizer": "l1", "seed": 0}),
         Call("Problem", _evaluated, {
@@ -105,8 +117,12 @@ def calls(world: World) -> list[Call]:
             "steps": path.steps, "points": path.points, "point_steps": path.point_steps,
             "level": 0.5, "outcome": path.outcome, "message": "m", "method": "sqp",
             "regularizer": "l1", "shapes": path.shapes, "buffers": {}, "frozen": {},
-            "state_keys": path.state_keys, "metadata": {},
+            "state_keys": path.state_keys, "constraints": {}, "metadata": {},
         }),
+        *(Call(name, lambda _made=made, **k: isoloss.traverse(
+            problem, hold={"x": _made(**k)}, stop=isoloss.Stop(steps=1), progress=False,
+        ), {"quantity": "l1", what: 3.0, "rtol": 1e-3, "atol": 1e-2}) for name, made, what in (
+            ("at_most", isoloss.at_most, "bound"), ("equal", isoloss.equal, "value"))),
         Call("Checkpoint", isoloss.Checkpoint, {"folder": "kept", "every": 30.0}),
         Call("Outcome", _outcome, {"value": "stalled"}),
         Call("open_results", isoloss.open_results, {"folder": w.scratch / "results"}),
@@ -276,6 +292,9 @@ def _of_report(w: World) -> list[Call]:
     titled = {"title": "t", "metric": "accuracy"}
     return [
         Call("plot", isoloss.plot, {"walks": w.path, "against": "step"}),
+        Call("extent_intervals", report.extent_intervals, {
+            "extents": w.extents, "title": "t", "label": "l"
+        }),
         Call("report", report.report, {"results": w.small, "experiment": "IRIS"}),
         Call("save", report.save, {
             "figure": Figure(figsize=(1, 1)), "folder": FilePath("drawn"), "name": "figure"

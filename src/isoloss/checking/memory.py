@@ -16,28 +16,28 @@ EXCHANGED = 2
 """Vectors that a rank sends and receives at once."""
 
 
-def vectors_at_most(problem: Problem, method: Method, exact: bool) -> int:
+def vectors_at_most(problem: Problem, method: Method, exact: bool, held: int = 0) -> int:
     """Vectors that a method holds at once; of those that sqp remembers, each rank has a part."""
     ranks = inside(problem).ranks.count
     if not isinstance(method, SQP):
         return getattr(method, "vectors", 0) + EXCHANGED * (ranks > 1)
-    most = method.vectors(exact)
+    most = method.vectors(exact, held)
     if ranks == 1:
         return most
-    shared = 2 * method.directions(exact)
+    shared = 2 * method.directions(exact, held)
     return most - shared + math.ceil(shared / ranks) + EXCHANGED
 
 
-def check_memory(problem: Problem, method: Method, exact: bool) -> None:
-    """Insist on memory for the vectors that a method holds at once; `exact` says that the
-    regularizer's Hessian is known."""
-    most = vectors_at_most(problem, method, exact)
+def check_memory(problem: Problem, method: Method, exact: bool, held: int = 0) -> None:
+    """Insist on memory for the vectors that a method holds at once, with so many constraints beside
+    the level; `exact` says that the regularizer's Hessian is known."""
+    most = vectors_at_most(problem, method, exact, held)
     each = problem.size * problem.dtype.itemsize
     left = _left(problem.device)
     if left is None or most * each <= left:
         return
     remedy = "use a device with more"
-    if isinstance(method, SQP):
+    if isinstance(method, SQP) and not held:
         ranks = inside(problem).ranks.count
         fits = method.directions(exact) - math.ceil((most - left // each) / 2 * ranks)
         if fits >= LEAST_MEMORY:

@@ -8,6 +8,8 @@ under way ends between two of its steps and is kept.
 from __future__ import annotations
 
 import functools
+import io
+import pickle
 import re
 import signal
 import tempfile
@@ -29,6 +31,11 @@ Work = Callable[[Job, Callable[[], bool]], Result]
 
 FEW = 8
 """Jobs up to which starting processes, seconds each, is not worth it unless it is asked for."""
+
+
+class WorkerError(IsolossError):
+    """A process is gone, and its jobs with it."""
+
 
 Filter = tuple[str, str, type[Warning], str, int]
 Told = list[tuple[Warning | str, type[Warning], str, int]]
@@ -53,7 +60,7 @@ def over_cores(
     Raises:
         KeyboardInterrupt: Ctrl-C, after what was under way has been yielded; a second one at once.
         InputError: The work cannot be sent to another process.
-        IsolossError: A process died; what was done before has been yielded.
+        WorkerError: A process died; what was done before has been yielded.
     """
     several = workers_for(len(jobs), workers)
     if several > 1:
@@ -108,21 +115,33 @@ def _elsewhere(
 
 
 def _packed(work: object) -> bytes:
+    """What a process takes the work from; of a slice of a tensor, no more than the slice."""
     import cloudpickle
+    import torch
 
+    class Pickler(cloudpickle.Pickler):
+        def reducer_override(self, obj: Any) -> Any:
+            plain = type(obj) is torch.Tensor and obj.layout == torch.strided and obj.is_leaf
+            if plain and obj.untyped_storage().nbytes() > obj.nbytes:
+                own = obj.detach().clone().requires_grad_(obj.requires_grad)
+                return own.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+            return super().reducer_override(obj)
+
+    stream = io.BytesIO()
     try:
-        return cloudpickle.dumps(work)
+        Pickler(stream).dump(work)
     except Exception as error:  # whatever the user's model and data say
         raise InputError(
             f"the problem or the quantity cannot be sent to another process ({said(error)}); give "
             f"workers=1"
         ) from error
+    return stream.getvalue()
 
 
-def _death(error: BrokenProcessPool) -> IsolossError:
+def _death(error: BrokenProcessPool) -> WorkerError:
     codes = re.search(r"\{(.+?)\}", str(error))
     how = f"{codes[1]}, " if codes else ""
-    return IsolossError(
+    return WorkerError(
         f"a worker process died ({how}perhaps because memory ran out); give fewer workers=, or 1 "
         f"for this process alone"
     )

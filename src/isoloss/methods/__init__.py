@@ -49,7 +49,11 @@ class State(Protocol):
 
 @runtime_checkable
 class Method(Protocol):
-    """A way to step along a level set; `step` takes only states that its own `init` began."""
+    """A way to step along a level set; `step` takes only states that its own `init` began.
+
+    An attribute `holds` that is True says that it holds more than a level: what the objective's
+    `held` lists, and the level as an upper bound where its `upper` says so.
+    """
 
     name: ClassVar[str]
     """The name shown in tables and figures."""

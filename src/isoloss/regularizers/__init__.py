@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from isoloss.arguments import checked
 from isoloss.errors import InputError, shown, unknown
-from isoloss.problem import Problem
+from isoloss.problem import Problem, inside
 from isoloss.regularizers.derivatives import GradientNorm, HessianTrace, InputGradient
 from isoloss.regularizers.outputs import Outputs
 from isoloss.regularizers.parity import ParityGap
@@ -42,7 +43,9 @@ __all__ = [
     "Regularizer",
     "SquaredNorm",
     "get_regularizer",
+    "in_dtype",
     "maximize",
+    "problems_in",
     "weighted_sum",
 ]
 
@@ -116,12 +119,48 @@ def get_regularizer(regularizer: AnyRegularizer, problem: Problem) -> Regularize
                 "the problem given as regularizer has other parameters than the one walked; make "
                 "it from the same model, in the same dtype"
             )
+        _check_mask(regularizer, problem)
         return _OtherLoss(regularizer)
     if isinstance(regularizer, Bindable):
         return regularizer.bind(problem)
     if isinstance(regularizer, Regularizer):
         return regularizer
     return from_function(regularizer, problem)
+
+
+def _check_mask(other: Problem, problem: Problem) -> None:
+    """Insist that another problem has a gradient in every entry that is walked over."""
+    theirs, ours = inside(other).held, inside(problem).held
+    if theirs is not None and (ours is None or bool((theirs & ~ours).any())):
+        raise InputError(
+            "the problem given as regularizer holds entries of theta that the walk moves, by its "
+            "mask=, so that its gradient would be wrong there; make both with the same mask"
+        )
+
+
+def problems_in(regularizer: Any) -> tuple[Problem, ...]:
+    """The problems whose losses a regularizer is made of, as a user gave it."""
+    if isinstance(regularizer, Problem):
+        return (regularizer,)
+    if isinstance(regularizer, _Given):
+        return problems_in(regularizer.regularizer)
+    if isinstance(regularizer, Combination):
+        return tuple(dict.fromkeys(p for _, part in regularizer.parts for p in problems_in(part)))
+    return ()
+
+
+def in_dtype(regularizer: AnyRegularizer, dtype: torch.dtype) -> AnyRegularizer:
+    """What a user gave as a regularizer, for problems of another type."""
+    match regularizer:
+        case Problem():
+            return regularizer.with_dtype(dtype)
+        case _Given():
+            return _Given(in_dtype(regularizer.regularizer, dtype))
+        case Combination():
+            parts = ((weight, in_dtype(part, dtype)) for weight, part in regularizer.parts)
+            return weighted_sum(*parts)
+        case _:
+            return regularizer
 
 
 def weighted_sum(*parts: tuple[float, Any] | Combination) -> Combination:

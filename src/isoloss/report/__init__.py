@@ -2,6 +2,7 @@
 
 from isoloss.report.chapter import Report, outcome_table, report
 from isoloss.report.comparison import comparison_scatter, decay_history
+from isoloss.report.intervals import extent_intervals
 from isoloss.report.page import save
 from isoloss.report.statistics import PCA, pca
 from isoloss.report.tables import comparison_table, readable, walk_table
@@ -16,6 +17,7 @@ __all__ = [
     "comparison_table",
     "decay_history",
     "explained_variance",
+    "extent_intervals",
     "outcome_table",
     "pca",
     "pca_views",

@@ -10,10 +10,14 @@ import numpy as np
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
+from isoloss.constraints import RTOL
+from isoloss.flat import inner
 from isoloss.methods.sqp.advance import SQPState, advance
 from isoloss.methods.sqp.approach import step_towards
-from isoloss.methods.sqp.basis import Basis
-from isoloss.methods.sqp.model import Model, Slopes
+from isoloss.methods.sqp.basis import Array, Basis
+from isoloss.methods.sqp.model import Bend, Model, Slopes
+from isoloss.methods.sqp.restore import step_inside
+from isoloss.methods.sqp.several import Measure
 from isoloss.outcome import Ending, Outcome
 from isoloss.point import Objective, Tolerance
 from isoloss.settings import Count, Settings
@@ -50,19 +54,24 @@ class SQP(Settings):
     name: ClassVar[str] = "sqp"
     stride: ClassVar[int] = 1
     takes_all_steps: ClassVar[bool] = False
+    holds: ClassVar[bool] = True
 
     memory: Annotated[int, Field(ge=LEAST_MEMORY, le=MOST_MEMORY)] | None = None
     first_step: PositiveFloat = 0.05
     max_trials: Count = 40
     max_approach: Count = 1000
 
-    def directions(self, exact: bool) -> int:
-        """Those in which curvature is known at most; `exact` says that R's Hessian is known."""
-        return self.memory or (MEMORY if exact else LEARNING)
+    def directions(self, exact: bool, held: int = 0) -> int:
+        """Those in which curvature is known at most, and those of the gradients of all constraints.
 
-    def vectors(self, exact: bool) -> int:
+        `exact` says that R's Hessian is known, `held` how many constraints there are beside the
+        level.
+        """
+        return (self.memory or (MEMORY if exact else LEARNING)) + 4 * held
+
+    def vectors(self, exact: bool, held: int = 0) -> int:
         """Vectors of the size of theta that a walk holds at most, beside the points kept."""
-        return 2 * self.directions(exact) + (13 if exact else 17)
+        return 2 * self.directions(exact, held) + (13 if exact else 17) + 5 * held
 
     def kept_tolerance(self, tolerance: Tolerance) -> Tolerance:
         """The tolerance asked for."""
@@ -74,28 +83,37 @@ class SQP(Settings):
         """Evaluate the start."""
         point = objective.evaluate(theta)
         held = point.loss if level is None else level
-        state = SQPState(point, held, math.log1p(tolerance.rtol), False)
+        upper = objective.upper is not None
+        state = SQPState(point, held, math.log1p(tolerance.rtol), False, upper=upper)
         if tolerance.atol is not None:
             state = _scaled(state, tolerance.atol)
         if not state.admits(point):
             return replace(state, ending=Ending(Outcome.NON_FINITE))
+        state = _measured(objective, state)
         return self._settled(objective, state)
 
     def step(self, objective: Objective, state: SQPState) -> SQPState:
         """One step along the level set, or one towards it."""
-        memory, trials = self.directions(objective.curvature is not None), self.max_trials
-        if not state.on_level:
+        memory = self.directions(objective.curvature is not None, len(state.beside))
+        keep, trials = memory // 2, self.max_trials
+        if not state.on_level and state.plain:
             first, steps = self.first_step, self.max_approach
             return step_towards(
                 objective, state, memory=memory, first=first, trials=trials, steps=steps
             )
         model, slopes = state.model, state.slopes
         if model is None or slopes is None:  # only now: what led here is let go by now
-            return self.step(objective, self._settled(objective, state))
+            return self.step(objective, self._begun(objective, state))
         metric = None if model.basis.metric is None else objective.metric(state.point.theta)
         if metric is not None:  # another one at every point
             model, slopes = model.measured(metric, slopes)
-        moved = advance(objective, state, model, slopes, keep=memory // 2, max_trials=trials)
+        if not state.on_level:
+            steps = self.max_approach
+            moved = step_inside(
+                objective, state, model, slopes, keep=keep, trials=trials, steps=steps
+            )
+            return self._inside(moved) if moved.on_level else moved
+        moved = advance(objective, state, model, slopes, keep=keep, max_trials=trials)
         stalled = moved.ending is not None and moved.ending.outcome is Outcome.STALLED
         gained = state.point.regularizer < state.renewed_below
         if not (stalled and (gained or state.nearest < state.renewed_nearer)):
@@ -115,18 +133,35 @@ class SQP(Settings):
 
     def _settled(self, objective: Objective, state: SQPState) -> SQPState:
         """The state with a fresh model, once the level set is reached."""
-        point = state.point
-        if abs(state.phi(point.loss)) > state.rtol:
+        if not state.met(state.point):
             return state
+        return replace(self._begun(objective, state), on_level=True)
+
+    def _inside(self, state: SQPState) -> SQPState:
+        """The state on arrival: with what was learned on the way, unless scales are to change."""
+        scales = (state.scale, *(one.scale for one in state.beside))
+        radius = self.first_step * (state.point.norm or 1.0)
+        known = all(scale is None for scale in scales)
+        return replace(state, radius=radius, idle=0, model=state.model if known else None)
+
+    def _begun(self, objective: Objective, state: SQPState) -> SQPState:
+        """The state with a fresh model."""
+        point = state.point
         if state.scale is not None:
             state = _scaled(state, state.rtol * state.scale)
-        exact, ranks = objective.curvature, objective.ranks
+        state, ranks = _measured(objective, state), objective.ranks
+        exact = objective.curvature
         metric = None if exact else objective.metric(point.theta)
-        most = self.directions(exact is not None)
+        most = self.directions(exact is not None, len(state.beside))
         basis = Basis.empty(most, ranks.cut(point.theta), metric)
         r, basis = basis.coordinates(point.regularizer_grad, ranks=ranks)
         a, basis = basis.coordinates(point.grad / state.unit(point.loss), ranks=ranks)
         size = point.norm or 1.0
+        beside: list[Array] = []
+        held = () if point.held is None else point.held.grads
+        for grad, unit in zip(held, state.units(point).tolist(), strict=True):
+            found, basis = basis.coordinates(grad / unit)
+            beside.append(found)
         outside = exact or max(float(np.linalg.norm(r)), 1e-300) / size
         if metric is not None:  # in which theta is as long as r, and R bends by 1 at most
             size, outside = max(float(np.linalg.norm(r)), 1e-300), 1.0
@@ -135,10 +170,29 @@ class SQP(Settings):
             np.zeros((basis.size, basis.size)),
             None if exact else outside * np.eye(basis.size),
             outside,
+            beside=tuple(Bend(np.zeros((basis.size, basis.size))) for _ in beside),
         )
-        slopes = Slopes(r, a).padded(basis.size)
+        slopes = Slopes(r, a, tuple(beside)).padded(basis.size)
         radius = self.first_step * size
-        return replace(state, on_level=True, slopes=slopes, model=model, radius=radius)
+        return replace(state, slopes=slopes, model=model, radius=radius)
+
+
+def _measured(objective: Objective, state: SQPState) -> SQPState:
+    """The state with the phi of all that is held, in the scales that these have about its point."""
+    held = state.point.held
+    if held is None:
+        return state
+    found: list[Measure] = []
+    for bound, value, grad in zip(objective.held, held.values, held.grads, strict=True):
+        one, scale = bound.constraint, None
+        tol = math.log1p(one.rtol or RTOL)
+        if one.atol is not None:
+            away = max(value - one.bound, 0.0) if one.upper else abs(value - one.bound)
+            steep = math.sqrt(inner(grad, grad).item())
+            scale = max(steep * (state.point.norm or 1.0), away, SPAN * one.atol)
+            tol = one.atol / scale
+        found.append(Measure(one.bound, one.upper, tol, scale))
+    return replace(state, beside=tuple(found))
 
 
 def _scaled(state: SQPState, atol: float) -> SQPState:

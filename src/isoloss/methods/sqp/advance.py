@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
-from isoloss.methods.sqp.basis import Array, Rows, padded
-from isoloss.methods.sqp.model import Model, Slopes, Trial
+from isoloss.flat import inner
+from isoloss.methods.sqp import several
+from isoloss.methods.sqp.basis import Array, Basis, Rows, padded
+from isoloss.methods.sqp.model import NONE, Model, Slopes, Trial
+from isoloss.methods.sqp.several import Measure, Rules
 from isoloss.outcome import Ending, Outcome
 from isoloss.point import Change, Objective, Origin, Point
 
@@ -25,6 +28,10 @@ LANDING = 0.3
 ROUGH = 6
 """Rejections after which a step begins anew from the last point, with a tenth of the radius; after
 as many again, what was learned of the bend is forgotten too."""
+FAR_INSIDE = 0.2
+"""phi below an upper bound from which its gradient is not followed exactly."""
+UNPRICED = 0.1
+"""Weight of the bend of a constraint without a price, as a share of one that balances all of r."""
 MOST_IDLE = 50
 """Steps without gain after which the walk has stalled."""
 
@@ -45,6 +52,9 @@ class SQPState:
     step_length: float = 0.0
     rough: float | None = None  # the point's loss as trials compute it, where that is known
     scale: float | None = None  # phi is (L - c) / scale; None: log(L / c)
+    upper: bool = False  # the level is an upper bound
+    beside: tuple[Measure, ...] = ()  # what is held beside the level
+    prices: tuple[float, ...] = ()  # multipliers of the last trial, of these
     reached: int = 0  # steps taken towards another level
     pairs: tuple[tuple[Rows, Rows], ...] = ()  # those steps, changes of gradient
     renewed_below: float = math.inf  # R below which a stall leads to a fresh model
@@ -55,17 +65,59 @@ class SQPState:
 
     def phi(self, loss: float) -> float:
         """How far a loss is from the level: the constraint is phi = 0."""
+        if self.upper:
+            return self.measure.phi(loss)
         if self.scale is None:
             return math.log(loss / self.level)
         return (loss - self.level) / self.scale
 
     def unit(self, loss: float) -> float:
         """The derivative of L by phi: grad phi is grad L over it."""
+        if self.upper:
+            return self.measure.unit(loss)
         return loss if self.scale is None else self.scale
 
     def admits(self, point: Point) -> bool:
         """Whether all is finite at a point, and phi too."""
-        return point.finite and (self.scale is not None or point.loss > 0)
+        return point.finite and (self.upper or self.scale is not None or point.loss > 0)
+
+    @property
+    def plain(self) -> bool:
+        """Whether a level is held and nothing else."""
+        return not (self.upper or self.beside)
+
+    @property
+    def measure(self) -> Measure:
+        """The level as one of several constraints."""
+        return Measure(self.level, self.upper, self.rtol, self.scale)
+
+    @property
+    def rules(self) -> Rules:
+        """What all constraints ask for, the level first."""
+        return Rules.of((self.measure, *self.beside))
+
+    def phis(self, point: Point, phi: float | None = None) -> Array:
+        """The phi of all constraints, the level's first, which may be known better."""
+        held = () if point.held is None else point.held.values
+        values = (one.phi(value) for one, value in zip(self.beside, held, strict=True))
+        return np.array([self.phi(point.loss) if phi is None else phi, *values])
+
+    def units(self, point: Point) -> Array:
+        """The derivative of each quantity that is held beside the level by its phi."""
+        held = () if point.held is None else point.held.values
+        return np.array([one.unit(v) for one, v in zip(self.beside, held, strict=True)])
+
+    def multipliers(self, point: Point) -> Array:
+        """Those of all phi, the level's first, with which the gradients balance best."""
+        assert point.held is not None  # noqa: S101
+        units = np.append(self.unit(point.loss), self.units(point))
+        return np.array(point.held.multipliers) * units
+
+    def met(self, point: Point) -> bool:
+        """Whether a point is within the tolerance of the level, and of all that is held."""
+        if self.plain:
+            return abs(self.phi(point.loss)) <= self.rtol
+        return self.rules.out(self.phis(point)) <= self.rtol
 
 
 @np.errstate(over="ignore", invalid="ignore")  # where R falls without bound, until it overflows
@@ -81,11 +133,11 @@ def advance(
     """One step from a point on the level set to the next."""
     if state.idle >= MOST_IDLE:
         return _stalled(state, True, f"{MOST_IDLE} steps without gain")
-    search = _Search(objective, state, model, slopes)
+    search = Search(objective, state, model, slopes)
     for _ in range(max_trials):
         search.make_room(keep)
-        if not np.any(search.here.slopes.a):
-            return replace(state, ending=Ending(Outcome.GRADIENT_VANISHED))
+        if (vanished := search.vanished()) is not None:
+            return replace(state, ending=Ending(Outcome.GRADIENT_VANISHED, vanished))
         trial = search.propose()
         if not trial.length > search.rounding:
             return _stalled(state, search.finite, "the step is below rounding")
@@ -96,26 +148,41 @@ def advance(
 
 
 @dataclass(frozen=True, slots=True)
-class _Center:
+class Center:
     """A point about which the model is expanded, inside the band or near it."""
 
     point: Point
     phi: float
     slopes: Slopes
     rough: float  # the loss as trials compute it
+    beside: Array = field(default_factory=lambda: NONE)  # phi of what is held beside the level
+    # multipliers at which all gradients balance; none for a level alone
+    prices: Array = field(default_factory=lambda: NONE)
 
-    def padded(self, size: int) -> _Center:
+    @property
+    def phis(self) -> Array:
+        """Those of all constraints, the level's first."""
+        return np.append(self.phi, self.beside)
+
+    @property
+    def multiplier(self) -> float:
+        """Least-squares multiplier of the level."""
+        return float(self.prices[0]) if len(self.prices) else self.slopes.multiplier
+
+    def padded(self, size: int) -> Center:
         return replace(self, slopes=self.slopes.padded(size))
 
 
-class _Search:
+class Search:
     """What changes during one step: the center, the model, the radius."""
 
     def __init__(self, objective: Objective, state: SQPState, model: Model, slopes: Slopes) -> None:
         self.objective, self.state, self.model = objective, state, model
         loss = state.point.loss
         rough = loss if state.rough is None else state.rough
-        self.home = self.here = _Center(state.point, state.phi(loss), slopes, rough)
+        self.plain, self.rules = state.plain, state.rules
+        self.home = self.here = self.center(state.point, state.phi(loss), slopes, rough)
+        self.prices = np.array(state.prices)
         self.offset = state.phi(loss) - state.phi(rough)  # of phi from what trials compute
         self.radius, self.multiplier = state.radius, state.multiplier
         self.landing = math.inf  # longest step that is expected to end in the band
@@ -133,22 +200,24 @@ class _Search:
 
     def make_room(self, keep: int) -> None:
         """Turn the basis into a smaller one where the next trial might not find room."""
-        if self.model.basis.room < 2:
+        if self.model.basis.room < 2 + len(self.state.beside):
             held = [self.here.slopes, self.home.slopes]
             ranks = self.objective.ranks
-            self.model, held = self.model.compressed(keep, held, ranks)
+            self.model, held = self.model.compressed(keep, held, self._weights(), ranks)
             self.here = replace(self.here, slopes=held[0])
             self.home = replace(self.home, slopes=held[1])
 
     def propose(self) -> Trial:
         """The best trial that the model knows of."""
         here = self.here
+        if not self.plain:
+            return self._propose_for_all()
         steep = math.sqrt(here.slopes.a @ here.slopes.a)
         longest = max(min(self.radius, self.landing), 1.3 * abs(here.phi) / steep)
         gap = 0.003 * self.state.rtol
         trial = self.model.trial(here.slopes, here.phi, longest, self.multiplier, gap)
         # a step that only restores phi has no sane multiplier: the last one, or least squares'
-        estimate = here.slopes.multiplier
+        estimate = here.multiplier
         self.restoring = not abs(trial.multiplier) <= 1e3 * abs(estimate)
         if not self.restoring:
             self.multiplier = trial.multiplier
@@ -156,11 +225,50 @@ class _Search:
             self.multiplier = estimate
         return trial
 
+    def _propose_for_all(self) -> Trial:
+        """The same where more than a level is held."""
+        here, size = self.here, self.model.basis.size
+        rows = np.vstack([padded(one, size) for one in here.slopes.every[1:]])
+        back = several.shortest(rows, self.rules.missed(here.phis))
+        longest = max(min(self.radius, self.landing), 1.3 * back)
+        last = np.append(self.multiplier, self.prices)
+        # of an upper bound that the center is inside of, the last price is the better guess
+        alike = (last * here.prices > 0) | ~self.rules.free
+        start = np.where(alike & (abs(last) > abs(here.prices)), last, here.prices)
+        trial = several.trial(self.model, here.slopes, here.phis, self.rules, longest, start)
+        found = np.append(trial.multiplier, trial.beside)
+        most = 1e3 * np.linalg.norm(here.slopes.r)
+        sane = (abs(found) * np.linalg.norm(rows, axis=1) <= most).all()
+        found = found if sane else here.prices
+        self.multiplier, self.prices = float(found[0]), found[1:]
+        return trial
+
+    def _weights(self) -> Array:
+        """What the bend of each constraint counts; none where a level alone is held."""
+        if self.plain:
+            return NONE
+        slopes = self.here.slopes
+        sizes = np.array([np.linalg.norm(one) or 1.0 for one in slopes.every[1:]])
+        return np.maximum(abs(self.here.prices), UNPRICED * np.linalg.norm(slopes.r) / sizes)
+
+    def vanished(self) -> str | None:
+        """Which gradient vanished of those that a step needs, None for none, "" for the level's."""
+        slopes = self.here.slopes
+        if self.plain:
+            return None if np.any(slopes.a) else ""
+        names = ["", *(bound.name for bound in self.objective.held)]
+        needed = self.rules.free | (self.here.phis > self.rules.tols)
+        for name, need, slope in zip(names, needed, slopes.every[1:], strict=True):
+            if need and not np.any(slope):
+                return name and f"that of {name} vanished"
+        return None
+
     @property
     def origin(self) -> Origin:
         """From where the next trial starts."""
         here, rows = self.here.point, self.model.basis.rows.values
-        unit = self.here.rough if self.state.scale is None else None
+        logs = self.state.scale is None and not self.state.upper
+        unit = self.here.rough if logs else None
         return Origin(here, self.home.point.theta, rows, unit, self.model.basis.metric)
 
     def shares(self, trial: Trial) -> Array:
@@ -183,24 +291,29 @@ class _Search:
             self.offset = phi - self.state.phi(rough)
         modeled = self.model.fall(here.slopes, trial.step)
         modeled += self.multiplier * (here.phi - trial.left)
-        reached = _Center(there, phi, self._learn(there, trial.step, change), rough)
+        if len(self.prices):
+            modeled += float(self.prices @ (here.beside - trial.left_beside))
+        reached = self.center(there, phi, self.learn(there, trial.step, change), rough)
         noise = self._noise(there)
         fallen = here.point.regularizer - there.regularizer + self.multiplier * (here.phi - phi)
+        fallen += float(self.prices @ (here.beside - reached.beside))
         if abs(fallen) <= noise:
             fallen = self._fall_by_slopes(reached.slopes, trial.step)
-        self._trust(trial, phi, fallen / modeled if modeled > 0 else -1.0)
+        missed, before = self._miss(reached), self._miss(here)
+        self._trust(trial, missed, fallen / modeled if modeled > 0 else -1.0)
 
         lower = fallen > (-noise if trial.length < 1e-3 * self.radius else 0)
         landing = self.landing < math.inf
-        nearer = (landing or self.restoring) and abs(phi) < 0.5 * abs(here.phi)
-        if abs(phi) <= max(self.loose, 0.5 * abs(here.phi)) and (lower or nearer):
+        nearer = (landing or self.restoring) and missed < 0.5 * before
+        if missed <= max(self.loose, 0.5 * before) and (lower or nearer):
             self.here = reached
             self.landed = self._lands(reached, noise)
             if not landing:
                 self.rejected = 0
                 self.centers += 1
-            if abs(phi) > self.state.rtol and (landing or not self._goes_on(reached)):
-                self.landing = trial.length * math.sqrt(LANDING * self.state.rtol / abs(phi))
+            out = self._out(reached)
+            if out > self.state.rtol and (landing or not self._goes_on(reached)):
+                self.landing = trial.length * math.sqrt(LANDING * self.state.rtol / out)
         else:
             self._reject()
 
@@ -220,27 +333,87 @@ class _Search:
             rough=self.here.rough,
             radius=self.radius,
             multiplier=self.multiplier,
+            prices=tuple(self.prices.tolist()),
             kind="sqp",
             step_length=self.moved,
         )
 
-    def _learn(self, there: Point, step: Array, change: Change) -> Slopes:
+    def learn(self, there: Point, step: Array, change: Change) -> Slopes:
         """Teach the model the change of both gradients; the gradients at the trial."""
         here, model, ranks = self.here, self.model, self.objective.ranks
         known = change.square, change.products
         change_a, basis = model.basis.coordinates(change.vector, known, ranks)
-        change_a /= self.state.unit(there.loss)
+        unit = self.state.unit(there.loss)
+        change_a /= unit
+        if self.state.upper:  # whose gradients are compared as they are
+            drop = self.state.unit(here.rough) / unit - 1
+            change_a += drop * padded(here.slopes.a, basis.size)
         if model.curvature is None:
             change_r = model.outside * padded(step, basis.size)
         else:
             bent = there.regularizer_grad - here.point.regularizer_grad
             change_r, basis = basis.coordinates(bent, ranks=ranks)
-        self.model = model.learn(basis, step, change_r, change_a)
+        changes: list[Array] = []
+        beside: list[Array] = []
+        for k in range(len(self.state.beside)):
+            bent, slope, basis = self._learn_beside(k, there, basis)
+            changes.append(bent)
+            beside.append(slope)
+        self.model = model.learn(basis, step, change_r, change_a, changes)
         self.home, self.here = self.home.padded(basis.size), here.padded(basis.size)
         before = self.here.slopes
         return Slopes(
-            before.r + padded(change_r, basis.size), before.a + padded(change_a, basis.size)
+            before.r + padded(change_r, basis.size),
+            before.a + padded(change_a, basis.size),
+            tuple(padded(one, basis.size) for one in beside),
         )
+
+    def _learn_beside(self, k: int, there: Point, basis: Basis) -> tuple[Array, Array, Basis]:
+        """The change of a gradient of what is held, and it at the trial, in a basis that may grow.
+
+        An upper bound far from being reached is known within the basis alone, and takes no room.
+        """
+        state, here = self.state, self.here
+        assert here.point.held is not None  # noqa: S101
+        assert there.held is not None  # noqa: S101
+        unit, old = (float(state.units(point)[k]) for point in (there, here.point))
+        grad, before = there.held.grads[k], here.point.held.grads[k]
+        change = grad.sub(before, alpha=unit / old)
+        phi = state.beside[k].phi(there.held.values[k])
+        was_near, is_near = (self._near(k, one) for one in (here.beside[k], phi))
+        if was_near and is_near:
+            rounding = 4 * self.eps * math.sqrt(inner(grad, grad).item())
+            found, basis = basis.coordinates(change, nothing=rounding)
+            found = found / unit
+            return (
+                found,
+                padded(here.slopes.beside[k], basis.size) + padded(found, basis.size),
+                basis,
+            )
+        if is_near:
+            slope, basis = basis.coordinates(grad)
+        else:
+            slope = basis.projected(grad)
+        return basis.projected(change) / unit, slope / unit, basis
+
+    def _near(self, k: int, phi: float) -> bool:
+        """Whether a constraint may have a say in the next steps."""
+        return bool(self.rules.free[k + 1]) or phi > -FAR_INSIDE
+
+    def center(self, point: Point, phi: float, slopes: Slopes, rough: float) -> Center:
+        """A center with all that is held beside the level."""
+        if self.plain:
+            return Center(point, phi, slopes, rough)
+        beside = self.state.phis(point, phi)[1:]
+        return Center(point, phi, slopes, rough, beside, self.state.multipliers(point))
+
+    def _miss(self, center: Center) -> float:
+        """By how much the constraint that is missed most is missed."""
+        return abs(center.phi) if self.plain else self.rules.miss(center.phis)
+
+    def _out(self, center: Center) -> float:
+        """The same by each one's tolerance, in the unit of the level's."""
+        return abs(center.phi) if self.plain else self.rules.out(center.phis)
 
     def _fall_by_slopes(self, there: Slopes, step: Array) -> float:
         """By how much R + lambda phi fell over a step, from its slopes at both ends.
@@ -250,11 +423,13 @@ class _Search:
         """
         here, price = self.here.slopes, self.multiplier
         sum_of_slopes = here.r + there.r + price * (here.a + there.a)
+        for also, old, new in zip(self.prices, here.beside, there.beside, strict=True):
+            sum_of_slopes = sum_of_slopes + also * (old + new)
         return -0.5 * float(sum_of_slopes @ padded(step, len(sum_of_slopes)))
 
-    def _trust(self, trial: Trial, phi: float, ratio: float) -> None:
-        """The radius after a trial that ended at phi with actual over modeled fall `ratio`."""
-        factor = _growth(abs(phi) / self.loose, ratio)
+    def _trust(self, trial: Trial, missed: float, ratio: float) -> None:
+        """The radius after a trial that missed by so much, with actual over modeled fall."""
+        factor = _growth(missed / self.loose, ratio)
         if self.landing < math.inf:  # how well so short a step went says little about a long one
             self.radius *= max(0.5, min(1.0, factor))
         elif factor < 1:
@@ -262,14 +437,14 @@ class _Search:
         elif trial.length > 0.8 * self.radius:
             self.radius = trial.length * factor
 
-    def _goes_on(self, reached: _Center) -> bool:
+    def _goes_on(self, reached: Center) -> bool:
         """Whether the next trial from a center may be a long one as well, and need not land.
 
         Each landing costs an evaluation or more. It waits while what the walk owes, the price of
         phi, is less than what it has gained since the last point of the path.
         """
         home = self.home
-        if self.centers >= CHAIN or self.tried >= CHAIN + ROUGH:
+        if not self.plain or self.centers >= CHAIN or self.tried >= CHAIN + ROUGH:
             return False
         if home.point.kkt_residual <= BENT or self.model.basis.metric is not None:
             return False  # a metric is another one at every point of the path
@@ -279,25 +454,28 @@ class _Search:
         gained += self.multiplier * (home.phi - reached.phi)
         return abs(self.multiplier * reached.phi) < gained
 
-    def _lands(self, reached: _Center, noise: float) -> bool:
+    def _lands(self, reached: Center, noise: float) -> bool:
         """Whether a point may be the next of the path: in the band, and lower."""
-        if abs(reached.phi) > self.state.rtol:
+        if self._out(reached) > self.state.rtol:
             return False
         if self._cost(reached) <= noise:
             return True
         # nearer to the level itself, the price there counts as well
-        home, there = self.home, reached.point
-        risen, gone = there.regularizer - home.point.regularizer, reached.phi - home.phi
-        return (
-            abs(reached.phi) < 0.5 * abs(home.phi)
-            and risen + reached.slopes.multiplier * gone <= noise
-        )
+        nearer = self._out(reached) < 0.5 * self._out(self.home)
+        return nearer and self._rise(reached, reached) <= noise
 
-    def _cost(self, reached: _Center) -> float:
+    def _cost(self, reached: Center) -> float:
         """By how much R + lambda phi rose since the step began, with the lambda there."""
+        return self._rise(reached, self.home)
+
+    def _rise(self, reached: Center, prices: Center) -> float:
+        """The same with the lambda of a center."""
         home = self.home
         risen = reached.point.regularizer - home.point.regularizer
-        return risen + home.slopes.multiplier * (reached.phi - home.phi)
+        if self.plain:
+            return risen + prices.multiplier * (reached.phi - home.phi)
+        gone = self.rules.priced(reached.phis) - self.rules.priced(home.phis)
+        return risen + float(prices.prices @ gone)
 
     def _reject(self) -> None:
         self.rejected += 1
@@ -305,13 +483,14 @@ class _Search:
         if self.rejected % ROUGH == 0:
             self.here, self.radius, self.landing = self.home, 0.1 * self.radius, math.inf
         if self.rejected % (2 * ROUGH) == 0:
-            self.model = replace(self.model, bend=np.zeros_like(self.model.bend))
+            self.model = self.model.forgotten()
 
     def _noise(self, there: Point) -> float:
         return 30 * self.eps * self._scale(there)
 
     def _scale(self, there: Point) -> float:
-        return abs(there.regularizer) + abs(self.multiplier)
+        prices = float(abs(self.prices).sum())
+        return abs(there.regularizer) + abs(self.multiplier) + prices
 
 
 def _growth(error: float, ratio: float) -> float:

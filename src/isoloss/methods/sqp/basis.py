@@ -90,12 +90,14 @@ class Basis:
         vector: Tensor,
         seen: tuple[float, Array] | None = None,
         ranks: Ranks = ALONE,
+        nothing: float = 0.0,
     ) -> tuple[Array, Basis]:
         """Coordinates of a vector, in this basis grown by what is new in it.
 
         One pass over the rows, unless so much of the vector is known that rounding hides what is
         new: then what is known is taken off first ("twice is enough", Giraud et al. 2005). `seen`
-        is its inner products with itself and with the stored rows, where these are at hand.
+        is its inner products with itself and with the stored rows, where these are at hand; what is
+        new and no longer than `nothing` is rounding.
         """
         found, rest, whole = np.zeros(self.size), ranks.cut(vector), 0.0
         for _ in range(3):
@@ -107,7 +109,7 @@ class Basis:
             (square, known), seen = seen, None
             left = math.sqrt(square)
             whole = whole or left
-            if left <= 100 * torch.finfo(vector.dtype).eps * whole:
+            if left <= max(100 * torch.finfo(vector.dtype).eps * whole, nothing):
                 break
             part = self.inverse @ known
             found += part
@@ -118,6 +120,10 @@ class Basis:
                 return np.append(found, length), self._grown(rest, left, shares / length, length)
             rest = torch.addmv(rest, self._rows.t(), self._like_rows(shares), alpha=-1)
         return found, self
+
+    def projected(self, vector: Tensor) -> Array:
+        """Coordinates of the part of a vector that lies in this basis."""
+        return self.inverse @ fetched(products(self._rows, vector))[0]
 
     def _grown(self, vector: Tensor, norm: float, shares: Array, length: float) -> Basis:
         """The basis with a vector of this norm, of which so much is new, stored as its last row."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,6 +22,7 @@ TINY = 1e-200
 CLIP = 0.3
 """Smallest curvature of the Lagrangian, as a share of the regularizer's, that a trial is given."""
 FAR = 1e15
+NONE = np.zeros(0)
 HEAVY = 1e6
 
 
@@ -33,6 +34,9 @@ class Trial:
     multiplier: float
     length: float  # in the variables in which the regularizer's Hessian is a multiple of I
     left: float = 0.0  # phi at its end, as modeled: the constraint is met to a tolerance
+    # multipliers of what is held beside the level, and its phi as modeled
+    beside: Array = field(default_factory=lambda: NONE)
+    left_beside: Array = field(default_factory=lambda: NONE)
 
 
 @dataclass(frozen=True)
@@ -41,15 +45,48 @@ class Slopes:
 
     r: Array  # of the regularizer
     a: Array  # of phi
+    beside: tuple[Array, ...] = ()  # of the phi of each that is held beside the level
 
     def padded(self, size: int) -> Slopes:
         """The same in a grown basis."""
-        return Slopes(padded(self.r, size), padded(self.a, size))
+        beside = tuple(padded(one, size) for one in self.beside)
+        return Slopes(padded(self.r, size), padded(self.a, size), beside)
+
+    def turned(self, columns: Array) -> Slopes:
+        """The same in the basis of orthonormal columns of this one."""
+        beside = tuple(columns.T @ one for one in self.beside)
+        return Slopes(columns.T @ self.r, columns.T @ self.a, beside)
+
+    @property
+    def every(self) -> tuple[Array, ...]:
+        """All of them."""
+        return (self.r, self.a, *self.beside)
 
     @property
     def multiplier(self) -> float:
         """The least-squares lambda of r + lambda a = 0."""
         return float(-(self.r @ self.a) / (self.a @ self.a))
+
+
+@dataclass(frozen=True)
+class Bend:
+    """What is learned of the phi of something that is held beside the level."""
+
+    hessian: Array
+    steepest: float = 0.0  # largest curvature that was seen of late
+
+    def learn(self, size: int, step: Array, change: Array) -> Bend:
+        """The same after the change of a gradient over a step, in a basis of a size."""
+        change = padded(change, size)
+        seen = math.sqrt(change @ change) / math.sqrt(step @ step)
+        hessian = _sr1(padded(self.hessian, size), step, change)
+        return Bend(hessian, max(0.97 * self.steepest, seen))
+
+    def capped(self, size: int) -> Array:
+        """The Hessian as far as it is believed, in a basis of a size."""
+        values, vectors = eigh(padded(self.hessian, size))
+        values = np.clip(values, -CAP * self.steepest, CAP * self.steepest)
+        return (vectors * values) @ vectors.T
 
 
 @dataclass(frozen=True)
@@ -61,6 +98,7 @@ class Model:
     curvature: Array | None  # of R, by damped BFGS; None where it is exactly `outside` times I
     outside: float  # curvature of R outside the basis
     steepest: float = 0.0  # largest curvature of phi that was seen of late
+    beside: tuple[Bend, ...] = ()  # of each that is held beside the level
 
     def trial(
         self, slopes: Slopes, phi: float, radius: float, multiplier: float, gap: float
@@ -68,7 +106,7 @@ class Model:
         """The best step within a radius that the model knows of; see `subproblem.solve`."""
         r, a, bend = slopes.r, slopes.a, self.bend
         # a change of variables makes the regularizer's Hessian `outside` times I
-        turn = None if self.curvature is None else _inverse_root(self.curvature, self.outside)
+        turn = None if self.curvature is None else inverse_root(self.curvature, self.outside)
         if turn is not None:
             r, a, bend = turn @ r, turn @ a, turn @ bend @ turn
         values, vectors = eigh(bend)
@@ -92,7 +130,14 @@ class Model:
         bent = self.outside * step if self.curvature is None else self.curvature @ step
         return float(-(slopes.r @ step + 0.5 * step @ bent))
 
-    def learn(self, basis: Basis, step: Array, change_r: Array, change_a: Array) -> Model:
+    def learn(
+        self,
+        basis: Basis,
+        step: Array,
+        change_r: Array,
+        change_a: Array,
+        beside: Sequence[Array] = (),
+    ) -> Model:
         """The model after gradients at both ends of a step were seen."""
         size = basis.size
         step, change_a = padded(step, size), padded(change_a, size)
@@ -102,26 +147,45 @@ class Model:
             grown = padded(curvature, size, self.outside)
             curvature = _bfgs(grown, step, padded(change_r, size))
         seen = math.sqrt(change_a @ change_a) / math.sqrt(step @ step)
-        return Model(basis, bend, curvature, self.outside, max(0.97 * self.steepest, seen))
+        bends = (one.learn(size, step, c) for one, c in zip(self.beside, beside, strict=True))
+        return Model(
+            basis, bend, curvature, self.outside, max(0.97 * self.steepest, seen), tuple(bends)
+        )
 
     def measured(self, metric: Metric, slopes: Slopes) -> tuple[Model, Slopes]:
-        """The model in a new metric of R, which R's Hessian is again; that of phi is the same."""
+        """The model in a new metric of R, which R's Hessian is again; those of the constraints are
+        the same."""
         found = self.basis.measured(metric)
         if found is None:
             return self, slopes
         basis, lower = found
-        bend = lower.T @ padded(self.bend, basis.size) @ lower
-        model = Model(basis, bend, np.eye(basis.size), self.outside, self.steepest)
-        return model, Slopes(lower.T @ slopes.r, lower.T @ slopes.a)
+
+        def turned(hessian: Array) -> Array:
+            return lower.T @ padded(hessian, basis.size) @ lower
+
+        beside = tuple(Bend(turned(one.hessian), one.steepest) for one in self.beside)
+        model = Model(
+            basis, turned(self.bend), np.eye(basis.size), self.outside, self.steepest, beside
+        )
+        new = tuple(lower.T @ one for one in slopes.beside)
+        return model, Slopes(lower.T @ slopes.r, lower.T @ slopes.a, new)
+
+    def forgotten(self) -> Model:
+        """The model with no constraint's bend."""
+        beside = tuple(Bend(np.zeros_like(one.hessian), one.steepest) for one in self.beside)
+        return replace(self, bend=np.zeros_like(self.bend), beside=beside)
 
     def compressed(
-        self, keep: int, held: Sequence[Slopes], ranks: Ranks = ALONE
+        self, keep: int, held: Sequence[Slopes], prices: Array = NONE, ranks: Ranks = ALONE
     ) -> tuple[Model, list[Slopes]]:
-        """A smaller model: what is needed exactly, and where phi and R bend most."""
+        """A smaller model: what is needed exactly, and where phi and R bend most.
+
+        Where more than a level is held, `prices` are what the bend of each constraint counts.
+        """
         size = self.basis.size
         values, vectors = eigh(padded(self.bend, size))
         values = np.clip(values, -CAP * self.steepest, CAP * self.steepest)
-        exact = np.column_stack([v for one in held for v in (one.r, one.a)])
+        exact = np.column_stack([v for one in held for v in one.every])
         span, weights, _ = np.linalg.svd(exact, full_matrices=False)
         span = span[:, weights > 1e-9 * weights[0]]
         most = vectors[:, np.argsort(-np.abs(values))]
@@ -129,6 +193,14 @@ class Model:
             off = padded(self.curvature, size, self.outside) - self.outside * np.eye(size)
             bent = held[0].multiplier ** 2 * (vectors * values**2) @ vectors.T
             most = eigh(bent + off @ off)[1][:, ::-1]
+        bends = [one.capped(size) for one in self.beside]
+        if len(prices):
+            capped = [(vectors * values) @ vectors.T, *bends]
+            bent = sum(price**2 * one @ one for price, one in zip(prices, capped, strict=True))
+            if self.curvature is not None:
+                off = padded(self.curvature, size, self.outside) - self.outside * np.eye(size)
+                bent = bent + off @ off
+            most = eigh(np.asarray(bent))[1][:, ::-1]
         columns = np.linalg.qr(np.column_stack([span, most[:, : keep - span.shape[1]]]))[0]
         rotated = columns.T @ vectors
         smaller = Model(
@@ -137,8 +209,12 @@ class Model:
             None if self.curvature is None else columns.T @ self.curvature @ columns,
             self.outside,
             self.steepest,
+            tuple(
+                Bend(columns.T @ bend @ columns, one.steepest)
+                for bend, one in zip(bends, self.beside, strict=True)
+            ),
         )
-        return smaller, [Slopes(columns.T @ one.r, columns.T @ one.a) for one in held]
+        return smaller, [one.turned(columns) for one in held]
 
 
 def _sr1(matrix: Array, step: Array, change: Array) -> Array:
@@ -163,7 +239,8 @@ def _bfgs(matrix: Array, step: Array, change: Array) -> Array:
     return matrix - np.outer(image, image / curved) + np.outer(change, change / along)
 
 
-def _inverse_root(matrix: Array, scale: float) -> Array:
+def inverse_root(matrix: Array, scale: float) -> Array:
+    """What turns a Hessian into a multiple of the identity, its curvature bounded below."""
     values, vectors = eigh(matrix)
     return (vectors * np.sqrt(scale / np.maximum(values, FLAT * scale))) @ vectors.T
 
