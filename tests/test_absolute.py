@@ -100,9 +100,10 @@ def test_the_slopes_that_are_carried_along_are_those_of_phi() -> None:
     """phi = (L - c) / scale, whatever constant L holds."""
     start = CENTER + functional.normalize(normal(3, seed=1), dim=0)
     objective = Objective(bowl(-1.0, start), "squared_norm")
-    state = SQP().init(objective, start, None, Tolerance(atol=1e-3))
+    method = SQP(first_step=1e-3)  # with its default the first step is the last
+    state = method.init(objective, start, None, Tolerance(atol=1e-3))
     for _ in range(4):
-        state = SQP().step(objective, state)
+        state = method.step(objective, state)
         assert state.ending is None
         assert state.model is not None
         assert state.slopes is not None

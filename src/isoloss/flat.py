@@ -315,6 +315,12 @@ def products(rows: Tensor, vector: Tensor) -> Tensor:
     return torch.stack([torch.mv(part, piece) for part, piece in pieces]).double().sum(0)
 
 
+def gram(rows: Tensor, others: Tensor) -> Tensor:
+    """The inner products of rows with other rows, float64; summed as `inner` does."""
+    pairs = zip(rows.split(BLOCK, dim=1), others.split(BLOCK, dim=1), strict=True)
+    return torch.stack([torch.mm(a, b.t()) for a, b in pairs]).double().sum(0)
+
+
 def less(a: Tensor, b: Tensor, over: Tensor, under: Tensor) -> Tensor:
     """a - (over / under) b, of numbers that a GPU need not fetch; a where under is 0."""
     if a.device.type == "cpu":

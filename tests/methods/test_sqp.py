@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -334,6 +336,26 @@ def test_the_state_knows_the_gradients_exactly(memory: int) -> None:
             break
 
 
+def test_far_from_the_end_a_step_goes_on_from_centers_near_the_level(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def walked() -> tuple[pd.Series, Path]:
+        path = walk(wide(seed=1).problem(), stop=Stop(evaluations=14))
+        return path.steps["evaluations"].diff(), path
+
+    costs, path = walked()
+    # sys.modules, since the package has a function of that name
+    monkeypatch.setattr(sys.modules["isoloss.methods.sqp.advance"], "CHAIN", 1)
+    landing_costs, landing = walked()
+    assert costs.max() > landing_costs.max()
+    far = [
+        p.steps.loc[p.steps["evaluations"] <= 9, "regularizer"].iloc[-1] for p in (path, landing)
+    ]
+    assert far[0] < 0.9 * far[1]
+    assert (costs[path.steps["kkt_residual"].shift() < 0.1] <= 2).all()  # near it each trial lands
+    assert np.abs(path.steps["level_error"]).max() <= 1e-3
+
+
 def test_a_walk_with_the_smallest_memory_comes_as_far() -> None:
     stop = Stop(kkt_residual=1e-2, evaluations=600)
     small = walk(wide().problem(), method=SQP(memory=16), stop=stop)
@@ -404,7 +426,7 @@ def test_a_stationary_start_has_no_tangent(level: float | None) -> None:
 def test_asked_for_the_exact_end_the_walk_ends_by_itself(make: Any, dtype: torch.dtype) -> None:
     source = make(seed=1)
     problem = source.problem if isinstance(source, Known) else source.problem()
-    stop = Stop(kkt_residual=0, evaluations=1000)
+    stop = Stop(kkt_residual=0, evaluations=3000)
     path = walk(problem.with_dtype(dtype), stop=stop)
     assert path.outcome in (Outcome.STALLED, Outcome.CONVERGED)
     assert path.steps["kkt_residual"].min() < (1e-2 if dtype == torch.float32 else 1e-4)

@@ -122,7 +122,7 @@ def test_a_vector_that_is_partly_new_costs_one_pass_over_the_rows(
         monkeypatch.setattr(
             torch, name, lambda *a, f=inner, n=name, **k: (passes.append(n), f(*a, **k))[1]
         )
-    basis.coordinates(known + 0.1 * new)
+    basis.coordinates(known + 0.2 * new)
     assert passes == ["mv"]
     passes.clear()
     basis.coordinates(known + 1e-3 * new)
@@ -401,6 +401,28 @@ def test_a_trial_of_the_model_is_scipys_on_the_modelled_problem(seed: int, learn
     assert objective(found.step) <= objective(expected) + 1e-6
 
 
+def test_where_the_lagrangian_is_concave_a_trial_sees_curvature_of_the_same_size() -> None:
+    basis, slopes = spanned(*normal(3, 3, seed=4)), Slopes(np.ones(3), np.array([-1.0, -0.5, 0.0]))
+    steps = {}
+    for last in (-50.0, 50.0, -0.5):
+        model = Model(basis, np.diag([1.0, 2.0, last]), None, 2.0)
+        steps[last] = model.trial(slopes, 0.01, 1e3, 1.5, 1e-12)
+    np.testing.assert_allclose(steps[-50.0].step, steps[50.0].step, rtol=1e-9)
+    # what the Lagrangian can bear is seen as it is: 2 - 0.5 lambda
+    assert steps[-0.5].step[2] == pytest.approx(-1 / (2 - 0.5 * steps[-0.5].multiplier), rel=1e-6)
+
+
+@pytest.mark.parametrize("gap", [1e-9, 0.05])
+def test_a_trial_tells_what_it_leaves_of_phi(gap: float) -> None:
+    basis, slopes = spanned(*normal(3, 3, seed=5)), Slopes(np.ones(3), np.array([-1.0, -0.5, 0.2]))
+    bend = np.diag([1.0, 3.0, 8.0])
+    trial = Model(basis, bend, None, 2.0).trial(slopes, 0.3, 1e3, 1.5, gap)
+    expected = 0.3 + slopes.a @ trial.step + trial.step @ bend @ trial.step / 2
+    assert trial.left == pytest.approx(expected, abs=1e-12)
+    assert abs(trial.left) <= gap
+    assert trial.left != 0
+
+
 # ---------------------------------------------------------------- a smaller model
 
 
@@ -449,6 +471,20 @@ def test_a_smaller_model_keeps_where_phi_and_a_learned_regularizer_bend_most(lea
         direction = basis.combine(turn[:, k]).numpy()
         kept = direction @ unfolded(smaller, smaller.curvature) @ direction
         assert kept == pytest.approx(curves[k], rel=1e-9)
+
+
+def test_rounding_does_not_build_up_from_one_smaller_basis_to_the_next() -> None:
+    # 8e-5 after twelve if the rows of a smaller basis are taken for orthonormal
+    source, basis = torch.Generator().manual_seed(3), Basis.empty(12, torch.zeros(500))
+    for k in range(12):
+        while basis.room:
+            new = torch.randn(500, generator=source)
+            known = basis.combine(np.ones(basis.size) / math.sqrt(max(basis.size, 1)))
+            before = basis.size
+            _, basis = basis.coordinates(known + 0.2 * new / new.norm())
+            assert basis.size == before + 1
+        assert_orthonormal(basis, 2e-5)
+        basis = basis.turned(np.linalg.qr(np.random.default_rng(k).normal(size=(12, 6)))[0])
 
 
 def test_rows_that_a_smaller_basis_does_not_use_are_zero(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -309,7 +309,8 @@ def test_sqp_walks_to_a_smaller_value_on_the_level_set(name: str) -> None:
     )
     assert path.regularizer == name
     assert path.outcome.success, path.message
-    if name not in {"gradient_norm", "adaptive_sharpness"}:  # 0 is their bound, at no end
+    # 0 is their bound, at no end
+    if name not in {"gradient_norm", "input_gradient", "adaptive_sharpness"}:
         assert path.outcome is isoloss.Outcome.CONVERGED, path.message
     values = [value_at(name, problem, theta) for theta in path.points]
     np.testing.assert_allclose(values[-1], path.steps["regularizer"].iloc[-1], rtol=1e-12)

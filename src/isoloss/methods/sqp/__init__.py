@@ -40,10 +40,10 @@ class SQP(Settings):
     Where the tolerance is absolute, on (L - c) / scale = 0; the scale is |grad L| |theta| where the
     level is reached, or a thousand tolerances where that is more.
 
-    A step is one trial that may leave the level set by a little and a second one that lands in the
-    band, some two evaluations, however tight the band. Beside the points it holds `memory` vectors
-    of the size of theta, and at most twice as many for a moment, when these are full, and on the
-    way to a level that is not the start's, where L-BFGS leads.
+    A step is a trial that may leave the level set by a little, or several where they pay far from
+    the end, and one or two that land in the band, however tight the band. Beside the points it
+    holds `memory` vectors of the size of theta, and at most twice as many for a moment, when these
+    are full, and on the way to a level that is not the start's, where L-BFGS leads.
 
     Attributes:
         memory: Largest number of directions in which curvature is known, at least 16; when they

@@ -16,8 +16,13 @@ from isoloss.methods.sqp.several import Measure, Rules
 from isoloss.outcome import Ending, Outcome
 from isoloss.point import Change, Objective, Origin, Point
 
-LOOSE = 0.05
-"""|phi| up to which a trial outside the band becomes the center from which the step lands in it."""
+LOOSE = 0.15
+"""|phi| up to which a trial outside the band becomes a center, from which the step goes on."""
+CHAIN = 10
+"""Trials in a row that become centers before the next has to land in the band."""
+BENT = 0.1
+"""KKT residual at the last point below which it has to land at once: what is left is a short way,
+where a better center is worth more than a landing costs."""
 LANDING = 0.3
 """A landing step is as long as the last would have had to be to end at this share of the band."""
 ROUGH = 6
@@ -182,7 +187,9 @@ class Search:
         self.radius, self.multiplier = state.radius, state.multiplier
         self.landing = math.inf  # longest step that is expected to end in the band
         self.loose = max(LOOSE, 2 * state.rtol)
-        self.rejected = 0
+        self.rejected = 0  # since the last center that was reached by a long trial
+        self.centers = self.tried = 0
+        self.restoring = False
         self.finite = True
         self.landed = False
         theta = state.point.theta
@@ -195,7 +202,8 @@ class Search:
         """Turn the basis into a smaller one where the next trial might not find room."""
         if self.model.basis.room < 2 + len(self.state.beside):
             held = [self.here.slopes, self.home.slopes]
-            self.model, held = self.model.compressed(keep, held, self._weights())
+            ranks = self.objective.ranks
+            self.model, held = self.model.compressed(keep, held, self._weights(), ranks)
             self.here = replace(self.here, slopes=held[0])
             self.home = replace(self.home, slopes=held[1])
 
@@ -208,10 +216,13 @@ class Search:
         longest = max(min(self.radius, self.landing), 1.3 * abs(here.phi) / steep)
         gap = 0.003 * self.state.rtol
         trial = self.model.trial(here.slopes, here.phi, longest, self.multiplier, gap)
-        # where a step meant only to land has no sane multiplier, the least-squares one
+        # a step that only restores phi has no sane multiplier: the last one, or least squares'
         estimate = here.multiplier
-        sane = abs(trial.multiplier) <= 1e3 * abs(estimate)
-        self.multiplier = trial.multiplier if sane else estimate
+        self.restoring = not abs(trial.multiplier) <= 1e3 * abs(estimate)
+        if not self.restoring:
+            self.multiplier = trial.multiplier
+        elif not self.multiplier * estimate > 0:
+            self.multiplier = estimate
         return trial
 
     def _propose_for_all(self) -> Trial:
@@ -267,6 +278,7 @@ class Search:
     def judge(self, trial: Trial, there: Point, change: Change) -> None:
         """Learn from an evaluated trial, then land, go on from it or reject it."""
         self.finite = self.state.admits(there)
+        self.tried += 1
         if not self.finite:
             self.radius = 0.25 * trial.length
             self.rejected += 1
@@ -291,12 +303,16 @@ class Search:
         self._trust(trial, missed, fallen / modeled if modeled > 0 else -1.0)
 
         lower = fallen > (-noise if trial.length < 1e-3 * self.radius else 0)
-        nearer = self.landing < math.inf and missed < 0.5 * before
+        landing = self.landing < math.inf
+        nearer = (landing or self.restoring) and missed < 0.5 * before
         if missed <= max(self.loose, 0.5 * before) and (lower or nearer):
             self.here = reached
             self.landed = self._lands(reached, noise)
+            if not landing:
+                self.rejected = 0
+                self.centers += 1
             out = self._out(reached)
-            if out > self.state.rtol:
+            if out > self.state.rtol and (landing or not self._goes_on(reached)):
                 self.landing = trial.length * math.sqrt(LANDING * self.state.rtol / out)
         else:
             self._reject()
@@ -420,6 +436,23 @@ class Search:
             self.radius = min(self.radius, trial.length * factor)
         elif trial.length > 0.8 * self.radius:
             self.radius = trial.length * factor
+
+    def _goes_on(self, reached: Center) -> bool:
+        """Whether the next trial from a center may be a long one as well, and need not land.
+
+        Each landing costs an evaluation or more. It waits while what the walk owes, the price of
+        phi, is less than what it has gained since the last point of the path.
+        """
+        home = self.home
+        if not self.plain or self.centers >= CHAIN or self.tried >= CHAIN + ROUGH:
+            return False
+        if home.point.kkt_residual <= BENT or self.model.basis.metric is not None:
+            return False  # a metric is another one at every point of the path
+        if self.objective.rough:
+            return False  # how far a rounded loss is off is known about that point only
+        gained = home.point.regularizer - reached.point.regularizer
+        gained += self.multiplier * (home.phi - reached.phi)
+        return abs(self.multiplier * reached.phi) < gained
 
     def _lands(self, reached: Center, noise: float) -> bool:
         """Whether a point may be the next of the path: in the band, and lower."""

@@ -13,13 +13,13 @@ from torch import Tensor
 from isoloss.errors import InputError
 from isoloss.evaluation import Ranks
 from isoloss.evaluation.arithmetic import one_thread
-from isoloss.flat import BLOCK, fetched, inner, products
+from isoloss.flat import fetched, gram, inner, products
 from isoloss.problem import ALONE
 from isoloss.regularizers.metric import Metric
 
 Array = NDArray[np.float64]
 
-GROWTH = 30.0
+GROWTH = 10.0
 """How much larger than one an orthonormal row's share of a stored row may be: the rounding of inner
 products grows by the product of two of these."""
 
@@ -145,30 +145,34 @@ class Basis:
         """How much of each stored row the vector of these coordinates is, shape (size,)."""
         return coordinates @ self.inverse
 
-    def turned(self, columns: Array) -> Basis:
+    def turned(self, columns: Array, ranks: Ranks = ALONE) -> Basis:
         """The basis of the combinations given by orthonormal columns, shape (size, fewer).
 
-        In storage of its own, so that this basis stays as it is.
+        In storage of its own, so that this basis stays as it is. The combinations are orthonormal
+        only as far as this basis is: what is missing is measured, so that it cannot build up.
         """
         kept = columns.shape[1]
         rows = Rows(torch.empty_like(self.rows.values), kept)
         rows.values[kept:] = 0  # a trial may multiply all rows
         torch.mm(self._like_rows(columns.T @ self.inverse), self._rows, out=rows.values[:kept])
-        return replace(self, rows=rows, inverse=np.eye(kept))
+        made = rows.values[:kept]
+        dual = made if self.metric is None else self.metric.solve(made)
+        (square,) = fetched(*ranks.sums(gram(made, dual)))
+        square = square.reshape(kept, kept)
+        return replace(self, rows=rows, inverse=np.linalg.inv(np.linalg.cholesky(square)))
 
     def measured(self, metric: Metric) -> tuple[Basis, Array] | None:
         """The basis of the same vectors in another metric, and the lower triangle that the old one
         is of the new; None where rounding hides how the vectors differ in it."""
         rows, dual = self._rows, metric.solve(self._rows)
-        pairs = zip(rows.split(BLOCK, dim=1), dual.split(BLOCK, dim=1), strict=True)
-        (gram,) = fetched(torch.stack([torch.mm(a, b.t()) for a, b in pairs]).double().sum(0))
-        gram = self.inverse @ gram.reshape(self.size, self.size) @ self.inverse.T
+        (square,) = fetched(gram(rows, dual))
+        square = self.inverse @ square.reshape(self.size, self.size) @ self.inverse.T
         try:
-            lower = np.linalg.cholesky(0.5 * (gram + gram.T))
+            lower = np.linalg.cholesky(0.5 * (square + square.T))
         except np.linalg.LinAlgError:
             return None
         inverse = np.linalg.solve(lower, self.inverse)
-        known = np.square(np.diag(lower)) / np.diag(gram)
+        known = np.square(np.diag(lower)) / np.diag(square)
         if not known.min() > 1e3 * torch.finfo(rows.dtype).eps:
             return None
         return replace(self, inverse=inverse, metric=metric), lower

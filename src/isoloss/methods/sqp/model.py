@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from isoloss.evaluation import Ranks
 from isoloss.methods.sqp.basis import Array, Basis, eigh, padded
+from isoloss.problem import ALONE
 from isoloss.regularizers.metric import Metric
 
 CAP = 3.0
@@ -111,6 +113,9 @@ class Model:
         # the Lagrangian's curvature, outside + multiplier * values, is kept positive
         start = multiplier if multiplier * slopes.multiplier > 0 else slopes.multiplier
         reference = max(start, slopes.multiplier, key=abs)
+        # where the Lagrangian would be concave, mostly by what SR1 left behind of steps long past,
+        # a constraint's curvature is taken by its size (Dauphin et al. 2014 do so at saddles)
+        values = np.where(reference * values < -self.outside, -values, values)
         if reference > 0:
             values = np.maximum(values, -self.outside * (1 - CLIP) / reference)
         elif reference < 0:
@@ -171,7 +176,7 @@ class Model:
         return replace(self, bend=np.zeros_like(self.bend), beside=beside)
 
     def compressed(
-        self, keep: int, held: Sequence[Slopes], prices: Array = NONE
+        self, keep: int, held: Sequence[Slopes], prices: Array = NONE, ranks: Ranks = ALONE
     ) -> tuple[Model, list[Slopes]]:
         """A smaller model: what is needed exactly, and where phi and R bend most.
 
@@ -199,7 +204,7 @@ class Model:
         columns = np.linalg.qr(np.column_stack([span, most[:, : keep - span.shape[1]]]))[0]
         rotated = columns.T @ vectors
         smaller = Model(
-            self.basis.turned(columns),
+            self.basis.turned(columns, ranks),
             (rotated * values) @ rotated.T,
             None if self.curvature is None else columns.T @ self.curvature @ columns,
             self.outside,
@@ -260,7 +265,7 @@ def solve(
     """
     top, low = max(float(b.max()), 0.0), min(float(b.min()), 0.0)
     mu, mu_below, mu_above = 0.0, 0.0, math.inf
-    back, length = r, 0.0  # back: the step reversed
+    back, length, value = r, 0.0, phi  # back: the step reversed
     for _ in range(20):
         weight = kappa + mu
         below = -weight * (1 - 1e-10) / top if top > 0 else -FAR
@@ -302,4 +307,4 @@ def solve(
             )
         multiplier -= across / slope * (newton - mu)
         mu = newton
-    return Trial(-back, multiplier, length)
+    return Trial(-back, multiplier, length, value)
