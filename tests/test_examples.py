@@ -102,6 +102,17 @@ def test_fairest_and_least_fair_are_far_apart(run) -> None:
     assert held(least)
     assert fairest.steps["regularizer"].iloc[-1] < 1e-3
     assert (-least.steps["regularizer"].iloc[-1]) ** 0.5 > 0.2
+    problem, validation, most = left["problem"], left["held_out"], 1.001 * left["present"]
+    assert validation.loss(least.points[-1]).item() > most  # for which it is held, too
+    level = problem.loss(problem.current()).item()
+    for what in ("fairest", "least fair"):
+        path = left["paths"][f"{what}, validation loss held"]
+        for point in path.points:
+            assert problem.loss(point).item() == pytest.approx(level, rel=1.01e-3)
+            assert validation.loss(point).item() <= most * (1 + 1e-9)
+        assert abs(path.steps["regularizer"]).iloc[[0, -1]].is_monotonic_increasing == (
+            what == "least fair"
+        )
     assert "gap 0." in printed
 
 
