@@ -77,7 +77,7 @@ def slsqp(start: Vector, constraints: list[dict[str, Any]]) -> Any:
         jac=lambda x: 2 * x,
         constraints=constraints,
         method="SLSQP",
-        options={"ftol": 1e-16, "maxiter": 1000},
+        options={"ftol": 1e-14, "maxiter": 1000},
     )
 
 
@@ -105,16 +105,15 @@ def test_the_end_is_that_of_slsqp(seed: int, outside: bool) -> None:
     )
     assert path.outcome is Outcome.CONVERGED
     end = path.points[-1].numpy()
-    oracle = slsqp(
-        end + 0.01 * source.standard_normal(n),
-        [
-            one.for_scipy(bound, upper)
-            for one, bound, upper in zip(
-                quadratics, [level, *bounds], [upper_level, *uppers], strict=True
-            )
-        ],
-    )
-    assert oracle.success
+    rules = [
+        one.for_scipy(bound, upper)
+        for one, bound, upper in zip(
+            quadratics, [level, *bounds], [upper_level, *uppers], strict=True
+        )
+    ]
+    # it does not converge from everywhere
+    tries = (slsqp(end + 0.01 * source.standard_normal(n), rules) for _ in range(5))
+    oracle = next(found for found in tries if found.success)
     assert last(path)["regularizer"] == pytest.approx(oracle.fun, rel=1e-6, abs=1e-10)
     assert np.linalg.norm(end - oracle.x) <= 1e-5 * np.linalg.norm(start)
 

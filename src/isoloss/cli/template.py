@@ -11,12 +11,13 @@ from torch import nn
 import isoloss
 
 
-def moons(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def moons(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Noisy points on two half circles, and on which of them each lies."""
+    source = torch.Generator().manual_seed(seed)
     targets = torch.arange(count) % 2
-    side, angle = 1 - 2 * targets, torch.pi * torch.rand(count)
+    side, angle = 1 - 2 * targets, torch.pi * torch.rand(count, generator=source)
     inputs = torch.stack([side * angle.cos() + targets, side * angle.sin() + 0.5 * targets], 1)
-    return inputs + 0.2 * torch.randn(count, 2), targets
+    return inputs + 0.2 * torch.randn(count, 2, generator=source), targets
 
 
 def build(seed: int) -> tuple[isoloss.Problem, dict[str, isoloss.Problem]]:
@@ -29,8 +30,8 @@ def build(seed: int) -> tuple[isoloss.Problem, dict[str, isoloss.Problem]]:
         The training loss, and what to measure on the way, by name.
     """
     # data: tensors, a list of batches, or a DataLoader that does not shuffle
-    inputs, targets = moons(200)
-    unseen = moons(1000)
+    inputs, targets = moons(200, seed)
+    unseen = moons(1000, seed=10_000)
 
     # any module; any training
     model = nn.Sequential(nn.Linear(2, 50), nn.Tanh(), nn.Linear(50, 2))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -197,8 +199,36 @@ def solve(
         multipliers = multipliers + change * (newton - mu)
         mu = newton
     if at is None:  # nothing finite was found
-        return At(start, 0.0, np.zeros_like(r), phis, slopes, np.eye(len(r)))
+        return At(start, 0.0, np.zeros_like(r), phis, slopes, Factor(np.eye(len(r))))
     return at
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Cholesky's factor of the Lagrangian's Hessian, in its lower triangle."""
+
+    lower: Array
+
+    @staticmethod
+    def of(matrix: Array) -> Factor | None:
+        """That of a symmetric matrix, which is overwritten; None where it is hardly positive."""
+        lower, failed = _lapack()[0](matrix.T, lower=1, clean=0, overwrite_a=1)
+        if failed:
+            return None
+        pivots = lower.diagonal()
+        return Factor(lower) if pivots.min() > SINGULAR * pivots.max() else None
+
+    def solve(self, columns: Array) -> Array:
+        """The Hessian's inverse times a vector, or each column."""
+        return _lapack()[1](self.lower, columns, lower=1)[0]
+
+
+@functools.cache
+def _lapack() -> Sequence[Any]:
+    """LAPACK's own routines: numpy's wrappers cost several times what these matrices do."""
+    from scipy.linalg import get_lapack_funcs
+
+    return get_lapack_funcs(("potrf", "potrs"), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -210,7 +240,7 @@ class At:
     step: Array
     misses: Array  # the constraints at the step
     jacobian: Array  # their gradients there
-    inverse: Array  # of the Lagrangian's Hessian
+    hessian: Factor
 
     @property
     def length(self) -> float:
@@ -220,7 +250,7 @@ class At:
     def by_radius(self, moving: Flags) -> tuple[float, Array]:
         """Derivatives by mu of |p|^2 and of the multipliers that move."""
         across = self.jacobian[moving]
-        images = self.inverse @ np.vstack([self.step, across]).T
+        images = self.hessian.solve(np.vstack([self.step, across]).T)
         along = across @ images[:, 0]
         change = np.zeros(len(self.multipliers))
         change[moving] = -_least(across @ images[:, 1:], along)
@@ -242,6 +272,7 @@ class _Dual:
         most: Array | None,
     ) -> None:
         self.r, self.slopes, self.bends, self.phis = r, slopes, bends, phis
+        self.flat = bends.reshape(len(bends), -1)
         self.free, self.gaps = rules.free, GAP * rules.tols
         squares = np.einsum("ij,ij->i", slopes, slopes)
         self.squares = np.where(squares > 0, squares, 1.0)
@@ -269,7 +300,7 @@ class _Dual:
             if (np.abs(at.misses[moving]) <= self.gaps[moving]).all():
                 break
             across = at.jacobian[moving]
-            slope = across @ at.inverse @ across.T
+            slope = across @ at.hessian.solve(across.T)
             ahead = np.zeros(len(moving))
             ahead[moving] = _least(slope, at.misses[moving])
             better = self._ahead(at, ahead, weight)
@@ -306,23 +337,20 @@ class _Dual:
         return np.clip(multipliers, np.where(self.free, -self.limits, 0.0), self.limits)
 
     def _at(self, multipliers: Array, weight: float) -> At | None:
-        hessian = np.tensordot(multipliers, self.bends, 1)
-        hessian[np.diag_indices_from(hessian)] += weight
-        try:
-            pivots = np.linalg.cholesky(hessian).diagonal()
-        except np.linalg.LinAlgError:
+        size = len(self.r)
+        hessian = (multipliers @ self.flat).reshape(size, size)
+        hessian.ravel()[:: size + 1] += weight
+        factor = Factor.of(hessian)
+        if factor is None:
             return None
-        if not pivots.min() > SINGULAR * pivots.max():
-            return None
-        inverse = np.asarray(np.linalg.inv(hessian), dtype=np.float64)
         lean = self.r + multipliers @ self.slopes
-        step = -inverse @ lean
+        step = -factor.solve(lean)
         bent = self.bends @ step
         misses = self.phis + self.slopes @ step + 0.5 * bent @ step
         value = float(multipliers @ self.phis + 0.5 * lean @ step)
         if not (math.isfinite(value) and np.isfinite(misses).all()):
             return None
-        return At(multipliers, value, step, misses, self.slopes + bent, inverse)
+        return At(multipliers, value, step, misses, self.slopes + bent, factor)
 
 
 def _least(matrix: Array, vector: Array) -> Array:
