@@ -153,7 +153,7 @@ OUTSIZE = [
     (lambda: isoloss.SQP(memory=10**12), "memory of SQP must be less than or equal to 10000"),
     (lambda: isoloss.HessianTrace(probes=10**12), "probes of HessianTrace must be less than"),
     (lambda: isoloss.HessianTrace(seed=10**30), "seed of HessianTrace must be less than"),
-    (lambda: isoloss.Outcome("stale"), "did you mean stalled?"),
+    (lambda: isoloss.Outcome("stale"), "did you mean stalled or slowed?"),
     (lambda: isoloss.Outcome(3), "unknown outcome 3"),
     (lambda: isoloss.check(PROBLEM, seed=10**20), "seed must be a whole number from 0 to"),
     (lambda: PROBLEM.with_chunk_size(10**20), "size must be a whole number from 1 to"),

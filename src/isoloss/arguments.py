@@ -182,8 +182,9 @@ def _misfits(name: str, value: Any, hint: Any) -> Iterable[tuple[str, Any, Any]]
             yield from _misfits(f"{name}[{shown(key)}]", one, of_values)
     elif isinstance(value, Sequence) and inner:
         every = origin is not tuple or ... in inner
-        if every and {*map(type, cast("Sequence[Any]", value))} <= {inner[0]}:
-            return  # the usual: looked at all at once
+        usual = every and issubclass(type(inner[0]), type)  # looked at all at once
+        if usual and {*map(type, cast("Sequence[Any]", value))} <= {inner[0]}:
+            return
         kinds = [inner[0]] * len(cast("Sequence[Any]", value)) if every else inner
         if len(kinds) != len(cast("Sequence[Any]", value)):
             yield name, value, hint

@@ -21,7 +21,7 @@ def extents() -> isoloss.Extents:
     points = torch.randn(5, 3).double()
     named = {f"x{k}": isoloss.Outputs(points[k : k + 1], torch.Tensor.sum) for k in range(5)}
     # the first few converge, and not all
-    return isoloss.extent(problem, named, stop=Stop(evaluations=14), gain=0, progress=False)
+    return isoloss.extent(problem, named, stop=Stop(evaluations=8), gain=0, progress=False)
 
 
 def test_bars_marks_and_filled_ends_are_what_was_found(extents) -> None:
