@@ -12,12 +12,13 @@ from torch import Tensor
 
 from isoloss.constraints import RTOL
 from isoloss.flat import inner
-from isoloss.methods.sqp.advance import SQPState, advance
+from isoloss.methods.sqp.advance import advance
 from isoloss.methods.sqp.approach import step_towards
 from isoloss.methods.sqp.basis import Array, Basis
 from isoloss.methods.sqp.model import Bend, Model, Slopes
 from isoloss.methods.sqp.restore import step_inside
 from isoloss.methods.sqp.several import Measure
+from isoloss.methods.sqp.state import SQPState
 from isoloss.outcome import Ending, Outcome
 from isoloss.point import Objective, Tolerance
 from isoloss.settings import Count, Settings

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from isoloss.evaluation import Ranks
 from isoloss.flat import inner
-from isoloss.methods.sqp.advance import SQPState
 from isoloss.methods.sqp.basis import Rows, row_of
+from isoloss.methods.sqp.state import SQPState
 from isoloss.outcome import Ending, Outcome
 from isoloss.point import Objective, Point
 

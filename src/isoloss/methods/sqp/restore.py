@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from isoloss.constraints import nonnegative
-from isoloss.methods.sqp.advance import Search, SQPState
+from isoloss.methods.sqp.advance import Search
 from isoloss.methods.sqp.basis import padded
 from isoloss.methods.sqp.model import Model, Slopes
 from isoloss.methods.sqp.several import restoring
+from isoloss.methods.sqp.state import SQPState
 from isoloss.outcome import Ending, Outcome
 from isoloss.point import Objective
 
