@@ -68,8 +68,9 @@ def test_a_prepared_model_and_loader(by: tuple[str, ...], tmp_path: Path) -> Non
 
     def said(count: int) -> str:
         command = [*run, "script.py", by[0], str(count)]
-        roots = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(roots)}
+        given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+        roots = [Path(__file__).parents[2], *map(Path, given)]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(str(one.resolve()) for one in roots)}
         done = subprocess.run(
             command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
         )

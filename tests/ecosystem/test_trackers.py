@@ -157,7 +157,8 @@ def test_wandb_offline_holds_every_row_the_settings_and_the_end(
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.chdir(tmp_path)  # it keeps to the first folder that it sees
-    quiet = {"settings": {"silent": True}, "dir": str(tmp_path)}
+    # which it may have read before, for another test
+    quiet = {"mode": "offline", "settings": {"silent": True}, "dir": str(tmp_path)}
     path = go(WandB("walks", name="first", config={"seed": 5}, **quiet))
     (file,) = tmp_path.rglob("*.wandb")
     rows, config, summary = dict[int, dict[str, Any]](), {}, {}
