@@ -20,6 +20,7 @@ import torch
 from torch import distributed as dist
 from torch.utils.data import DataLoader, TensorDataset
 import isoloss
+import tests.ecosystem.conftest  # torchvision's operators
 from tests.ecosystem.test_ranks import classifier, examples
 
 model, data = classifier(), TensorDataset(*examples(int(sys.argv[2])))
