@@ -42,6 +42,10 @@ def test_code_blocks_work_as_pasted(page: Path, monkeypatch, tmp_path, capsys) -
     run(page, monkeypatch, tmp_path, capsys)
     if page.stem == "tutorial":
         assert (tmp_path / "walk.png").stat().st_size > 10_000
+    if page.stem == "gallery":
+        shown = re.findall(r"\]\(images/(\w+\.png)\)", page.read_text(encoding="utf-8"))
+        assert sorted(shown) == sorted(file.name for file in tmp_path.glob("*.png"))
+        assert all(10_000 < (tmp_path / name).stat().st_size < 100_000 for name in shown)
 
 
 def run(page: Path, monkeypatch: Any, tmp_path: Path, capsys: Any) -> None:
