@@ -1,4 +1,4 @@
-"""The notebooks run from start to end on quick results, and say what to do without any."""
+"""The notebooks run from start to end on quick results, and make some where there is no folder."""
 
 from __future__ import annotations
 
@@ -34,9 +34,12 @@ def results(tmp_path_factory):
     return out
 
 
-def executed(name, results):
-    """A notebook as it is once all its cells have run on some results."""
+def executed(name, results, alone=False):
+    """A notebook as it is once all its cells have run on results, or on quick ones it makes."""
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
+    if alone:
+        (cell,) = (cell for cell in notebook.cells if "subprocess" in cell.source)
+        cell.source = cell.source.replace('"--out"', '"--runs", "2", "--set", "steps=9", "--out"')
     (parameters,) = (
         cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])
     )
@@ -58,8 +61,10 @@ def outputs(notebook, kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "pictures"), [("walk", 3), ("weight_decay", 2), ("pca", 3)])
-def test_a_notebook_runs_and_shows_its_figures(name, pictures, results):
-    notebook = executed(name, results)
+def test_a_notebook_runs_and_shows_its_figures(name, pictures, request, tmp_path):
+    alone = name == "pca"  # makes its results
+    folder = tmp_path / "new" if alone else request.getfixturevalue("results")
+    notebook = executed(name, folder, alone)
     shown = outputs(notebook, "display_data")
     assert len(shown) == pictures
     assert all("image/png" in output.data for output in shown)
@@ -76,6 +81,16 @@ def test_a_notebook_runs_and_shows_its_figures(name, pictures, results):
 def test_a_notebook_without_results_tells_the_command(tmp_path):
     with pytest.raises(CellExecutionError, match="isoloss traverse IRIS_FF --out"):
         executed("walk", tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebooks_bring_isoloss_where_it_is_missing_and_nothing_that_is_there(name):
+    """As on Colab, whose torch stays: pip is told neither to upgrade nor to install it."""
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
+    setup = [cell for cell in notebook.cells if cell.cell_type == "code"][1].source.splitlines()
+    (k,) = (k for k, line in enumerate(setup) if "%pip" in line)
+    assert setup[k].strip() == '%pip install --quiet "isoloss[experiments,report]"'
+    assert setup[k - 1].startswith('if importlib.util.find_spec("isoloss") is None:')
 
 
 @pytest.mark.parametrize("name", NAMES)
