@@ -1,0 +1,127 @@
+"""The page of the results says what the tables beside it say, and nothing that no one checks."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+PAGE = (RESULTS / "index.md").read_text(encoding="utf-8")
+TABLES = sorted(path.relative_to(RESULTS) for path in RESULTS.glob("*/*.csv"))
+UNUSED = {Path(name, "changes.csv") for name in ("MNIST_CONV", "CIFAR10_CONV")}
+"""Of one run each, without a test."""
+
+spec = importlib.util.spec_from_file_location("write", RESULTS / "write.py")
+assert spec
+assert spec.loader
+write = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(write)
+
+
+def copied(to):
+    """The template and the tables, to be changed."""
+    pictures = shutil.ignore_patterns("*.png")
+    return Path(shutil.copytree(RESULTS, to / "results", ignore=pictures))
+
+
+def test_the_page_is_what_the_tables_give():
+    assert write.render() == PAGE, "run python docs/results/write.py"
+
+
+@pytest.mark.parametrize("table", [one for one in TABLES if one not in UNUSED], ids=str)
+def test_another_table_gives_another_page(table, tmp_path):
+    folder = copied(tmp_path)
+    changed = pd.read_csv(folder / table)
+    numbers = changed.select_dtypes("float").columns.drop("penalty", errors="ignore")
+    changed[numbers] *= 1.3
+    changed.to_csv(folder / table, index=False)
+    with suppress(write.UnsupportedError):  # a claim that no longer holds
+        assert write.render(folder) != PAGE
+
+
+def test_a_claim_that_the_tables_do_not_bear_out_is_refused(tmp_path):
+    folder = copied(tmp_path)
+    rows = pd.read_csv(folder / "MPG_FF" / "comparison.csv")
+    rows.loc[rows["group"] == "walk by sqp", "mean"] += 1.0  # above weight decay's best
+    rows.to_csv(folder / "MPG_FF" / "comparison.csv", index=False)
+    with pytest.raises(write.UnsupportedError, match="claim"):
+        write.render(folder)
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("falls by 0.97 and rises", ["0.97"]),
+        ("12 % of {{ decay }} in [[3 runs]]", ["12"]),
+        ("a fifth, twelve times, one start", ["fifth", "twelve", "one "]),
+        ("the one that IRIS_FF and CIFAR10_CONV have; [all](a/2.md), `x = 3`", []),
+        ("```sh\nisoloss decay --runs 1\n```", []),
+        ("[[20,000\nsteps]] and {{ row(x, 4) }}", []),
+    ],
+)
+def test_a_number_that_nothing_checks_is_found(said, found):
+    assert write.unchecked(said) == found
+
+
+def test_the_page_with_a_number_that_nothing_checks_is_refused(tmp_path):
+    folder = copied(tmp_path)
+    template = folder / "index.md.jinja"
+    template.write_text(template.read_text(encoding="utf-8") + "\nIt took 7 hours.\n", "utf-8")
+    with pytest.raises(write.UnsupportedError, match="7: look"):
+        write.render(folder)
+
+
+@pytest.mark.parametrize(
+    ("made", "number"),
+    [
+        (write.fixed(0.3515, 3), "0.352"),
+        (write.fixed(1843.8, 0), "1,844"),
+        (write.digits(9.1334e-4), "9.13e-4"),
+        (write.digits(0.013449), "0.0134"),
+        (write.digits(9.996), "10.0"),
+        (write.digits(587.9, 1), "600"),
+        (write.digits(45.998), "46.0"),
+        (write.short(1e-3), "1e-3"),
+        (write.short(0.01), "1e-2"),
+        (write.short(10000.0), "1e4"),
+        (write.short(0.1), "0.1"),
+        (write.word(12.4), "twelve"),
+        (write.part(0.214), "a fifth"),
+        (write.part(0.13), "an eighth"),
+    ],
+)
+def test_numbers_are_written_for_people(made, number):
+    assert made == number
+
+
+def test_the_page_agrees_with_the_tables_read_by_hand():
+    def rows(name, **wanted):
+        with (RESULTS / "MPG_FF" / f"{name}.csv").open(encoding="utf-8") as file:
+            return [
+                row
+                for row in csv.DictReader(file)
+                if all(row[column] == value for column, value in wanted.items())
+            ]
+
+    (change,) = rows(
+        "changes", group="walk by sqp", comparison="start to end", quantity="test_loss"
+    )
+    low, mean, high = (-float(change[name]) for name in ("high", "mean", "low"))
+    assert f"(`sqp`: by {mean:.2f}, interval {low:.2f} to {high:.2f}, t-test" in PAGE
+    (norm,) = rows("comparison", group="walk by sqp", place="end", quantity="squared_norm")
+    (slow,) = rows("comparison", group="walk by paper", place="end", quantity="squared_norm")
+    above = 100 * (float(slow["mean"]) / float(norm["mean"]) - 1)
+    assert f"still is {above:.0f} % above that of the end" in PAGE
+    section = re.search(r"\*\*MPG_FF\*\*.*?\*\*MNIST_FF\*\*", PAGE, re.DOTALL)
+    assert section
+    assert (
+        f"| end of the walk by `sqp` | 5.14 | 5.23 | | {float(norm['mean']):.1f} | 10 |"
+        in section[0]
+    )
