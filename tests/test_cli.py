@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 import torch
 
@@ -124,6 +125,9 @@ def test_the_numbers_of_the_report_are_those_of_the_runs(walked):
     mean = re.search(r"paper,R,end,([0-9.]+),", (folder / "walk.csv").read_text())
     assert mean is not None
     assert float(mean[1]) == pytest.approx(sum(ends) / 2)
+    outcomes = pd.read_csv(folder / "outcomes.csv").groupby("method")
+    assert outcomes.get_group("paper")["R_end"].tolist() == ends
+    assert outcomes.size().to_dict() == {"paper": 2, "sqp": 2}
 
 
 @pytest.mark.slow

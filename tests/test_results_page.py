@@ -101,6 +101,16 @@ def test_numbers_are_written_for_people(made, number):
     assert made == number
 
 
+def test_runs_are_counted_by_their_outcome(tmp_path):
+    (tmp_path / "A").mkdir()
+    rows = ["method,evaluations,outcome", "sqp,1511,converged", "sqp,3503,converged"]
+    rows += ["sqp,9000,stalled", "paper,10001,step_limit"]
+    (tmp_path / "A" / "outcomes.csv").write_text("\n".join(rows), encoding="utf-8")
+    assert len(write.runs(tmp_path, "A")) == 3
+    converged = write.runs(tmp_path, "A", outcome="converged")
+    assert write.span(converged["evaluations"]) == "1,511 to 3,503"
+
+
 def test_the_page_agrees_with_the_tables_read_by_hand():
     def rows(name, **wanted):
         with (RESULTS / "MPG_FF" / f"{name}.csv").open(encoding="utf-8") as file:

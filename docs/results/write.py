@@ -152,6 +152,12 @@ def equivalent(folder: Path, experiment: str, column: str, method: str = "sqp") 
     return float(rows.loc[rows["method"] == method, column].mean())
 
 
+def runs(folder: Path, experiment: str, method: str = "sqp", outcome: str | None = None) -> Any:
+    """The walks, or those with an outcome: a column for what each has at its end."""
+    rows = table(folder, experiment, "outcomes")
+    return rows[(rows["method"] == method) & (rows["outcome"].eq(outcome) | (outcome is None))]
+
+
 # How a number is written.
 
 
@@ -205,6 +211,11 @@ def between(changed: Any, decimals: int) -> str:
     return f"{fixed(changed['low'], decimals)} to {fixed(changed['high'], decimals)}"
 
 
+def span(values: pd.Series) -> str:
+    """From the least to the largest of whole numbers: 1,511 to 3,503."""
+    return f"{fixed(values.min(), 0)} to {fixed(values.max(), 0)}"
+
+
 def word(number: float) -> str:
     """A whole number from two to twelve, or what is nearest to one: twelve."""
     return WORDS[round(number) - 2]
@@ -246,12 +257,27 @@ LOOK_UPS = {
     look.__name__: look
     for look in (
         walk, measured, penalties, decay, best, held_out, lost, collapsed,
-        change, after, equivalent,
+        change, after, equivalent, runs,
     )
 }  # fmt: skip
 FORMATS = {
     made.__name__: made
-    for made in (fixed, digits, fall, fallen, between, word, part, sure, row, len, max, min, abs)
+    for made in (
+        fixed,
+        digits,
+        fall,
+        fallen,
+        between,
+        span,
+        word,
+        part,
+        sure,
+        row,
+        len,
+        max,
+        min,
+        abs,
+    )
 }
 
 if __name__ == "__main__":

@@ -135,6 +135,7 @@ def test_outcomes_and_settings_of_walked_failed_and_unfinished_runs():
     assert walked["outcome"] == "converged"
     assert walked["test_loss_end"] == path.steps["test_loss"][7]  # the last that was measured
     assert walked["R_end"] == path.steps["regularizer"][8]
+    assert walked["kkt_residual"] == path.steps["kkt_residual"][8]
     assert table.loc[("sqp", "run-001"), ["outcome", "message"]].tolist() == ["failed", "no memory"]
     assert unfinished["outcome"] == "not finished"
     assert pd.isna(unfinished["R_end"])
@@ -371,7 +372,7 @@ def test_without_the_extra_there_are_tables_and_a_sentence_for_figures():
         from isoloss.report.tables import Runs
         from isoloss.report.verify import verify
         runs = Runs("mine", "metric", "", {"sqp": [made_path(5)]}, pd.DataFrame(), {}, {})
-        assert len(report_tables(runs)[1]) == 7
+        assert len(report_tables(runs)[1]) == 8
         for draw in (lambda: plot(made_path(5)), lambda: write_page(pathlib.Path())):
             try:
                 draw()

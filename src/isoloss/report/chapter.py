@@ -32,7 +32,7 @@ from isoloss.store.folder import LEFT_OUT, NOT_FINISHED
 FILES = (  # all tables that a report may have
     *("walk.csv", "walk.md", "comparison.csv", "comparison.md", "comparison.tex"),
     *("changes.csv", "changes.md", "equivalent.csv", "equivalent.md"),
-    *("after-decay.csv", "after-decay.md", "front.csv", "front.md"),
+    *("after-decay.csv", "after-decay.md", "front.csv", "front.md", "outcomes.csv"),
 )
 MARKED_PENALTY = 1e-3  # of weight decay, marked among the principal components (paper's Fig. 7)
 UNITS = {"cross_entropy": "nats", "mse": "squared error"}
@@ -42,6 +42,7 @@ VALUES = {  # which column each number comes from, and which of the values measu
     "R_start": ("regularizer", 0),
     "R_end": ("regularizer", -1),
     "angle_degrees": ("angle_degrees", -1),
+    "kkt_residual": ("kkt_residual", -1),
     "loss": ("loss", -1),
     "test_loss_start": ("test_loss", 0),
     "test_loss_end": ("test_loss", -1),
@@ -166,6 +167,7 @@ def report_tables(runs: Runs) -> tuple[list[Table], dict[str, str], list[str]]:
         changes = tables.changes_table(runs.methods, runs.decay, runs.metric)
         found = findings(runs, walk, changes)
         files["walk.csv"], files["walk.md"] = _csv(walk), ends_table(walk).markdown()
+        files["outcomes.csv"] = _csv(outcome_table(runs.methods).drop(columns="message"))
         files["changes.csv"], files["changes.md"] = _csv(changes), changed(changes).markdown()
         if len(changes):
             shown.insert(0, changed(changes))
@@ -195,8 +197,9 @@ def outcome_table(
 
     Returns:
         Columns `run`, `method`, `seed`, `steps`, `evaluations`, `R_start`, `R_end`,
-        `angle_degrees`, `loss`, `test_loss_start`, `test_loss_end`, `test_metric_end`, `outcome`,
-        `message`; numbers are missing where there is no walk or they were not measured.
+        `angle_degrees`, `kkt_residual`, `loss`, `test_loss_start`, `test_loss_end`,
+        `test_metric_end`, `outcome`, `message`; numbers are missing where there is no walk or they
+        were not measured.
     """
     unfinished = unfinished or {}
     rows: list[dict[str, Any]] = []
