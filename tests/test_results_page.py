@@ -135,3 +135,13 @@ def test_the_page_agrees_with_the_tables_read_by_hand():
         f"| end of the walk by `sqp` | 5.14 | 5.23 | | {float(norm['mean']):.1f} | 10 |"
         in section[0]
     )
+
+
+def test_the_readme_says_the_same():
+    readme = " ".join((RESULTS.parents[1] / "README.md").read_text(encoding="utf-8").split())
+    start, end = (write.walk(RESULTS, "MPG_FF", place=place) for place in ("start", "end"))
+    lost, found = write.digits(start["test_loss"]), write.digits(end["test_loss"])
+    interval = write.fallen(write.change(RESULTS, "MPG_FF"), 2)
+    assert f"({found} instead of {lost}, interval of the change {interval}" in readme
+    assert f"over {end['runs']} starts" in readme
+    assert f"any of {len(write.penalties(RESULTS, 'MPG_FF'))} penalties" in readme
