@@ -20,9 +20,11 @@ from isoloss.errors import InputError
 from isoloss.evaluation import (
     Autograd,
     Evaluation,
+    GaussNewton,
     Ranks,
     choose,
     fitting_now,
+    gauss_newton,
     measured_size,
     ranks_of,
     recording,
@@ -344,6 +346,24 @@ class Problem:
         """
         with self._evaluating():
             return evaluation.of_outputs(theta, function)
+
+    def gauss_newton(self, theta: Tensor) -> GaussNewton | None:
+        """Most of the Gauss-Newton part of the loss's Hessian at a point, for methods; not counted.
+
+        Takes about as long as an evaluation.
+
+        Args:
+            theta: Shape (size,).
+
+        Returns:
+            Rows of the examples whose loss bends most; None where the model is not made of dense
+            layers alone, or entries are masked, or examples are shared with other processes.
+        """
+        own = self._inside
+        if own.held is not None or own.ranks.count > 1:
+            return None
+        with self._evaluating():
+            return gauss_newton(own.network, own.chunks, own.loss, theta)
 
     def evaluate(self, theta: Tensor) -> tuple[float, float]:
         """Loss and metric at a point, from one pass over the data.

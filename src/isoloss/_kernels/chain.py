@@ -79,7 +79,7 @@ def plain(model: object) -> list[Part] | None:
     places = {name: k for k, name in enumerate(named)}
     parts: list[Part] = []
     for name, module in model.named_modules(remove_duplicate=False):
-        if type(module) is nn.Sequential and _bare(module):
+        if type(module) is nn.Sequential and bare(module):
             continue
         prefix = f"{name}." if name else ""
         own = [places.get(prefix + key, -1) for key in ("weight", "bias")]
@@ -114,13 +114,13 @@ def overruns(conv: nn.Conv2d) -> bool:
     return max(kernel) == 1 and max(conv.stride) > 1 and channels < 16
 
 
-def _bare(module: nn.Module) -> bool:
+def bare(module: nn.Module) -> bool:
     own = vars(module)
     return not SHADOWS & own.keys() and not any(own.get(hooks) for hooks in HOOKS)
 
 
 def _admitted(module: Any) -> bool:
-    if type(module) not in LAYERS or not _bare(module) or next(module.children(), None) is not None:
+    if type(module) not in LAYERS or not bare(module) or next(module.children(), None) is not None:
         return False
     if isinstance(module, nn.Flatten):
         return module.start_dim == 1 and module.end_dim == -1

@@ -20,6 +20,7 @@ from isoloss.errors import InputError
 from isoloss.evaluation.autograd import Autograd
 from isoloss.evaluation.by_hand import ByHand
 from isoloss.evaluation.distributed import Distributed
+from isoloss.evaluation.gauss_newton import GaussNewton, gauss_newton
 from isoloss.evaluation.group import ranks_of
 from isoloss.evaluation.interface import Evaluation
 from isoloss.evaluation.ranks import Ranks
@@ -31,12 +32,14 @@ from isoloss.losses import Loss, ModelLoss, NamedLoss
 __all__ = [
     "Autograd",
     "Evaluation",
+    "GaussNewton",
     "Ranks",
     "Recorded",
     "Reduced",
     "Replayed",
     "choose",
     "fitting_now",
+    "gauss_newton",
     "measured_size",
     "ranks_of",
     "recording",

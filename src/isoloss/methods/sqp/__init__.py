@@ -12,7 +12,7 @@ from torch import Tensor
 
 from isoloss.constraints import RTOL
 from isoloss.flat import inner
-from isoloss.methods.sqp.advance import advance
+from isoloss.methods.sqp.advance import Center, advance, informed
 from isoloss.methods.sqp.approach import step_towards
 from isoloss.methods.sqp.basis import Array, Basis
 from isoloss.methods.sqp.model import Bend, Model, Slopes
@@ -234,6 +234,10 @@ class SQP(Settings):
             beside=tuple(Bend(np.zeros((basis.size, basis.size))) for _ in beside),
         )
         slopes = Slopes(r, a, tuple(beside)).padded(basis.size)
+        center = Center(point, 0.0, slopes, point.loss)
+        price = slopes.multiplier if np.any(slopes.a) else 0.0
+        model = informed(objective, state, model, center, price)
+        slopes = slopes.padded(model.basis.size)
         radius = self.first_step * size
         return replace(state, slopes=slopes, model=model, radius=radius)
 

@@ -11,6 +11,7 @@ import torch
 from isoloss.flat import inner
 from isoloss.methods.sqp import several
 from isoloss.methods.sqp.basis import Array, Basis, padded
+from isoloss.methods.sqp.known import Known
 from isoloss.methods.sqp.model import NONE, Model, Slopes, Trial
 from isoloss.methods.sqp.state import SQPState
 from isoloss.outcome import Ending, Outcome
@@ -116,19 +117,30 @@ class Search:
 
     def make_room(self, keep: int) -> None:
         """Turn the basis into a smaller one where the next trial might not find room."""
-        if self.model.basis.room < 2 + len(self.state.beside):
+        known = self.model.known
+        needed = 3 if known else 2  # each trial adds its change, and what is known a direction
+        full = self.model.basis.room < needed + len(self.state.beside)
+        if full:
             held = [self.here.slopes, self.home.slopes]
             ranks = self.objective.ranks
-            self.model, held = self.model.compressed(keep, held, self._weights(), ranks)
+            most = keep // 2 if known else keep
+            self.model, held = self.model.compressed(most, held, self._weights(), ranks)
             self.here = replace(self.here, slopes=held[0])
             self.home = replace(self.home, slopes=held[1])
+        if known and (full or known.trials >= keep):
+            self.model = informed(
+                self.objective, self.state, self.model, self.here, self.multiplier
+            )
+            size = self.model.basis.size
+            self.home, self.here = self.home.padded(size), self.here.padded(size)
 
     def propose(self) -> Trial:
         """The best trial that the model knows of."""
         here = self.here
         if not self.plain:
             return self._propose_for_all()
-        steep = math.sqrt(here.slopes.a @ here.slopes.a)
+        price = max(here.multiplier, self.multiplier)
+        steep = self.model.steepness(here.slopes, price)
         longest = max(min(self.radius, self.landing), 1.3 * abs(here.phi) / steep)
         gap = 0.003 * self.state.rtol
         trial = self.model.trial(here.slopes, here.phi, longest, self.multiplier, gap)
@@ -257,9 +269,13 @@ class Search:
     def learn(self, there: Point, step: Array, change: Change) -> Slopes:
         """Teach the model the change of both gradients; the gradients at the trial."""
         here, model, ranks = self.here, self.model, self.objective.ranks
-        known = change.square, change.products
-        change_a, basis = model.basis.coordinates(change.vector, known, ranks)
+        seen = change.square, change.products
+        change_a, basis = model.basis.coordinates(change.vector, seen, ranks)
         unit = self.state.unit(there.loss)
+        known = model.known
+        if known is not None:
+            known = replace(known, trials=known.trials + 1)
+            known = known.grown(basis.size, change_a, lambda rows: rows.products(change.vector))
         change_a /= unit
         if self.state.upper:  # whose gradients are compared as they are
             drop = self.state.unit(here.rough) / unit - 1
@@ -275,7 +291,13 @@ class Search:
             bent, slope, basis = self._learn_beside(k, there, basis)
             changes.append(bent)
             beside.append(slope)
-        self.model = model.learn(basis, step, change_r, change_a, changes)
+        if known is not None and self.multiplier > 0:
+            price, size = self.multiplier, basis.size
+            slope = padded(here.slopes.r + price * here.slopes.a, size) + padded(change_r, size)
+            gradient = there.regularizer_grad + (price / unit) * there.grad
+            slope += price * change_a
+            known, basis = known.with_steepest(basis, gradient, slope, price, model.outside)
+        self.model = model.learn(basis, step, change_r, change_a, changes, known)
         self.home, self.here = self.home.padded(basis.size), here.padded(basis.size)
         before = self.here.slopes
         return Slopes(
@@ -407,6 +429,27 @@ class Search:
     def _scale(self, there: Point) -> float:
         prices = float(abs(self.prices).sum())
         return abs(there.regularizer) + abs(self.multiplier) + prices
+
+
+def informed(
+    objective: Objective, state: SQPState, model: Model, center: Center, price: float
+) -> Model:
+    """The model with what is known of the Hessian of phi at a center, where anything is, and with
+    the direction in which R + price phi falls most; what was learned of the rest stays."""
+    point, slopes = center.point, center.slopes
+    rows = None
+    if state.plain and model.curvature is None and not objective.rough:
+        rows = objective.problem.gauss_newton(point.theta)
+    if rows is None:
+        return replace(model, bend=model.whole, known=None)
+    scaled = rows.scaled(1 / state.unit(center.rough))
+    slope = slopes.a if state.scale is None else np.zeros_like(slopes.a)
+    known, basis = Known(scaled, model.basis.images(scaled), slope), model.basis
+    if price > 0:
+        gradient = point.regularizer_grad + (price / state.unit(center.rough)) * point.grad
+        along = slopes.r + price * slopes.a
+        known, basis = known.with_steepest(basis, gradient, along, price, model.outside)
+    return replace(model, basis=basis, bend=padded(model.bend, basis.size), known=known)
 
 
 def _growth(error: float, ratio: float) -> float:

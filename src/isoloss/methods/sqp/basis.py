@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from isoloss.errors import InputError
-from isoloss.evaluation import Ranks
+from isoloss.evaluation import GaussNewton, Ranks
 from isoloss.evaluation.arithmetic import one_thread
 from isoloss.flat import fetched, gram, inner, products
 from isoloss.problem import ALONE
@@ -136,6 +136,10 @@ class Basis:
         inverse[size, :size] = -shares
         inverse[size, size] = norm / length
         return replace(self, rows=rows, inverse=inverse)
+
+    def images(self, rows: GaussNewton) -> Array:
+        """The vectors of the basis under a matrix, shape (size, m)."""
+        return self.inverse @ np.stack([rows.products(row) for row in self._rows])
 
     def combine(self, coordinates: Array) -> Tensor:
         """The vector of these coordinates, shape (n,); of it, this rank's part."""

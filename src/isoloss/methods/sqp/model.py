@@ -10,6 +10,7 @@ import numpy as np
 
 from isoloss.evaluation import Ranks
 from isoloss.methods.sqp.basis import Array, Basis, eigh, padded
+from isoloss.methods.sqp.known import Known
 from isoloss.problem import ALONE
 from isoloss.regularizers.metric import Metric
 
@@ -21,8 +22,11 @@ TINY = 1e-200
 """Curvature below which there is none."""
 CLIP = 0.3
 """Smallest curvature of the Lagrangian, as a share of the regularizer's, that a trial is given."""
+SHARPER_CLIP = 0.03
+"""The same in the metric of what is known of phi, which may be far stiffer than the Lagrangian."""
 FAR = 1e15
 NONE = np.zeros(0)
+ONE = np.ones(1)
 HEAVY = 1e6
 
 
@@ -99,31 +103,70 @@ class Model:
     outside: float  # curvature of R outside the basis
     steepest: float = 0.0  # largest curvature of phi that was seen of late
     beside: tuple[Bend, ...] = ()  # of each that is held beside the level
+    known: Known | None = None  # a part of phi's Hessian, of which `bend` then is the rest
+
+    @property
+    def whole(self) -> Array:
+        """The Hessian of phi in the basis."""
+        return self.bend if self.known is None else self.bend + self.known.bend
 
     def trial(
         self, slopes: Slopes, phi: float, radius: float, multiplier: float, gap: float
     ) -> Trial:
         """The best step within a radius that the model knows of; see `subproblem.solve`."""
-        r, a, bend = slopes.r, slopes.a, self.bend
+        r, a, bend = slopes.r, slopes.a, self.whole
         # a change of variables makes the regularizer's Hessian `outside` times I
         turn = None if self.curvature is None else inverse_root(self.curvature, self.outside)
         if turn is not None:
             r, a, bend = turn @ r, turn @ a, turn @ bend @ turn
-        values, vectors = eigh(bend)
-        # the Lagrangian's curvature, outside + multiplier * values, is kept positive
         start = multiplier if multiplier * slopes.multiplier > 0 else slopes.multiplier
         reference = max(start, slopes.multiplier, key=abs)
-        # where the Lagrangian would be concave, mostly by what SR1 left behind of steps long past,
-        # a constraint's curvature is taken by its size (Dauphin et al. 2014 do so at saddles)
-        values = np.where(reference * values < -self.outside, -values, values)
-        if reference > 0:
-            values = np.maximum(values, -self.outside * (1 - CLIP) / reference)
-        elif reference < 0:
-            values = np.minimum(values, -self.outside * (1 - CLIP) / reference)
+        weights = ONE
+        if self.known is None:
+            values, vectors = self._tamed(bend, reference)
+        else:
+            values, vectors, weights = self._tamed_in_metric(self.known, reference)
         r, a = vectors.T @ r, vectors.T @ a
-        found = solve(r, a, values, self.outside, phi, radius, start, gap)
+        found = solve(r, a, values, self.outside, phi, radius, start, gap, weights)
         step = vectors @ found.step
         return replace(found, step=step if turn is None else turn @ step)
+
+    def _tamed(self, bend: Array, multiplier: float, least: float = CLIP) -> tuple[Array, Array]:
+        """Eigenvalues of a Hessian of phi and their vectors, the Lagrangian kept convex.
+
+        That is, outside + multiplier * values; at least `least` times what it is outside.
+
+        Where it would be negative, mostly by what SR1 left behind of steps long past, a value is
+        taken by its size (Dauphin et al. 2014 do so at saddles).
+        """
+        values, vectors = eigh(bend)
+        values = np.where(multiplier * values < -self.outside, -values, values)
+        if multiplier > 0:
+            values = np.maximum(values, -self.outside * (1 - least) / multiplier)
+        elif multiplier < 0:
+            values = np.minimum(values, -self.outside * (1 - least) / multiplier)
+        return values, vectors
+
+    def _tamed_in_metric(self, known: Known, multiplier: float) -> tuple[Array, Array, Array]:
+        """The same with what is known as it is and the rest tamed in its metric.
+
+        The third is the weight of each vector in the square of a step's length.
+        """
+        stiff = known.stiffness(multiplier / self.outside)
+        root = np.linalg.cholesky(np.eye(len(stiff)) + stiff)
+        back = np.linalg.inv(root)
+        values, vectors = self._tamed(back @ self.bend @ back.T, multiplier, SHARPER_CLIP)
+        turned = root @ vectors
+        values, vectors = eigh((turned * values) @ turned.T + known.bend)
+        return values, vectors, 1 + np.einsum("ik,ij,jk->k", vectors, stiff, vectors)
+
+    def steepness(self, slopes: Slopes, multiplier: float) -> float:
+        """|a| in the metric of steps: the shortest step that restores phi is |phi| over it."""
+        a, down = slopes.a, slopes.a
+        if self.known is not None:
+            stiff = self.known.stiffness(multiplier / self.outside)
+            down = np.linalg.solve(np.eye(len(a)) + stiff, a)
+        return math.sqrt(a @ down)
 
     def fall(self, slopes: Slopes, step: Array) -> float:
         """By how much R falls over a step, as modeled."""
@@ -137,11 +180,13 @@ class Model:
         change_r: Array,
         change_a: Array,
         beside: Sequence[Array] = (),
+        known: Known | None = None,
     ) -> Model:
         """The model after gradients at both ends of a step were seen."""
         size = basis.size
         step, change_a = padded(step, size), padded(change_a, size)
-        bend = _sr1(padded(self.bend, size), step, change_a)
+        rest = change_a if known is None else change_a - known.bend @ step
+        bend = _sr1(padded(self.bend, size), step, rest)
         curvature = self.curvature
         if curvature is not None:
             grown = padded(curvature, size, self.outside)
@@ -149,7 +194,13 @@ class Model:
         seen = math.sqrt(change_a @ change_a) / math.sqrt(step @ step)
         bends = (one.learn(size, step, c) for one, c in zip(self.beside, beside, strict=True))
         return Model(
-            basis, bend, curvature, self.outside, max(0.97 * self.steepest, seen), tuple(bends)
+            basis,
+            bend,
+            curvature,
+            self.outside,
+            max(0.97 * self.steepest, seen),
+            tuple(bends),
+            known,
         )
 
     def measured(self, metric: Metric, slopes: Slopes) -> tuple[Model, Slopes]:
@@ -203,6 +254,9 @@ class Model:
             most = eigh(np.asarray(bent))[1][:, ::-1]
         columns = np.linalg.qr(np.column_stack([span, most[:, : keep - span.shape[1]]]))[0]
         rotated = columns.T @ vectors
+        known = self.known
+        if known is not None:
+            known = known.turned(columns)
         smaller = Model(
             self.basis.turned(columns, ranks),
             (rotated * values) @ rotated.T,
@@ -213,6 +267,7 @@ class Model:
                 Bend(columns.T @ bend @ columns, one.steepest)
                 for bend, one in zip(bends, self.beside, strict=True)
             ),
+            known,
         )
         return smaller, [one.turned(columns) for one in held]
 
@@ -254,22 +309,25 @@ def solve(
     radius: float,
     multiplier: float,
     gap: float,
+    weights: Array = ONE,
 ) -> Trial:
     """Minimize <r, p> + kappa |p|^2 / 2 with phi + <a, p> + <p, b p> / 2 = 0 and |p| <= radius.
 
-    With multipliers lambda of the constraint and mu of the radius, p is
-    -(r + lambda a) / (kappa + mu + lambda b). For each mu the constraint falls monotonically in
-    lambda wherever all denominators are positive; along its roots |p| falls in mu. Newton's method
-    in both, one inside the other, kept inside brackets (compare More and Sorensen 1983 for the
-    radius alone).
+    The length is <p, w p>^1/2 with the weights w. With multipliers lambda of the constraint and mu
+    of the radius, p is -(r + lambda a) / (kappa + mu w + lambda b). For each mu the constraint
+    falls monotonically in lambda wherever all denominators are positive; along its roots |p| falls
+    in mu. Newton's method in both, one inside the other, kept inside brackets (compare More and
+    Sorensen 1983 for the radius alone).
     """
-    top, low = max(float(b.max()), 0.0), min(float(b.min()), 0.0)
+    up, down, rates = b > 0, b < 0, np.where(b == 0, 1.0, b)
+    some_up, some_down = bool(up.any()), bool(down.any())
     mu, mu_below, mu_above = 0.0, 0.0, math.inf
     back, length, value = r, 0.0, phi  # back: the step reversed
     for _ in range(20):
-        weight = kappa + mu
-        below = -weight * (1 - 1e-10) / top if top > 0 else -FAR
-        above = -weight * (1 - 1e-10) / low if low < 0 else FAR
+        weight = kappa + mu * weights
+        limits = -weight * (1 - 1e-10) / rates
+        below = float(limits[up].max()) if some_up else -FAR
+        above = float(limits[down].min()) if some_down else FAR
         if not below < multiplier < above:
             multiplier = 0.9 * (above if multiplier >= above else below)
         lean = weight * a - b * r
@@ -288,14 +346,14 @@ def solve(
                 break
             newton = multiplier - value / slope
             multiplier = newton if below < newton < above else 0.5 * (below + above)
-        length = math.sqrt(float(back @ back))
+        length = math.sqrt(float(back @ (weights * back)))
         if (mu == 0 and length <= 1.05 * radius) or abs(length - radius) <= 0.1 * radius:
             break
         if mu > HEAVY * kappa:
             break  # not even the shortest step that meets the constraint is short enough: take it
         mu_below, mu_above = (mu, mu_above) if length > radius else (mu_below, mu)
-        across = float(sideways @ back)
-        shortening = -2 * float(back @ (back * inverse)) - 2 * across * across / slope
+        across = float(sideways @ (weights * back))
+        shortening = -2 * float(back @ (weights**2 * back * inverse)) - 2 * across * across / slope
         newton = mu
         if shortening < 0:
             newton += 2 * length**2 / shortening * (radius - length) / radius

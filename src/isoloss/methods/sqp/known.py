@@ -1,0 +1,69 @@
+"""What is known of the Hessian of phi before a step: the Gauss-Newton part, of some examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from isoloss.evaluation import GaussNewton
+from isoloss.methods.sqp.basis import Array, Basis
+
+STIFFEST = 1e10
+"""Largest curvature, beside that of R, that the metric of a trial has."""
+TINY = 1e-200
+
+
+@dataclass(frozen=True)
+class Known:
+    """Z' Z - a a' of one point, without a a' where phi is no logarithm, in a basis."""
+
+    rows: GaussNewton  # Z
+    images: Array  # Z times each vector of the basis, shape (size, m)
+    slope: Array  # a in the basis as it was at that point; zero where it is left out
+    trials: int = 0  # since then
+
+    @property
+    def bend(self) -> Array:
+        """The Hessian in the basis."""
+        slope = np.append(self.slope, np.zeros(len(self.images) - len(self.slope)))
+        return self.images @ self.images.T - np.outer(slope, slope)
+
+    def stiffness(self, price: float) -> Array:
+        """Z' Z in the basis times a price, of which a negative one counts as none.
+
+        It is kept within what floating point resolves.
+        """
+        square = self.images @ self.images.T
+        return min(max(price, 0.0), STIFFEST / max(float(np.trace(square)), TINY)) * square
+
+    def grown(self, size: int, coordinates: Array, image: Callable[[GaussNewton], Array]) -> Known:
+        """The same in a basis that may have grown to this size by what is new in a vector.
+
+        The vector has these coordinates, and `image` gives Z times it.
+        """
+        if size == len(self.images):
+            return self
+        before, new = coordinates[:-1], coordinates[-1]
+        found = (image(self.rows) - before @ self.images) / new
+        return replace(self, images=np.vstack([self.images, found]))
+
+    def turned(self, columns: Array) -> Known:
+        """The same in the basis of orthonormal columns of this one."""
+        slope = np.append(self.slope, np.zeros(len(columns) - len(self.slope)))
+        return replace(self, images=columns.T @ self.images, slope=columns.T @ slope)
+
+    def with_steepest(
+        self, basis: Basis, gradient: Tensor, coordinates: Array, price: float, outside: float
+    ) -> tuple[Known, Basis]:
+        """What is known, and the basis, with (outside I + price Z' Z)^-1 times a gradient.
+
+        The gradient of the Lagrangian is a vector of the basis of these coordinates.
+        By Woodbury's formula, the system to solve has as many unknowns as Z has rows.
+        """
+        shares = self.rows.solved(coordinates @ self.images, outside / price)
+        direction = (gradient - self.rows.combined(shares)) / outside
+        found, basis = basis.coordinates(direction)
+        return self.grown(basis.size, found, lambda _: shares / price), basis
