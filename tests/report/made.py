@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path as FilePath
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 
 from isoloss import Outcome, Path
 from isoloss.store import run_folder
@@ -98,3 +104,15 @@ def made_results(out: FilePath) -> FilePath:
     write_decay(out, 0)
     write_decay(out, 1, lost=3)
     return out
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Pictures of one dot, for tests that look at none: a figure takes a second to be drawn."""
+
+    def save(_: Figure, file: Any, **how: Any) -> None:
+        Image.new("RGB", (1, 1)).save(file, format="png")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        yield
