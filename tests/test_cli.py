@@ -12,6 +12,7 @@ import time
 
 import pytest
 import torch
+from tests.report.made import undrawn
 
 from isoloss import Problem, __version__, experiments, open_results
 from isoloss.cli import experiments as listing
@@ -41,7 +42,8 @@ def walked(tmp_path_factory):
         ("decay", "IRIS_FF", *TWO, "--epochs", "4", "--penalties", "0,1e-3,1e6"),
         ("report", "IRIS_FF"),
     ):
-        assert isoloss(*command, "--out", str(out)) == 0
+        with undrawn():
+            assert isoloss(*command, "--out", str(out)) == 0
     return out
 
 

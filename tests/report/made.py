@@ -9,10 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pytest
 import torch
-from matplotlib.figure import Figure
-from PIL import Image
 
 from isoloss import Outcome, Path
 from isoloss.store import run_folder
@@ -108,7 +105,10 @@ def made_results(out: FilePath) -> FilePath:
 
 @contextmanager
 def undrawn() -> Iterator[None]:
-    """Pictures of one dot, for tests that look at none: a figure takes a second to be drawn."""
+    """Every picture saved is a dot: a real one takes a second, for tests that look at none."""
+    import pytest
+    from matplotlib.figure import Figure
+    from PIL import Image
 
     def save(_: Figure, file: Any, **how: Any) -> None:
         Image.new("RGB", (1, 1)).save(file, format="png")
