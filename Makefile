@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ECOSYSTEM := $(VENV)/ecosystem
+# A file of tests stays in one process, and with it what its tests share.
+PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .PHONY: demo reproduce test ecosystem test-ecosystem check lint types docs format lock clean
@@ -19,7 +21,7 @@ reproduce: $(READY)
 	$(BIN)/isoloss reproduce IRIS_FF --out results
 
 test: $(READY)
-	$(BIN)/pytest
+	$(PYTEST)
 
 # Walks of models of torchvision, timm, transformers and others. Their packages lie in a folder beside
 # those of the environment, where nothing but these tests sees them.
@@ -35,7 +37,7 @@ $(ECOSYSTEM)/.ready: $(READY) requirements-ecosystem.lock
 
 # Lint, types and the quick tests, before a commit.
 check: lint types
-	$(BIN)/pytest -q -m "not slow"
+	$(PYTEST) -q -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

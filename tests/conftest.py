@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -23,6 +24,11 @@ hypothesis.settings.load_profile("isoloss")
 
 SLOW = {"walked", "reported", "written", "browser"}
 """Fixtures that take a second or more."""
+
+
+def pytest_configure() -> None:
+    """Heed Ctrl-C, which what a shell starts in the background ignores: tests press it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

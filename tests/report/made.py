@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path as FilePath
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -98,3 +101,18 @@ def made_results(out: FilePath) -> FilePath:
     write_decay(out, 0)
     write_decay(out, 1, lost=3)
     return out
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Every picture saved is a dot: a real one takes a second, for tests that look at none."""
+    import pytest
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    def save(_: Figure, file: Any, **how: Any) -> None:
+        Image.new("RGB", (1, 1)).save(file, format="png")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        yield

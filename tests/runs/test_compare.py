@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from tests.report.made import undrawn
 
 from isoloss import experiments, open_results
 from isoloss.cli import main
@@ -94,7 +95,8 @@ def wrong_tables(out):
 
 @pytest.fixture(scope="module")
 def written(results):
-    return report(results, "IRIS_FF")
+    with undrawn():
+        return report(results, "IRIS_FF")
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import signal
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -151,7 +152,9 @@ CALLS = ("fsync", "replace", "unlink", "mkdir", "rmdir")
 
 def child(job: Callable[[], Any]) -> int:
     """Fork a process that does a job; its process id. It exits with 1 if the job raises."""
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the job needs not
+        pid = os.fork()
     if pid:
         return pid
     code = 1
