@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -186,8 +187,24 @@ def test_sequences_masks_and_losses_without_second_derivatives_have_none() -> No
     whole = Problem(
         model, lambda model, batch: (model(batch[0]) - batch[1]).square().mean(1), (X, y)
     )
-    for problem in (along, masked, kinked, whole):
+    single = made(MODELS["tanh"], torch.float32), float32_only, (X.float(), y.float())
+    for problem in (along, masked, kinked, whole, Problem(*single)):
         assert problem.gauss_newton(problem.current()) is None
+
+
+def test_more_outputs_than_memory_is_meant_for_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = classifier((3, 6, 3), 20, seed=1).problem()
+    module = importlib.import_module(GaussNewton.__module__)
+    monkeypatch.setattr(module, "MOST_ENTRIES", 20 * 9)
+    assert problem.gauss_newton(problem.current()) is not None
+    monkeypatch.setattr(module, "MOST_ENTRIES", 20 * 9 - 1)
+    assert problem.gauss_newton(problem.current()) is None
+
+
+def float32_only(outputs: Tensor, targets: Tensor) -> Tensor:
+    if outputs.dtype != torch.float32:
+        raise ValueError("float32, please")
+    return (outputs - targets).square().mean(1)
 
 
 class Once(torch.autograd.Function):

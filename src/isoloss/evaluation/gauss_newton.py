@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from isoloss._kernels.chain import bare
 from isoloss.data import Chunk, Chunks
-from isoloss.errors import InputError
 from isoloss.flat import FlatNetwork, flatten
 from isoloss.losses import Loss, ModelLoss
 
@@ -19,8 +18,8 @@ Array = NDArray[np.float64]
 
 SHARE, LEAST, MOST = 0.5, 8, 500
 """Rows as a share of the training examples, and how many at least and at most."""
-MOST_OUTPUTS = 64
-"""Outputs of an example up to which the Hessian of its loss by them is formed."""
+MOST_ENTRIES = 2**24
+"""Entries up to which the Hessians of all examples' losses by their outputs are formed."""
 RIGHT = 1e-3
 """Relative error of a gradient composed of the rows above which they are not those of the model."""
 
@@ -112,7 +111,7 @@ def gauss_newton(
     try:
         found = _heaviest(network, list(chunks), loss, chunks.divisor)
         return None if found is None else _rows(network, layers, *found)
-    except (RuntimeError, InputError):  # raised by a model or a loss that does not take this
+    except Exception:  # whatever a loss raises that does not take float64 or a second derivative
         return None
 
 
@@ -144,16 +143,17 @@ def _heaviest(
     if isinstance(loss, ModelLoss):
         return None
     bends: list[Tensor] = []
+    examples = sum(chunk.examples for chunk in chunks)
     for chunk in chunks:
         with torch.no_grad():
             outputs = network(chunk.inputs)
         plain = isinstance(outputs, Tensor) and isinstance(chunk.inputs, Tensor)
-        if not plain or outputs.ndim != 2 or outputs.shape[1] > MOST_OUTPUTS:
+        if not plain or outputs.ndim != 2 or examples * outputs.shape[1] ** 2 > MOST_ENTRIES:
             return None
         weights = 1.0 if chunk.weights is None else chunk.weights[:, None, None]
         bends.append(_bends(loss, outputs, chunk.targets) * weights / divisor)
     all_bends = torch.cat(bends)
-    examples, classes = all_bends.shape[:2]
+    classes = all_bends.shape[1]
     count = min(max(LEAST, int(SHARE * examples)), MOST, examples * classes)
     sizes = all_bends.diagonal(dim1=1, dim2=2).sum(1)
     # those that bend alike are drawn by lot, which rounding must not decide
