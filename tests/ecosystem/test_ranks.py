@@ -55,8 +55,9 @@ def examples(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def classifier() -> torch.nn.Module:
     torch.manual_seed(0)
-    layers = torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2)
-    return torch.nn.Sequential(*layers).double()
+    # of dense layers alone, one process would know more than several
+    norm, tanh = torch.nn.LayerNorm(8), torch.nn.Tanh()
+    return torch.nn.Sequential(torch.nn.Linear(5, 8), norm, tanh, torch.nn.Linear(8, 2)).double()
 
 
 @pytest.mark.slow
