@@ -43,7 +43,7 @@ truth = isoloss.Problem(model, "mse", (between, torch.sin(2 * between)), dtype=t
 path = isoloss.traverse(
     problem,
     probes={"truth": truth},
-    stop=isoloss.Stop(kkt_residual=1e-2, evaluations=60 if QUICK else 400),
+    stop=isoloss.Stop(kkt_residual=1e-2, evaluations=100 if QUICK else 400),
 )
 
 first, last = path.steps.iloc[0], path.steps.iloc[-1]
