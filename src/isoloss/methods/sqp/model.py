@@ -114,7 +114,7 @@ class Model:
         self, slopes: Slopes, phi: float, radius: float, multiplier: float, gap: float
     ) -> Trial:
         """The best step within a radius that the model knows of; see `subproblem.solve`."""
-        r, a, bend = slopes.r, slopes.a, self.whole
+        r, a, bend = slopes.r, slopes.a, self.bend
         # a change of variables makes the regularizer's Hessian `outside` times I
         turn = None if self.curvature is None else inverse_root(self.curvature, self.outside)
         if turn is not None:
