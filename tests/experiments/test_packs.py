@@ -1,6 +1,7 @@
 """One file with what some runs need: the same data to the bit, and refusals where it is another."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
