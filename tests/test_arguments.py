@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import isoloss
 from isoloss import InputError
 from isoloss.arguments import checked, real, whole
-from isoloss.errors import printable, shown
+from isoloss.errors import one_line, printable, shown
 
 
 @checked
@@ -124,6 +124,16 @@ def test_values_are_shown_in_one_line_whatever_they_are():
     assert shown(10**5000) == "an int"
     assert len(shown("x" * 1000)) == 80
     assert "\n" not in shown(torch.zeros(40, 40))
+
+
+def test_another_librarys_error_is_cut_to_a_sentence():
+    assert one_line(ValueError("Loading failed. Since 2.6, " + "x" * 200)) == "Loading failed"
+    assert one_line(ValueError("x" * 200)) == "x" * 160
+    assert one_line(ValueError("Not there.\nMore")) == "Not there"
+    with pytest.raises(RuntimeError) as caught:
+        torch.nn.Linear(1, 1).load_state_dict({})
+    missing = 'Linear: Missing key(s) in state_dict: "weight", "bias"'
+    assert one_line(caught.value) == f"Error(s) in loading state_dict for {missing}"
 
 
 def test_what_is_printed_moves_no_cursor():

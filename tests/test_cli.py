@@ -264,6 +264,9 @@ def test_folders_that_cannot_be_read_or_written_are_refused(tmp_path, monkeypatc
     ):
         assert isoloss(command, "IRIS_FF", f"--out={out}") == 2
         assert words in capsys.readouterr().err
+    assert isoloss("report", "mine.py:build", "--out=~/empty") == 2
+    remedy = f"'isoloss traverse mine.py:build --out {tmp_path}/empty'"
+    assert f"holds no walk of mine.py:build; make one with {remedy}" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
     assert not any((tmp_path / "empty").iterdir())
 

@@ -20,8 +20,8 @@ class Toy(Settings):
 
 BAD: list[tuple[type[Settings], str, Any, str]] = [
     (Stop, "steps", 0, "be greater than 0"),
-    (Stop, "steps", 2.5, "be a valid integer"),
-    (Stop, "steps", "many", "be a valid integer"),
+    (Stop, "steps", 2.5, "be a whole number"),
+    (Stop, "steps", "many", "be a whole number"),
     (Stop, "evaluations", -1, "be greater than 0"),
     (Stop, "seconds", 0.0, "be greater than 0"),
     (Stop, "seconds", math.inf, "be a finite number"),
@@ -34,7 +34,7 @@ BAD: list[tuple[type[Settings], str, Any, str]] = [
     (Paper, "largest_step", -1.0, "be greater than 0"),
     (Paper, "corrector_step", math.nan, "be a finite number"),
     (Toy, "kind", "d", "be 'a', 'b' or 'c'"),
-    (Toy, "flag", "perhaps", "be a valid boolean"),
+    (Toy, "flag", "perhaps", "be true or false"),
 ]
 
 
@@ -47,8 +47,13 @@ def test_a_bad_value_is_named_with_its_key_and_owner(
     assert str(refusal.value) == f"{key} of {owner.__name__} must {must}, got {value}"
 
 
+def test_an_empty_bad_value_is_said_to_be_nothing(refuses) -> None:
+    with refuses("steps of Stop must be a whole number, got nothing"):
+        Stop(steps="")
+
+
 def test_a_long_bad_value_is_cut(refuses) -> None:
-    with refuses("steps of Stop must be a valid integer, got 1 1 1", " ..."):
+    with refuses("steps of Stop must be a whole number, got 1 1 1", " ..."):
         Stop(steps="1 " * 300)
 
 

@@ -68,7 +68,10 @@ def check_takes(what: str, function: Callable[..., Any], *arguments: str) -> Non
 def one_line(error: BaseException) -> str:
     """What another library's error says, in its first line, for use within a sentence."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].strip().rstrip(".")[:160]
+    line = " ".join(" ".join(lines[:2] if lines[0].endswith(":") else lines[:1]).split())
+    if len(line) > 160:  # whole sentences, where there are any
+        line = line[:160].rpartition(". ")[0] or line[:160]
+    return line.rstrip(".")
 
 
 def said(error: BaseException) -> str:

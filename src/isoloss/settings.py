@@ -10,6 +10,11 @@ import pydantic
 
 from isoloss.errors import MOST, InputError, printable, shortened, shown, unknown
 
+IN_WORDS = {
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+}
 ONLY_IN_PYTHON = {"when"}  # functions: no file keeps them, and no command can give them
 
 
@@ -74,8 +79,10 @@ def _sentence(owner: str, error: pydantic.ValidationError) -> str:
         return f"{owner}: {reason}"
     name = ".".join(str(part) for part in first["loc"])
     value = first["input"]
-    given = shortened(printable(value)) if isinstance(value, str) else shown(value)
+    given = (shortened(printable(value)) or "nothing") if isinstance(value, str) else shown(value)
     if reason.startswith("Input should "):  # what follows a comma says how the value was read
         reason = re.sub(r", (unable|got) .*", "", reason.removeprefix("Input should "))
+        for said, meant in IN_WORDS.items():
+            reason = reason.replace(said, meant)
         return f"{name} of {owner} must {reason}, got {given}"
     return f"{name} of {owner} cannot be {given}: {reason}"

@@ -342,7 +342,7 @@ def test_flatness_is_judged_by_the_root_mean_square(slope: float, flat: bool) ->
     [
         ({"smallest_step": 0.5}, ["smallest_step=0.5", "largest_step=0.1"]),
         ({"largest_step": 1e-6}, ["smallest_step=1e-05", "largest_step=1e-06"]),
-        ({"max_corrections": 1.5}, ["max_corrections of Paper must be a valid integer, got 1.5"]),
+        ({"max_corrections": 1.5}, ["max_corrections of Paper must be a whole number, got 1.5"]),
         ({"corector_step": 1e-4}, ["'corector_step'", "did you mean corrector_step "]),
     ],
 )

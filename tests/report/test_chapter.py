@@ -230,10 +230,10 @@ def test_a_damaged_chapter_is_named_and_the_page_left_alone(tmp_path, refuses):
 def test_the_section_on_weight_decay_says_what_was_run_and_lost(chapter):
     section = next(s for s in chapter.sections if s.title == "The walks beside weight decay")
     assert section.text[0] == (
-        "Weight decay from 2 random starts with penalties 0, 0.001, 4 epochs. 1 of 4 networks "
+        "Weight decay from 2 random starts with penalties 0, 1e-3, for 4 epochs. 1 of 4 networks "
         "became infinite or not a number and are counted as lost."
     )
-    assert "smallest mean test loss of weight decay is 0.41, at penalty 0.001" in (
+    assert "smallest mean test loss of weight decay is 0.41, at penalty 1e-3" in (
         section.pictures[0].alt
     )
     networks = table(chapter, "Every network, mean over the runs")

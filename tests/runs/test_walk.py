@@ -51,7 +51,7 @@ def test_pairs_reach_the_part_they_belong_to() -> None:
         ("steps=5 steps=6", ["steps", "twice"]),
         ("regularizer=l11", ["'l11'", "did you mean l1"]),
         ("steps=-5", ["steps of Stop must be greater than 0, got -5"]),
-        ("steps=many", ["steps of Stop must be a valid integer, got many"]),
+        ("steps=many", ["steps of Stop must be a whole number, got many"]),
         ("corrector_step=nan", ["corrector_step of Paper must be a finite number, got nan"]),
         ("smallest_step=1", ["smallest_step=1.0", "largest_step=0.1"]),
         ("rtol=1", ["rtol of Level must be less than 1, got 1"]),

@@ -272,9 +272,9 @@ def _costs(problem: Problem, theta: Tensor) -> list[Finding]:
     points = (Record().points_at_most or 0) * vector
     walk = vectors_at_most(problem, SQP(), exact=True) * vector + points
     sizes = (
-        f"some {_size(activations + 2 * vector)} for a chunk and its gradient, "
-        f"{_size(data_bytes(problem))} for data; a walk by sqp up to {_size(walk)}, of it "
-        f"{_size(points)} for the points kept"
+        f"some {size_text(activations + 2 * vector)} for a chunk and its gradient, "
+        f"{size_text(data_bytes(problem))} for data; a walk by sqp up to {size_text(walk)}, of it "
+        f"{size_text(points)} for the points kept"
     )
     examples = _examples(problem)
     speed = (
@@ -292,7 +292,8 @@ def _rate(count: float) -> str:
     return f"{count:,.0f}" if count >= 100 else f"{count:.3g}"
 
 
-def _size(count: float) -> str:
+def size_text(count: float) -> str:
+    """A number of bytes for people."""
     for size, unit in ((1e9, "GB"), (1e6, "MB")):
         if count >= size:
             return f"{count / size:.1f} {unit}"

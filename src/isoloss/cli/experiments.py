@@ -148,12 +148,13 @@ def pack(
 
     ISOLOSS_DATA may name that file there, or a folder with some.
     """
+    from isoloss.checking.check import size_text
     from isoloss.experiments import catalog
 
     experiments = chosen(names)
     seeds = range(seed, seed + (runs or max(max(one.runs, one.decay_runs) for one in experiments)))
     sizes = catalog.pack(experiments, seeds, file)
     for name, size in sizes.items():
-        say(f"{name}: {size / 1e6:.1f} MB")
+        say(f"{name}: {size_text(size)}")
     last = f"{seed} to {seeds[-1]}" if len(seeds) > 1 else f"{seed}"
-    say(f"{file}: {file.stat().st_size / 1e6:.1f} MB, for seeds {last}")
+    say(f"{file}: {size_text(file.stat().st_size)}, for seeds {last}")

@@ -212,7 +212,7 @@ def numbers(option: str, given: str | None) -> list[float] | None:
         return None if given is None else [float(text) for text in given.split(",")]
     except ValueError:
         given = given or "nothing"
-        raise InputError(f"{option} must be numbers, as in 0,1e-3,1, got {given}") from None
+        raise InputError(f"{option} must be numbers, as in 1e-3,0.1,1, got {given}") from None
 
 
 def table(*headings: str) -> Table:

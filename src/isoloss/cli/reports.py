@@ -9,16 +9,24 @@ import typer
 
 from isoloss.cli import options
 from isoloss.cli.options import console, say, table
+from isoloss.errors import InputError
 
 
 def report(name: options.Reported, out: options.Out = options.RESULTS) -> None:
     """Write the figures, the tables and the page of results."""
     from isoloss import experiments
     from isoloss.projects import Project, is_project
+    from isoloss.store import open_results
 
     for one in name:
         if is_project(one):
-            _report(Project.named(one).name, out)
+            project = Project.named(one).name
+            if project not in open_results(out).experiments():
+                raise InputError(
+                    f"{out} holds no walk of {one}; make one with 'isoloss traverse {one} "
+                    f"--out {out}'"
+                )
+            _report(project, out)
         elif one == "all" or one in experiments.names() or not out.is_dir():
             for experiment in options.chosen([one]):
                 _report(experiment.name, out)

@@ -340,7 +340,7 @@ def comparison_section(
 
 
 def _ran(decay: pd.DataFrame) -> str:
-    listed = ", ".join(f"{penalty:g}" for penalty in np.unique(decay["penalty"]).tolist())
+    listed = ", ".join(_number(penalty) for penalty in np.unique(decay["penalty"]).tolist())
     lost = int(np.sum(decay["status"] != "finished"))
     ended = (
         f"{lost} of {len(decay)} networks became infinite or not a number and are counted as lost."
@@ -349,7 +349,7 @@ def _ran(decay: pd.DataFrame) -> str:
     )
     return (
         f"Weight decay from {len(np.unique(decay['run']))} random starts with penalties {listed}, "
-        f"{int(np.max(decay['epoch']))} epochs. {ended}"
+        f"for {int(np.max(decay['epoch']))} epochs. {ended}"
     )
 
 
@@ -360,5 +360,5 @@ def _best(decay: pd.DataFrame) -> str:
         return ""
     return (
         f"The smallest mean test loss of weight decay is {means.min():.4g}, at penalty "
-        f"{means.idxmin():g}."
+        f"{_number(means.idxmin())}."
     )

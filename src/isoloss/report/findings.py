@@ -73,7 +73,7 @@ def _change(row: Row) -> str:
         return f"{_signed(mean, digits)} in {count(row['runs'])}"
     text = f"{_signed(mean, digits)}, 95 % interval {_signed(low, digits)} to "
     text += _signed(high, digits)
-    text += "" if math.isnan(p) else f", paired t-test p = {p:.2g}"
+    text += "" if math.isnan(p) else f", paired t-test p\u00a0=\u00a0{p:.2g}"
     clear = not low <= 0 <= high and (math.isnan(p) or p < CLEAR)
     return text if clear else f"{text}: no clear difference in {count(row['runs'])}"
 
