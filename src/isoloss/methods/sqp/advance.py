@@ -12,7 +12,7 @@ from isoloss.flat import inner
 from isoloss.methods.sqp import several
 from isoloss.methods.sqp.basis import Array, Basis, padded
 from isoloss.methods.sqp.known import Known
-from isoloss.methods.sqp.model import NONE, Model, Slopes, Trial
+from isoloss.methods.sqp.model import NONE, RESTORING, Model, Slopes, Trial
 from isoloss.methods.sqp.state import SQPState
 from isoloss.outcome import Ending, Outcome
 from isoloss.point import Change, Objective, Origin, Point
@@ -128,21 +128,14 @@ class Search:
             self.here = replace(self.here, slopes=held[0])
             self.home = replace(self.home, slopes=held[1])
         if known and (full or known.trials >= keep):
-            self.model = informed(
-                self.objective, self.state, self.model, self.here, self.multiplier
-            )
-            size = self.model.basis.size
-            self.home, self.here = self.home.padded(size), self.here.padded(size)
+            self._take(informed(self.objective, self.state, self.model, self.here, self.multiplier))
 
     def propose(self) -> Trial:
         """The best trial that the model knows of."""
         here = self.here
         if not self.plain:
             return self._propose_for_all()
-        price = max(here.multiplier, self.multiplier)
-        steep = self.model.steepness(here.slopes, price)
-        longest = max(min(self.radius, self.landing), 1.3 * abs(here.phi) / steep)
-        gap = 0.003 * self.state.rtol
+        longest, gap = min(self.radius, self.landing), 0.003 * self.state.rtol
         trial = self.model.trial(here.slopes, here.phi, longest, self.multiplier, gap)
         # a step that only restores phi has no sane multiplier: the last one, or least squares'
         estimate = here.multiplier
@@ -158,7 +151,7 @@ class Search:
         here, size = self.here, self.model.basis.size
         rows = np.vstack([padded(one, size) for one in here.slopes.every[1:]])
         back = several.shortest(rows, self.rules.missed(here.phis))
-        longest = max(min(self.radius, self.landing), 1.3 * back)
+        longest = max(min(self.radius, self.landing), RESTORING * back)
         last = np.append(self.multiplier, self.prices)
         # of an upper bound that the center is inside of, the last price is the better guess
         alike = (last * here.prices > 0) | ~self.rules.free
@@ -222,6 +215,8 @@ class Search:
         if len(self.prices):
             modeled += float(self.prices @ (here.beside - trial.left_beside))
         reached = self.center(there, phi, self.learn(there, trial.step, change), rough)
+        self._take(steered(self.model, self.state, reached, self.multiplier))
+        here, reached = self.here, reached.padded(self.model.basis.size)
         noise = self._noise(there)
         fallen = here.point.regularizer - there.regularizer + self.multiplier * (here.phi - phi)
         fallen += float(self.prices @ (here.beside - reached.beside))
@@ -244,6 +239,11 @@ class Search:
                 self.landing = trial.length * math.sqrt(LANDING * self.state.rtol / out)
         else:
             self._reject()
+
+    def _take(self, model: Model) -> None:
+        """Go on with a model whose basis may have grown."""
+        self.model, size = model, model.basis.size
+        self.home, self.here = self.home.padded(size), self.here.padded(size)
 
     def arrival(self) -> SQPState:
         """The state at the point that was landed on."""
@@ -291,12 +291,6 @@ class Search:
             bent, slope, basis = self._learn_beside(k, there, basis)
             changes.append(bent)
             beside.append(slope)
-        if known is not None and self.multiplier > 0:
-            price, size = self.multiplier, basis.size
-            slope = padded(here.slopes.r + price * here.slopes.a, size) + padded(change_r, size)
-            gradient = there.regularizer_grad + (price / unit) * there.grad
-            slope += price * change_a
-            known, basis = known.with_steepest(basis, gradient, slope, price, model.outside)
         self.model = model.learn(basis, step, change_r, change_a, changes, known)
         self.home, self.here = self.home.padded(basis.size), here.padded(basis.size)
         before = self.here.slopes
@@ -444,11 +438,19 @@ def informed(
         return replace(model, bend=model.whole, known=None)
     scaled = rows.scaled(1 / state.unit(center.rough))
     slope = slopes.a if state.scale is None else np.zeros_like(slopes.a)
-    known, basis = Known(scaled, model.basis.images(scaled), slope), model.basis
-    if price > 0:
-        gradient = point.regularizer_grad + (price / state.unit(center.rough)) * point.grad
-        along = slopes.r + price * slopes.a
-        known, basis = known.with_steepest(basis, gradient, along, price, model.outside)
+    known = Known(scaled, model.basis.images(scaled), slope)
+    return steered(replace(model, known=known), state, center, price)
+
+
+def steered(model: Model, state: SQPState, center: Center, price: float) -> Model:
+    """The model, where a part of the Hessian of phi is known, with the direction in which
+    R + price phi falls most at a center."""
+    if model.known is None or not price > 0:
+        return model
+    point, slopes = center.point, center.slopes
+    gradient = point.regularizer_grad + (price / state.unit(center.rough)) * point.grad
+    along = slopes.r + price * slopes.a
+    known, basis = model.known.with_steepest(model.basis, gradient, along, price, model.outside)
     return replace(model, basis=basis, bend=padded(model.bend, basis.size), known=known)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from torch import Tensor
@@ -25,19 +26,24 @@ class Known:
     slope: Array  # a in the basis as it was at that point; zero where it is left out
     trials: int = 0  # since then
 
-    @property
+    @cached_property
+    def square(self) -> Array:
+        """Z' Z in the basis."""
+        return self.images @ self.images.T
+
+    @cached_property
     def bend(self) -> Array:
         """The Hessian in the basis."""
         slope = np.append(self.slope, np.zeros(len(self.images) - len(self.slope)))
-        return self.images @ self.images.T - np.outer(slope, slope)
+        return self.square - np.outer(slope, slope)
 
     def stiffness(self, price: float) -> Array:
         """Z' Z in the basis times a price, of which a negative one counts as none.
 
         It is kept within what floating point resolves.
         """
-        square = self.images @ self.images.T
-        return min(max(price, 0.0), STIFFEST / max(float(np.trace(square)), TINY)) * square
+        most = STIFFEST / max(float(self.square.trace()), TINY)
+        return min(max(price, 0.0), most) * self.square
 
     def grown(self, size: int, coordinates: Array, image: Callable[[GaussNewton], Array]) -> Known:
         """The same in a basis that may have grown to this size by what is new in a vector.

@@ -24,6 +24,8 @@ CLIP = 0.3
 """Smallest curvature of the Lagrangian, as a share of the regularizer's, that a trial is given."""
 SHARPER_CLIP = 0.03
 """The same in the metric of what is known of phi, which may be far stiffer than the Lagrangian."""
+RESTORING = 1.3
+"""How much longer than the shortest step that restores phi one may be in any case."""
 FAR = 1e15
 NONE = np.zeros(0)
 ONE = np.ones(1)
@@ -113,7 +115,8 @@ class Model:
     def trial(
         self, slopes: Slopes, phi: float, radius: float, multiplier: float, gap: float
     ) -> Trial:
-        """The best step within a radius that the model knows of; see `subproblem.solve`."""
+        """The best step within a radius that the model knows of, a longer one to restore phi; see
+        `solve`."""
         r, a, bend = slopes.r, slopes.a, self.bend
         # a change of variables makes the regularizer's Hessian `outside` times I
         turn = None if self.curvature is None else inverse_root(self.curvature, self.outside)
@@ -121,13 +124,15 @@ class Model:
             r, a, bend = turn @ r, turn @ a, turn @ bend @ turn
         start = multiplier if multiplier * slopes.multiplier > 0 else slopes.multiplier
         reference = max(start, slopes.multiplier, key=abs)
-        weights = ONE
+        weights, steep = ONE, slopes.a
         if self.known is None:
             values, vectors = self._tamed(bend, reference)
         else:
-            values, vectors, weights = self._tamed_in_metric(self.known, reference)
+            values, vectors, weights, back = self._tamed_in_metric(self.known, reference)
+            steep = back @ slopes.a
+        longest = max(radius, RESTORING * abs(phi) / math.sqrt(steep @ steep))
         r, a = vectors.T @ r, vectors.T @ a
-        found = solve(r, a, values, self.outside, phi, radius, start, gap, weights)
+        found = solve(r, a, values, self.outside, phi, longest, start, gap, weights)
         step = vectors @ found.step
         return replace(found, step=step if turn is None else turn @ step)
 
@@ -147,26 +152,19 @@ class Model:
             values = np.minimum(values, -self.outside * (1 - least) / multiplier)
         return values, vectors
 
-    def _tamed_in_metric(self, known: Known, multiplier: float) -> tuple[Array, Array, Array]:
+    def _tamed_in_metric(self, known: Known, multiplier: float) -> tuple[Array, ...]:
         """The same with what is known as it is and the rest tamed in its metric.
 
-        The third is the weight of each vector in the square of a step's length.
+        The third is the weight of each vector in the square of a step's length. The fourth, times
+        a gradient, is as long as the gradient is steep for steps of this length.
         """
         stiff = known.stiffness(multiplier / self.outside)
         root = np.linalg.cholesky(np.eye(len(stiff)) + stiff)
-        back = np.linalg.inv(root)
+        back = np.asarray(np.linalg.inv(root), np.float64)
         values, vectors = self._tamed(back @ self.bend @ back.T, multiplier, SHARPER_CLIP)
         turned = root @ vectors
         values, vectors = eigh((turned * values) @ turned.T + known.bend)
-        return values, vectors, 1 + np.einsum("ik,ij,jk->k", vectors, stiff, vectors)
-
-    def steepness(self, slopes: Slopes, multiplier: float) -> float:
-        """|a| in the metric of steps: the shortest step that restores phi is |phi| over it."""
-        a, down = slopes.a, slopes.a
-        if self.known is not None:
-            stiff = self.known.stiffness(multiplier / self.outside)
-            down = np.linalg.solve(np.eye(len(a)) + stiff, a)
-        return math.sqrt(a @ down)
+        return values, vectors, 1 + ((stiff @ vectors) * vectors).sum(0), back
 
     def fall(self, slopes: Slopes, step: Array) -> float:
         """By how much R falls over a step, as modeled."""
