@@ -175,13 +175,11 @@ def _stored(
     """The rows from a gradient for each; None if they are not the model's."""
     model = network.model
     point = dict(zip(network.layout.shapes, (p.detach() for p in network.leaves), strict=True))
-    kept = dict(model.named_buffers()) if isinstance(model, nn.Module) else {}
-    buffers = {name: buffer.clone() for name, buffer in kept.items()}
 
     def along(point: dict[str, Tensor], one: Tensor, slope: Tensor) -> Tensor:
         one = one.unsqueeze(0)
         if isinstance(model, nn.Module):
-            outputs = torch.func.functional_call(model, {**buffers, **point}, (one,))
+            outputs = torch.func.functional_call(model, point, (one,))
         else:
             outputs = model(point, one)
         return (outputs.squeeze(0) * slope).sum()
