@@ -17,8 +17,8 @@ from isoloss.losses import Loss, ModelLoss
 SHARE, LEAST, MOST = 0.5, 8, 500
 """Rows of dense layers as a share of the training examples, and how many at least and at most."""
 MOST_STORED, MOST_NUMBERS = 150, 2**23
-"""Rows that are stored entry by entry at most, and their entries together; a network of which these
-allow fewer than `LEAST` has none."""
+"""Rows that are stored entry by entry at most, and their entries together; a network so large that
+half as many rows have more has none: so few know too little."""
 AT_ONCE = 50
 """Examples whose rows are made at once."""
 MOST_ENTRIES = 2**24
@@ -50,7 +50,7 @@ def gauss_newton(
             if layers is not None:
                 found = _heaviest(network, list(chunks), loss, chunks.divisor)
                 known = None if found is None else _factored(network, layers, *found)
-            if known is None and most >= LEAST:
+            if known is None and most >= MOST_STORED // 2:
                 found = _heaviest(network, list(chunks), loss, chunks.divisor, most)
                 known = None if found is None else _stored(network, held, *found)
             return known
