@@ -268,6 +268,18 @@ NETS: dict[str, Callable[[], Net]] = {"classifier": classifier, "regressor": reg
 # ---------------------------------------------------------------- is the user's model untouched?
 
 
+def uninformed(problem: Problem) -> Problem:
+    """The same problem, of whose Hessian nothing is known before a walk."""
+
+    class Uninformed(Problem):
+        def gauss_newton(self, theta: Tensor) -> None:
+            del theta
+
+    other = object.__new__(Uninformed)
+    vars(other).update(vars(problem))
+    return other
+
+
 def snapshot(model: nn.Module) -> list[Any]:
     """All of a module that a user could see change, and the global random state."""
     seen: list[Any] = [torch.get_rng_state().tolist()]

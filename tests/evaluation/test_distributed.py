@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.problems import F64, generator, normal
+from tests.problems import F64, generator, normal, uninformed
 from tests.processes import on_ranks
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -35,7 +35,6 @@ SHORT = Stop(steps=4, kkt_residual=0)
 def network(dtype: torch.dtype = F64) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        # of dense layers alone, one process would know more than several
         layers = nn.Linear(5, 6), nn.Tanh(), nn.LayerNorm(6), nn.Linear(6, CLASSES)
         return nn.Sequential(*layers).to(dtype)
 
@@ -69,7 +68,7 @@ LOSSES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 def problem(rank: int, ranks: int, name: str = "mean", dtype: torch.dtype = F64) -> Problem:
-    """The problem of one rank; of (0, 1), that of all examples."""
+    """The problem of one rank; of (0, 1), that of all examples, with what several know."""
     loss, options = LOSSES[name]
     data = examples(dtype)
     if ranks > 1:
@@ -77,7 +76,8 @@ def problem(rank: int, ranks: int, name: str = "mean", dtype: torch.dtype = F64)
         options = {**options, "group": dist.group.WORLD}
         if "weights" in options:
             options["weights"] = share(rank, ranks, options["weights"])[0]
-    return Problem(network(dtype), loss, data, **options)
+    made = Problem(network(dtype), loss, data, **options)
+    return made if ranks > 1 else uninformed(made)
 
 
 def summary(path: isoloss.Path) -> dict[str, Any]:
@@ -442,7 +442,7 @@ def _wrapped(rank: int, ranks: int) -> list[Any]:
 def test_samplers_loaders_and_wrapped_models(tmp_path: Path) -> None:
     inputs, targets = (tensor[:36] for tensor in examples())
     whole = Problem(network(), "cross_entropy", (inputs, targets))
-    expected = summary(traverse(whole, stop=SHORT, progress=False))
+    expected = summary(traverse(uninformed(whole), stop=SHORT, progress=False))
     first, second = on_ranks(2, _wrapped, folder=tmp_path)
     for one, two in zip(first, second, strict=True):
         np.testing.assert_allclose(one["rows"], expected["rows"], rtol=1e-9, atol=1e-10)

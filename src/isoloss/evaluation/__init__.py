@@ -20,12 +20,13 @@ from isoloss.errors import InputError
 from isoloss.evaluation.autograd import Autograd
 from isoloss.evaluation.by_hand import ByHand
 from isoloss.evaluation.distributed import Distributed
-from isoloss.evaluation.gauss_newton import GaussNewton, gauss_newton
+from isoloss.evaluation.gauss_newton import gauss_newton
 from isoloss.evaluation.group import ranks_of
 from isoloss.evaluation.interface import Evaluation
 from isoloss.evaluation.ranks import Ranks
 from isoloss.evaluation.recorded import Recorded, Replayed
 from isoloss.evaluation.reduced import Reduced
+from isoloss.evaluation.rows import GaussNewton
 from isoloss.flat import FlatNetwork, flatten
 from isoloss.losses import Loss, ModelLoss, NamedLoss
 

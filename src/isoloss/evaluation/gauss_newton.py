@@ -1,117 +1,60 @@
-"""Rows that make up most of the Gauss-Newton part of a dense network's Hessian."""
+"""Most of the Gauss-Newton part of the loss's Hessian, from the examples whose loss bends most."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import warnings
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from isoloss._kernels.chain import bare
-from isoloss.data import Chunk, Chunks
+from isoloss.data import Chunk, Chunks, random_state_kept
+from isoloss.evaluation.rows import DenseRows, GaussNewton, StoredRows
 from isoloss.flat import FlatNetwork, flatten
 from isoloss.losses import Loss, ModelLoss
 
-Array = NDArray[np.float64]
-
 SHARE, LEAST, MOST = 0.5, 8, 500
-"""Rows as a share of the training examples, and how many at least and at most."""
+"""Rows of dense layers as a share of the training examples, and how many at least and at most."""
+MOST_STORED, MOST_NUMBERS = 150, 2**23
+"""Rows that are stored entry by entry at most, and their entries together; a network so large that
+half as many rows have more has none: so few know too little."""
+AT_ONCE = 50
+"""Examples whose rows are made at once."""
 MOST_ENTRIES = 2**24
 """Entries up to which the Hessians of all examples' losses by their outputs are formed."""
 RIGHT = 1e-3
 """Relative error of a gradient composed of the rows above which they are not those of the model."""
 
 
-@dataclass(frozen=True)
-class DenseRows:
-    """The entries of all rows that belong to one dense layer: of row i, slopes_i inputs_i'."""
-
-    weight: int  # where the layer's weight begins in the flat vector
-    bias: int  # likewise; -1 where it has none
-    inputs: Tensor  # shape (m, features)
-    slopes: Tensor  # shape (m, outputs)
-
-    def split(self, vector: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The part of a flat vector that is this layer's weight, and that of its bias."""
-        outputs, features = self.slopes.shape[1], self.inputs.shape[1]
-        weight = vector[self.weight : self.weight + outputs * features].view(outputs, features)
-        return weight, None if self.bias < 0 else vector[self.bias : self.bias + outputs]
-
-
-@dataclass(frozen=True)
-class GaussNewton:
-    """A matrix Z of m rows for which Z' Z is a part of the Hessian of the mean loss.
-
-    A row is the derivative of one example's outputs along one eigenvector of the Hessian of its
-    loss by them, times the root of the eigenvalue (Schraudolph, Neural Computation 14, 2002). In a
-    dense layer it is the outer product of a slope and an input, and is kept as these.
-
-    Attributes:
-        layers: The rows, layer by layer.
-        size: Number of parameters, n.
-        gram: Z Z', shape (m, m).
-    """
-
-    layers: tuple[DenseRows, ...]
-    size: int
-    gram: Array
-
-    def scaled(self, factor: float) -> GaussNewton:
-        """That of a multiple of the loss."""
-        root = factor**0.5
-        layers = tuple(replace(layer, slopes=layer.slopes * root) for layer in self.layers)
-        return GaussNewton(layers, self.size, self.gram * factor)
-
-    def products(self, vector: Tensor) -> Array:
-        """Z times a vector of shape (n,), shape (m,)."""
-        total = torch.zeros(len(self.gram), dtype=vector.dtype)
-        for layer in self.layers:
-            weight, bias = layer.split(vector)
-            along = layer.inputs @ weight.t()
-            if bias is not None:
-                along += bias
-            total += torch.linalg.vecdot(along, layer.slopes)
-        return total.double().numpy()
-
-    def combined(self, shares: Array) -> Tensor:
-        """Z' times a vector of shape (m,), shape (n,)."""
-        first = self.layers[0].slopes
-        found = first.new_empty(self.size)
-        each = torch.from_numpy(shares).to(first.dtype).unsqueeze(1)
-        for layer in self.layers:
-            weight, bias = layer.split(found)
-            slopes = layer.slopes * each
-            torch.mm(slopes.t(), layer.inputs, out=weight)
-            if bias is not None:
-                torch.sum(slopes, 0, out=bias)
-        return found
-
-    def solved(self, image: Array, shift: float) -> Array:
-        """(shift I + Z Z')^-1 times a vector of shape (m,)."""
-        matrix = torch.from_numpy(self.gram + shift * np.eye(len(self.gram)))
-        factor = torch.linalg.cholesky_ex(matrix)[0]
-        return torch.cholesky_solve(torch.from_numpy(image)[:, None], factor)[:, 0].numpy()
-
-
 def gauss_newton(
-    network: FlatNetwork, chunks: Chunks, loss: Loss, theta: Tensor
+    network: FlatNetwork, chunks: Chunks, loss: Loss, theta: Tensor, held: Tensor | None = None
 ) -> GaussNewton | None:
     """The rows of the examples whose loss bends most at theta; None where there are no such rows.
 
-    That is where a parameter belongs to anything but a dense layer, which is applied once to one
-    vector an example; where outputs are not of shape (n, classes), or the loss cannot be
-    differentiated twice by them; on other devices than a CPU, where it was not measured to pay.
+    They are kept as outer products where every parameter belongs to a dense layer that is applied
+    once to one vector an example, otherwise entry by entry, with zeros in the entries of theta that
+    are held. There are none where inputs or outputs are no tensor of shape (n, ...) and (n,
+    classes), where the loss cannot be differentiated twice by the outputs, or torch not vectorize
+    the model's gradients over examples; of very large models; on other devices than a CPU, where it
+    was not measured to pay.
     """
-    layers = _dense_layers(network)
-    if layers is None or network.device.type != "cpu" or not chunks.kept:
+    if network.device.type != "cpu" or not chunks.kept or isinstance(loss, ModelLoss):
         return None
     network.load(theta)
+    layers = _dense_layers(network) if held is None else None
+    most = min(MOST_STORED, MOST_NUMBERS // network.size)
     try:
-        found = _heaviest(network, list(chunks), loss, chunks.divisor)
-        return None if found is None else _rows(network, layers, *found)
-    except Exception:  # whatever a loss raises that does not take float64 or a second derivative
+        with random_state_kept():
+            known = None
+            if layers is not None:
+                found = _heaviest(network, list(chunks), loss, chunks.divisor)
+                known = None if found is None else _factored(network, layers, *found)
+            if known is None and most >= MOST_STORED // 2:
+                found = _heaviest(network, list(chunks), loss, chunks.divisor, most)
+                known = None if found is None else _stored(network, held, *found)
+            return known
+    except Exception:  # whatever a model or a loss raises that does not take what is asked of it
         return None
 
 
@@ -137,11 +80,16 @@ def _dense_layers(network: FlatNetwork) -> list[tuple[nn.Linear, int, int]] | No
 
 
 def _heaviest(
-    network: FlatNetwork, chunks: list[Chunk], loss: Loss, divisor: float
+    network: FlatNetwork,
+    chunks: list[Chunk],
+    loss: Loss,
+    divisor: float,
+    most: int | None = None,
 ) -> tuple[Tensor, Tensor] | None:
-    """Inputs, shape (m, ...), and for each the slope of its row by its outputs, (m, classes)."""
-    if isinstance(loss, ModelLoss):
-        return None
+    """Inputs, shape (m, ...), and for each the slope of its row by its outputs, (m, classes).
+
+    As many as are given at most, or those of dense layers.
+    """
     bends: list[Tensor] = []
     examples = sum(chunk.examples for chunk in chunks)
     for chunk in chunks:
@@ -154,7 +102,8 @@ def _heaviest(
         bends.append(_bends(loss, outputs, chunk.targets) * weights / divisor)
     all_bends = torch.cat(bends)
     classes = all_bends.shape[1]
-    count = min(max(LEAST, int(SHARE * examples)), MOST, examples * classes)
+    most = min(max(LEAST, int(SHARE * examples)), MOST) if most is None else most
+    count = min(most, examples * classes)
     sizes = all_bends.diagonal(dim1=1, dim2=2).sum(1)
     # those that bend alike are drawn by lot, which rounding must not decide
     lots = torch.rand(examples, classes, generator=torch.Generator().manual_seed(0)).double()
@@ -186,7 +135,7 @@ def _bends(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
     return torch.stack(columns, 1)
 
 
-def _rows(
+def _factored(
     network: FlatNetwork,
     layers: list[tuple[nn.Linear, int, int]],
     inputs: Tensor,
@@ -217,11 +166,44 @@ def _rows(
         DenseRows(weight, bias, given, back)
         for (_, weight, bias), (given, _), back in zip(layers, calls, backs, strict=True)
     )
-    gram = sum(
-        (one.inputs @ one.inputs.t() + (one.bias >= 0)) * (one.slopes @ one.slopes.t())
-        for one in dense
-    )
-    assert isinstance(gram, Tensor)  # noqa: S101
-    rows = GaussNewton(dense, network.size, gram.double().numpy())
-    wrong = torch.dist(rows.combined(np.ones(len(inputs))), whole)
+    return _checked(GaussNewton.of(dense, network.size), whole)
+
+
+def _stored(
+    network: FlatNetwork, held: Tensor | None, inputs: Tensor, slopes: Tensor
+) -> GaussNewton | None:
+    """The rows from a gradient for each; None if they are not the model's."""
+    model = network.model
+    point = dict(zip(network.layout.shapes, (p.detach() for p in network.leaves), strict=True))
+
+    def along(point: dict[str, Tensor], one: Tensor, slope: Tensor) -> Tensor:
+        one = one.unsqueeze(0)
+        if isinstance(model, nn.Module):
+            outputs = torch.func.functional_call(model, point, (one,))
+        else:
+            outputs = model(point, one)
+        return (outputs.squeeze(0) * slope).sum()
+
+    each = torch.func.vmap(torch.func.grad(along), in_dims=(None, 0, 0))
+    values = slopes.new_empty(len(inputs), network.size)
+    whole = slopes.new_zeros(network.size)
+    for k in range(0, len(inputs), AT_ONCE):
+        part = slice(k, k + AT_ONCE)
+        with warnings.catch_warnings():  # of what torch does not vectorize, it is said, once
+            warnings.simplefilter("ignore")
+            pieces = each(point, inputs[part], slopes[part])
+        rows = [pieces[name].flatten().view(len(values[part]), -1) for name in point]
+        torch.cat(rows, 1, out=values[part])
+        with torch.enable_grad():
+            total = (network(inputs[part]) * slopes[part]).sum()
+        whole += flatten(network.gradients(total))
+    if held is not None:
+        values[:, held] = 0.0
+        whole[held] = 0.0
+    return _checked(GaussNewton.of((StoredRows(values),), network.size), whole)
+
+
+def _checked(rows: GaussNewton, whole: Tensor) -> GaussNewton | None:
+    """The rows, if their sum is this gradient of the model."""
+    wrong = torch.dist(rows.combined(np.ones(len(rows.gram))), whole)
     return rows if wrong <= RIGHT * whole.norm() else None

@@ -123,7 +123,8 @@ class Search:
         if full:
             held = [self.here.slopes, self.home.slopes]
             ranks = self.objective.ranks
-            most = keep // 2 if known else keep
+            # what few rows do not know has to be kept
+            most = keep // 2 if known and known.rows.factored else keep
             self.model, held = self.model.compressed(most, held, self._weights(), ranks)
             self.here = replace(self.here, slopes=held[0])
             self.home = replace(self.home, slopes=held[1])
