@@ -302,7 +302,7 @@ def _draw(axes: Axes, drawn: Band, k: int, label: str, *, beyond: bool = True) -
 
 
 def _scale(axes: Axes, against: str, methods: Methods) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     if against == "evaluations":
         axes.set_xscale("log")
@@ -315,6 +315,8 @@ def _scale(axes: Axes, against: str, methods: Methods) -> None:
         axes.invert_xaxis()  # walks go from left to right
     else:
         axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(5))  # panels are narrow
+        axes.xaxis.set_major_formatter("{x:,g}")
     label = X_LABELS[against].replace(" R,", f" R ({_regularizer(methods)}),")
     axes.set_xlabel(axes.get_xlabel() or label)
 
