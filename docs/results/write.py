@@ -130,12 +130,16 @@ def collapsed(folder: Path, experiment: str) -> str:
 
 
 def change(
-    folder: Path, experiment: str, method: str = "sqp", quantity: str = "test_loss", to: str = "end"
+    folder: Path,
+    experiment: str,
+    method: str = "sqp",
+    quantity: str = "test_loss",
+    between: str = "start to end",
 ) -> Any:
-    """A paired change from the start of a walk to its end, or to its best point."""
+    """A paired change from the start of a walk to its end, or as the table's comparison begins."""
     rows = table(folder, experiment, "changes")
     rows = rows[(rows["group"] == f"walk by {method}") & (rows["quantity"] == quantity)]
-    return rows[rows["comparison"].str.startswith(f"start to {to}")].squeeze()
+    return rows[rows["comparison"].str.startswith(between)].squeeze()
 
 
 def after(folder: Path, experiment: str, quantity: str = "test_loss") -> Any:
@@ -152,10 +156,20 @@ def equivalent(folder: Path, experiment: str, column: str, method: str = "sqp") 
     return float(rows.loc[rows["method"] == method, column].mean())
 
 
+def ends(folder: Path, experiment: str) -> pd.DataFrame:
+    """The ends of walks at one level from many starts, a row each, with weight decay's."""
+    return table(folder, experiment, "ends")
+
+
 def runs(folder: Path, experiment: str, method: str = "sqp", outcome: str | None = None) -> Any:
     """The walks, or those with an outcome: a column for what each has at its end."""
     rows = table(folder, experiment, "outcomes")
     return rows[(rows["method"] == method) & (rows["outcome"].eq(outcome) | (outcome is None))]
+
+
+def all_converged(folder: Path, experiment: str) -> bool:
+    """Whether every walk by sqp did."""
+    return bool(runs(folder, experiment)["outcome"].eq("converged").all())
 
 
 # How a number is written.
@@ -236,6 +250,15 @@ def sure(claim: bool) -> str:
     return ""
 
 
+def tested(changed: Any, decimals: int) -> str:
+    """A change with its interval, runs and t-test's p, as a cell."""
+    if changed.empty:
+        return ""
+    mean = fixed(changed["mean"], decimals)
+    p = digits(changed["t_p"], 1 if changed["t_p"] < 0.1 else 2)
+    return f"{mean} ({between(changed, decimals)}; {changed['runs']:.0f} runs, p = {p})"
+
+
 def row(networks: Any, label: str = "", accuracy: int | None = 3) -> str:
     """A row of the page's table; `accuracy` is how many decimals that has."""
     if not label:
@@ -257,7 +280,7 @@ LOOK_UPS = {
     look.__name__: look
     for look in (
         walk, measured, penalties, decay, best, held_out, lost, collapsed,
-        change, after, equivalent, runs,
+        change, after, equivalent, ends, runs, all_converged,
     )
 }  # fmt: skip
 FORMATS = {
@@ -272,6 +295,7 @@ FORMATS = {
         word,
         part,
         sure,
+        tested,
         row,
         len,
         max,
