@@ -322,4 +322,5 @@ def test_the_checks_of_a_walk_cost_few_passes_over_the_data() -> None:
     )
     path = traverse(problem, stop=Stop(steps=3), progress=False)
     passes = seen / 4000 - path.steps["evaluations"].iloc[-1]
-    assert passes <= 4.4  # forward only: two for the losses, two for the noise, samples
+    # forward only: two for the losses, two for the noise, one for what bends most, samples
+    assert passes <= 5.4

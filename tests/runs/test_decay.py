@@ -162,7 +162,7 @@ def test_other_settings_in_the_folder_are_refused(tmp_path):
         ({"epochs": 5, "pairs": ["epochs=5"]}, ["epochs", "twice"]),
         ({"pairs": ["held_out=0.9"]}, ["held_out", "less than or equal to 0.5, got 0.9"]),
         ({"pairs": ["held_out=-0.1"]}, ["greater than or equal to 0, got -0.1"]),
-        ({"pairs": ["include_biases=perhaps"]}, ["include_biases", "boolean, got perhaps"]),
+        ({"pairs": ["include_biases=perhaps"]}, ["include_biases", "true or false, got perhaps"]),
         ({"pairs": ["epoch=3"]}, ["epoch", "did you mean epochs"]),
     ],
 )

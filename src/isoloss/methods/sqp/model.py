@@ -117,7 +117,7 @@ class Model:
     ) -> Trial:
         """The best step within a radius that the model knows of, a longer one to restore phi; see
         `solve`."""
-        r, a, bend = slopes.r, slopes.a, self.bend
+        r, a, bend = slopes.r, slopes.a, self.whole
         # a change of variables makes the regularizer's Hessian `outside` times I
         turn = None if self.curvature is None else inverse_root(self.curvature, self.outside)
         if turn is not None:
@@ -125,7 +125,7 @@ class Model:
         start = multiplier if multiplier * slopes.multiplier > 0 else slopes.multiplier
         reference = max(start, slopes.multiplier, key=abs)
         weights, steep = ONE, slopes.a
-        if self.known is None:
+        if self.known is None or not reference > 0:  # then what is known makes it concave
             values, vectors = self._tamed(bend, reference)
         else:
             values, vectors, weights, back = self._tamed_in_metric(self.known, reference)
