@@ -50,7 +50,10 @@ def end(name: str, level: float, seed: int) -> dict[str, Any]:
     walked = path.steps.iloc[-1]
     penalty, regularizer = float(walked["equivalent_penalty"]), float(walked["regularizer"])
     theta = decayed(problem, problem.current(), penalty)
-    loss, square = problem.loss(theta).item(), theta.square().sum().item()
+    loss, grad = problem.loss_and_grad(theta)
+    pull = 2 * penalty * theta
+    left = ((grad + pull).norm() / pull.norm()).item()
+    loss, square = loss.item(), theta.square().sum().item()
     last = path.points[-1]
     return {
         "seed": seed,
@@ -65,6 +68,7 @@ def end(name: str, level: float, seed: int) -> dict[str, Any]:
         "decay_regularizer": square,
         "decay_test_loss": test.loss(theta).item(),
         "decay_objective": loss + penalty * square,
+        "decay_gradient": left,  # as a share of that of mu R
     }
 
 

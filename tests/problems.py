@@ -265,9 +265,6 @@ def regressor(sizes: tuple[int, ...] = (3, 5, 2), examples: int = 10, seed: int 
 NETS: dict[str, Callable[[], Net]] = {"classifier": classifier, "regressor": regressor}
 
 
-# ---------------------------------------------------------------- is the user's model untouched?
-
-
 def uninformed(problem: Problem) -> Problem:
     """The same problem, of whose Hessian nothing is known before a walk."""
 
@@ -278,6 +275,9 @@ def uninformed(problem: Problem) -> Problem:
     other = object.__new__(Uninformed)
     vars(other).update(vars(problem))
     return other
+
+
+# ---------------------------------------------------------------- is the user's model untouched?
 
 
 def snapshot(model: nn.Module) -> list[Any]:

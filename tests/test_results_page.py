@@ -147,6 +147,6 @@ def test_the_readme_says_the_same():
         start, end = (write.walk(RESULTS, name, place=place) for place in ("start", "end"))
         lost, found = write.digits(start["test_loss"]), write.digits(end["test_loss"])
         interval = write.fallen(write.change(RESULTS, name), 2 if end["test_loss"] > 1 else 3)
-        runs = end["runs"]
-        assert f"({said.format(**locals())} starts)" in readme
+        told = said.format(found=found, lost=lost, interval=interval, runs=end["runs"])
+        assert f"({told} starts)" in readme
     assert f"any of {len(write.penalties(RESULTS, 'MPG_FF'))} penalties" in readme

@@ -15,7 +15,10 @@ from scipy import optimize
 from tests.problems import Vector, normal
 from torch import Tensor
 
+from isoloss.evaluation import GaussNewton
+from isoloss.evaluation.rows import StoredRows
 from isoloss.methods.sqp.basis import GROWTH, Basis
+from isoloss.methods.sqp.known import Known
 from isoloss.methods.sqp.model import Model, Slopes, Trial, solve
 
 F64 = torch.float64
@@ -496,3 +499,16 @@ def test_rows_that_a_smaller_basis_does_not_use_are_zero(monkeypatch: pytest.Mon
     smaller = basis.turned(np.eye(4)[:, :2])
     assert smaller.rows.values[:2].isfinite().all()
     assert not smaller.rows.values[2:].any()
+
+
+def test_where_a_smaller_norm_lowers_the_loss_what_is_known_is_taken_as_what_was_learned() -> None:
+    """It then makes the Lagrangian concave, and is bounded like it."""
+    basis, a = spanned(*normal(3, 3, seed=6)), np.array([0.1, 0.02, 0.0])
+    slopes, images = Slopes(np.array([1.0, 0.5, 0.2]), a), np.diag([2.0, 3.0, 0.5])
+    rows = GaussNewton((StoredRows(torch.eye(3, dtype=F64)),), 3, np.eye(3))
+    known = Known(rows, images, np.zeros(3))
+    model = Model(basis, np.zeros((3, 3)), None, 2.0, known=known)
+    alike = Model(basis, images @ images.T, None, 2.0)
+    for multiplier in (-20.0, slopes.multiplier):
+        found = model.trial(slopes, 0.0, 0.3, multiplier, 1e-9)
+        np.testing.assert_allclose(found.step, alike.trial(slopes, 0.0, 0.3, multiplier, 1e-9).step)

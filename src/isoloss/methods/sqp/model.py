@@ -152,7 +152,9 @@ class Model:
             values = np.minimum(values, -self.outside * (1 - least) / multiplier)
         return values, vectors
 
-    def _tamed_in_metric(self, known: Known, multiplier: float) -> tuple[Array, ...]:
+    def _tamed_in_metric(
+        self, known: Known, multiplier: float
+    ) -> tuple[Array, Array, Array, Array]:
         """The same with what is known as it is and the rest tamed in its metric.
 
         The third is the weight of each vector in the square of a step's length. The fourth, times
