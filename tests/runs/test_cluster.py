@@ -98,7 +98,7 @@ def test_a_node_that_dies_costs_time_and_not_a_bit(nodes: Any, tmp_path: Path) -
             return
         note = tmp_path / "ray" / f".run-{news.index:03d}.holder.json"
         run = json.loads(note.read_text())["pid"]
-        task = parent(run)
+        task = parent(parent(run))  # between them is the server that forked the run's process
         if parent(task) == raylet:
             for pid in (raylet, task, run):
                 os.kill(pid, signal.SIGKILL)

@@ -44,8 +44,11 @@ class Toy(Run):
     def _work(self, contact: Contact) -> News:
         import torch
 
-        facts = {"pid": os.getpid(), "torch": torch.get_num_threads()}
-        contact.tell("training", row={**facts, "openblas": os.environ["OPENBLAS_NUM_THREADS"]})
+        facts: dict[str, Any] = {"pid": os.getpid(), "torch": torch.get_num_threads()}
+        facts["folder"] = str(Path.cwd())
+        facts["openblas"] = os.environ["OPENBLAS_NUM_THREADS"]
+        facts["told"] = os.environ.get("ISOLOSS_TOLD")
+        contact.tell("training", row=facts)
         does = self.settings.does
         if does.isdigit():
             os.kill(os.getpid(), int(does))
@@ -139,6 +142,23 @@ def test_a_run_has_one_thread_however_many_there_are_outside(tmp_path, monkeypat
     assert (seen[0]["torch"], seen[0]["openblas"]) == (1, "1")
     assert os.environ["OMP_NUM_THREADS"] == "2"
     assert "OPENBLAS_NUM_THREADS" not in os.environ
+
+
+@pytest.mark.slow
+def test_a_run_has_the_folder_and_the_variables_of_its_command_not_of_one_before(
+    tmp_path, monkeypatch
+) -> None:
+    for told in ("1", "2", None):
+        if told:
+            monkeypatch.setenv("ISOLOSS_TOLD", told)
+        else:
+            monkeypatch.delenv("ISOLOSS_TOLD")
+        folder = tmp_path / str(told)
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        seen: list[Any] = []
+        go(toys(folder, ""), lambda news, seen=seen: seen.append(news.row))
+        assert (seen[0]["told"], seen[0]["folder"]) == (told, str(folder))
 
 
 @pytest.mark.slow

@@ -306,6 +306,8 @@ def _look_around(ray: Any, nodes: Sequence[Mapping[str, Any]], place: Place) -> 
     for host, ref in looks:
         try:
             why = ray.get(ref, timeout=max(0.1, until - time.monotonic()))
+        except ray.exceptions.TaskUnschedulableError:
+            continue  # gone since it was listed
         except ray.exceptions.RayError as error:
             why = f"{host} cannot take a run ({said(error)}); install the same isoloss there"
         if why:

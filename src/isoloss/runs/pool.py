@@ -2,7 +2,8 @@
 
 Processes share nothing but a pipe each, so that one which is killed leaves no lock behind. Nothing
 here loads torch: libraries of linear algebra choose algorithms, and with them the last bits, by
-the number of threads that they find in the environment when they are loaded.
+the number of threads that they find in the environment when they are loaded. That takes seconds,
+and is done once on Linux, by a server that forks a process for each run.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -22,7 +24,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from isoloss.runs.run import News, Run
 
-SPAWN = multiprocessing.get_context("spawn")
+# macOS has libraries that do not survive a fork, and Windows has none
+CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+if sys.platform == "linux":
+    CONTEXT.set_forkserver_preload(["isoloss.runs.decay", "isoloss.runs.front"])
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 SECONDS_TO_LOOK = 0.2  # how long a signal may wait to be noticed
@@ -94,10 +99,11 @@ class Process:
     def __init__(self, runs: object) -> None:  # a list of runs once it is unpickled there
         self.ended = False
         self._stopped = self._killed = False
-        pipe, theirs = SPAWN.Pipe()
+        pipe, theirs = CONTEXT.Pipe()
         self._pipe: Connection | None = pipe
-        self._process = SPAWN.Process(target=_work, args=(runs, theirs))
         with _inherited():
+            work = (_Environment(os.environ), runs, theirs)
+            self._process = CONTEXT.Process(target=_work, args=work)
             self._process.start()
         theirs.close()  # so that the pipe ends with the process
 
@@ -164,7 +170,19 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _work(runs: Sequence[Run], pipe: Connection) -> None:
+class _Environment(dict[str, str]):
+    """Variables that a process has as soon as this is unpickled, before what comes with it."""
+
+    def __reduce__(self) -> tuple[object, tuple[dict[str, str]]]:
+        return _entered, (dict(self),)
+
+
+def _entered(variables: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
+
+
+def _work(_: None, runs: Sequence[Run], pipe: Connection) -> None:
     """What a process does."""
     stopped, sending = threading.Event(), threading.Lock()
 
