@@ -1,11 +1,12 @@
 """A ResNet-20 of over a million parameters, trained on 5,000 images of CIFAR-10 and walked.
 
 The network is written here after torchvision's ResNet: a 7x7 stem of stride 2 and a pool of stride
-2, three stages of three basic blocks with batch norm, 32, 64 and 128 channels. It is trained by
-torch.optim.Adam on normalized images, put into eval mode, and walked by `isoloss.SQP` toward a
-smaller squared norm. Then the loss of every point is recomputed in float64.
+2, three stages of three basic blocks with batch norm, 32, 64 and 128 channels, or of another width.
+It is trained by torch.optim.Adam on normalized images, put into eval mode, and walked by
+`isoloss.SQP` toward a smaller squared norm. Then the loss of every point is recomputed in float64.
 
-    python benchmarks/resnet20.py [--images 5000] [--epochs 12] [--evaluations 120] [--out FOLDER]
+    python benchmarks/resnet20.py [--images 5000] [--width 32] [--epochs 12] [--evaluations 120]
+                                  [--memory M] [--seed 0] [--out FOLDER]
 
 The data is looked for in $ISOLOSS_DATA. The trained weights and the walk are left in the folder; a
 second call does not repeat the training.
@@ -26,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from isoloss import Problem, Record, Stop, experiments, traverse
+from isoloss import SQP, Problem, Record, Stop, experiments, traverse
 
 
 class BasicBlock(nn.Module):
@@ -103,14 +104,17 @@ def main() -> None:
     parser.add_argument("--test-images", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--evaluations", type=int, default=120)
+    parser.add_argument("--width", type=int, default=32, help="channels of the first stage")
+    parser.add_argument("--memory", type=int, help="of `sqp`; its default where not given")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("results/resnet20"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    torch.manual_seed(0)
+    torch.manual_seed(arguments.seed)
     arguments.out.mkdir(parents=True, exist_ok=True)
 
     experiment = dataclasses.replace(experiments.get("CIFAR10_CONV"), draw=arguments.images)
-    drawn = experiment.data(seed=0)
+    drawn = experiment.data(seed=arguments.seed)
     inputs, targets = drawn.inputs, drawn.targets
     mean, std = inputs.mean((0, 2, 3), keepdim=True), inputs.std((0, 2, 3), keepdim=True)
     inputs = ((inputs - mean) / std).contiguous(memory_format=torch.channels_last)
@@ -118,7 +122,7 @@ def main() -> None:
     test_targets = drawn.test_targets[: arguments.test_images]
     del drawn
 
-    network = resnet20().to(memory_format=torch.channels_last)
+    network = resnet20(arguments.width).to(memory_format=torch.channels_last)
     weights = arguments.out / "trained.safetensors"
     if weights.exists():
         network.load_state_dict(load_file(weights))
@@ -149,6 +153,7 @@ def main() -> None:
     began = time.process_time()
     path = traverse(
         problem,
+        method=SQP(memory=arguments.memory),
         stop=Stop(evaluations=arguments.evaluations),
         record=Record(probes_every=10, points_at_most=None),
         probes={"test": test},

@@ -364,7 +364,8 @@ class Problem:
         if own.ranks.count > 1:
             return None
         with self._evaluating():
-            return gauss_newton(own.network, own.chunks, own.loss, theta, own.held)
+            seen = self._evaluation.outputs(theta)
+            return gauss_newton(own.network, seen, own.chunks, own.loss, own.held)
 
     def evaluate(self, theta: Tensor) -> tuple[float, float]:
         """Loss and metric at a point, from one pass over the data.

@@ -189,7 +189,7 @@ def test_of_few_examples_it_is_all_of_torchs(make: Callable[[], nn.Module], name
     torch.testing.assert_close(Z.T @ Z, by_torch(model, plain, X, y, weights))
     np.testing.assert_allclose(known.gram, (Z @ Z.T).numpy(), atol=1e-12)
     vector = normal(problem.size, seed=7)
-    np.testing.assert_allclose(known.products(vector), (Z @ vector).numpy(), atol=1e-12)
+    np.testing.assert_allclose(known.products(vector[None])[0], (Z @ vector).numpy(), atol=1e-12)
     shifted = Z @ Z.T + 0.3 * torch.eye(len(Z), dtype=F64)
     image = normal(len(Z), seed=8)
     expected = torch.linalg.solve(shifted, image).numpy()

@@ -356,6 +356,24 @@ def test_far_from_the_end_a_step_goes_on_from_centers_near_the_level(
     assert np.abs(path.steps["level_error"]).max() <= 1e-3
 
 
+@pytest.mark.parametrize(
+    ("size", "exact", "held", "most"),
+    [
+        (2**17 - 1, True, 0, 40),
+        (2**17, True, 0, 80),
+        (2**22, True, 0, 80),
+        (2**22 + 1, True, 0, 40),
+        (2**20, True, 1, 44),  # where more than a level is held it was not measured
+        (2**20, False, 0, 120),
+    ],
+)
+def test_networks_of_medium_size_have_a_larger_memory(size, exact, held, most) -> None:
+    assert SQP().directions(size, exact, held) == most
+    assert SQP(memory=16).directions(size, exact, held) == 16 + 4 * held
+    if (exact, held) == (True, 0):
+        assert SQP().vectors(size, exact) == 2 * most + 13
+
+
 def test_a_walk_with_the_smallest_memory_comes_as_far() -> None:
     stop = Stop(kkt_residual=1e-2, evaluations=600)
     small = walk(wide().problem(), method=SQP(memory=16), stop=stop)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +22,8 @@ SHARE, LEAST, MOST = 0.5, 8, 500
 MOST_STORED, MOST_NUMBERS = 150, 2**23
 """Rows that are stored entry by entry at most, and their entries together; a network so large that
 half as many rows have more has none: so few know too little."""
-AT_ONCE = 50
-"""Examples whose rows are made at once."""
+AT_ONCE = 2**22
+"""Entries of the rows that are made at once."""
 MOST_ENTRIES = 2**24
 """Entries up to which the Hessians of all examples' losses by their outputs are formed."""
 RIGHT = 1e-3
@@ -28,31 +31,37 @@ RIGHT = 1e-3
 
 
 def gauss_newton(
-    network: FlatNetwork, chunks: Chunks, loss: Loss, theta: Tensor, held: Tensor | None = None
+    network: FlatNetwork,
+    seen: Iterable[tuple[Chunk, Any]],
+    chunks: Chunks,
+    loss: Loss,
+    held: Tensor | None = None,
 ) -> GaussNewton | None:
-    """The rows of the examples whose loss bends most at theta; None where there are no such rows.
+    """The rows of the examples whose loss bends most; None where there are no such rows.
 
-    They are kept as outer products where every parameter belongs to a dense layer that is applied
-    once to one vector an example, otherwise entry by entry, with zeros in the entries of theta that
-    are held. There are none where inputs or outputs are no tensor of shape (n, ...) and (n,
-    classes), where the loss cannot be differentiated twice by the outputs, or torch not vectorize
-    the model's gradients over examples; of very large models; on other devices than a CPU, where it
-    was not measured to pay.
+    `seen` gives the chunks with the network's outputs at the theta that it is set to. Rows are kept
+    as outer products where every parameter belongs to a dense layer that is applied once to one
+    vector an example, otherwise entry by entry, with zeros in the entries of theta that are held.
+    There are none where inputs, targets or outputs are no tensors, the outputs of shape (n,
+    classes), where the loss cannot be differentiated twice by them, or torch not vectorize the
+    model's gradients over examples; of very large models; on other devices than a CPU, where it was
+    not measured to pay.
     """
     if network.device.type != "cpu" or not chunks.kept or isinstance(loss, ModelLoss):
         return None
-    network.load(theta)
     layers = _dense_layers(network) if held is None else None
     most = min(MOST_STORED, MOST_NUMBERS // network.size)
+    if layers is None and most < MOST_STORED // 2:
+        return None
     try:
         with random_state_kept():
+            bent = _bent(list(seen), loss, chunks.divisor)
             known = None
-            if layers is not None:
-                found = _heaviest(network, list(chunks), loss, chunks.divisor)
-                known = None if found is None else _factored(network, layers, *found)
-            if known is None and most >= MOST_STORED // 2:
-                found = _heaviest(network, list(chunks), loss, chunks.divisor, most)
-                known = None if found is None else _stored(network, held, *found)
+            if bent is not None and layers is not None:
+                many = min(max(LEAST, int(SHARE * len(bent.bends))), MOST)
+                known = _factored(network, layers, *bent.heaviest(many, network.dtype))
+            if bent is not None and known is None and most >= MOST_STORED // 2:
+                known = _stored(network, held, *bent.heaviest(most, network.dtype))
             return known
     except Exception:  # whatever a model or a loss raises that does not take what is asked of it
         return None
@@ -79,47 +88,47 @@ def _dense_layers(network: FlatNetwork) -> list[tuple[nn.Linear, int, int]] | No
     return found if found and not starts else None
 
 
-def _heaviest(
-    network: FlatNetwork,
-    chunks: list[Chunk],
-    loss: Loss,
-    divisor: float,
-    most: int | None = None,
-) -> tuple[Tensor, Tensor] | None:
-    """Inputs, shape (m, ...), and for each the slope of its row by its outputs, (m, classes).
+@dataclass(frozen=True)
+class _Bent:
+    """By how much each example's loss bends by its outputs."""
 
-    As many as are given at most, or those of dense layers.
-    """
-    bends: list[Tensor] = []
+    inputs: list[Tensor]  # chunk by chunk
+    bends: Tensor  # the Hessian of each example's part of the loss, shape (n, classes, classes)
+
+    def heaviest(self, most: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Inputs, shape (m, ...), and for each the slope of its row by its outputs, (m, classes);
+        so many at most."""
+        examples, classes = self.bends.shape[:2]
+        count = min(most, examples * classes)
+        sizes = self.bends.diagonal(dim1=1, dim2=2).sum(1)
+        # those that bend alike are drawn by lot, which rounding must not decide
+        lots = torch.rand(examples, classes, generator=torch.Generator().manual_seed(0)).double()
+        chosen = (sizes * (1 + 1e-6 * lots[:, 0])).topk(min(count, examples)).indices.sort().values
+        values, vectors = torch.linalg.eigh(self.bends[chosen])
+        heavy = (values * (1 + 1e-6 * lots[chosen])).flatten().topk(count)
+        each = heavy.indices[heavy.values > 0].sort().values
+        which, axis = each // classes, each % classes
+        slopes = vectors[which, :, axis] * values[which, axis].sqrt()[:, None]
+        of_rows, ends = chosen[which], np.cumsum([len(x) for x in self.inputs]).tolist()
+        inputs: list[Tensor] = []
+        for chunk, end in zip(self.inputs, ends, strict=True):
+            mine = (of_rows < end) & (of_rows >= end - len(chunk))
+            inputs.append(chunk[of_rows[mine] - (end - len(chunk))])
+        return torch.cat(inputs), slopes.to(dtype)
+
+
+def _bent(seen: list[tuple[Chunk, Any]], loss: Loss, divisor: float) -> _Bent | None:
+    """The Hessians of the examples' parts of the loss; None where they are not what rows need."""
+    chunks, outputs = [chunk for chunk, _ in seen], [found for _, found in seen]
+    inputs, targets = [chunk.inputs for chunk in chunks], [chunk.targets for chunk in chunks]
+    if not all(isinstance(one, Tensor) for one in (*inputs, *outputs, *targets)):
+        return None
     examples = sum(chunk.examples for chunk in chunks)
-    for chunk in chunks:
-        with torch.no_grad():
-            outputs = network(chunk.inputs)
-        plain = isinstance(outputs, Tensor) and isinstance(chunk.inputs, Tensor)
-        if not plain or outputs.ndim != 2 or examples * outputs.shape[1] ** 2 > MOST_ENTRIES:
-            return None
-        weights = 1.0 if chunk.weights is None else chunk.weights[:, None, None]
-        bends.append(_bends(loss, outputs, chunk.targets) * weights / divisor)
-    all_bends = torch.cat(bends)
-    classes = all_bends.shape[1]
-    most = min(max(LEAST, int(SHARE * examples)), MOST) if most is None else most
-    count = min(most, examples * classes)
-    sizes = all_bends.diagonal(dim1=1, dim2=2).sum(1)
-    # those that bend alike are drawn by lot, which rounding must not decide
-    lots = torch.rand(examples, classes, generator=torch.Generator().manual_seed(0)).double()
-    chosen = (sizes * (1 + 1e-6 * lots[:, 0])).topk(min(count, examples)).indices.sort().values
-    values, vectors = torch.linalg.eigh(all_bends[chosen])
-    heavy = (values * (1 + 1e-6 * lots[chosen])).flatten().topk(count)
-    each = heavy.indices[heavy.values > 0].sort().values
-    which, axis = each // classes, each % classes
-    slopes = vectors[which, :, axis] * values[which, axis].sqrt()[:, None]
-    ends = torch.tensor([len(b) for b in bends]).cumsum(0)
-    examples_of_rows = chosen[which]
-    inputs: list[Tensor] = []
-    for chunk, end in zip(chunks, ends.tolist(), strict=True):
-        mine = (examples_of_rows < end) & (examples_of_rows >= end - chunk.examples)
-        inputs.append(chunk.inputs[examples_of_rows[mine] - (end - chunk.examples)])
-    return torch.cat(inputs), slopes.to(network.dtype)
+    if outputs[0].ndim != 2 or examples * outputs[0].shape[1] ** 2 > MOST_ENTRIES:
+        return None
+    bends = _bends(loss, torch.cat(outputs), torch.cat(targets))
+    weights = [torch.ones(c.examples) if c.weights is None else c.weights for c in chunks]
+    return _Bent(inputs, bends * torch.cat(weights)[:, None, None] / divisor)
 
 
 def _bends(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -187,8 +196,9 @@ def _stored(
     each = torch.func.vmap(torch.func.grad(along), in_dims=(None, 0, 0))
     values = slopes.new_empty(len(inputs), network.size)
     whole = slopes.new_zeros(network.size)
-    for k in range(0, len(inputs), AT_ONCE):
-        part = slice(k, k + AT_ONCE)
+    at_once = max(1, AT_ONCE // network.size)
+    for k in range(0, len(inputs), at_once):
+        part = slice(k, k + at_once)
         with warnings.catch_warnings():  # of what torch does not vectorize, it is said, once
             warnings.simplefilter("ignore")
             pieces = each(point, inputs[part], slopes[part])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from isoloss.flat import gram, products
+from isoloss.flat import gram
 
 Array = NDArray[np.float64]
 
@@ -24,23 +25,25 @@ class DenseRows:
     inputs: Tensor  # shape (m, features)
     slopes: Tensor  # shape (m, outputs)
 
-    def split(self, vector: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The part of a flat vector that is this layer's weight, and that of its bias."""
+    def split(self, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The part of flat vectors, shape (..., n), that is this layer's weight, and its bias's."""
         outputs, features = self.slopes.shape[1], self.inputs.shape[1]
-        weight = vector[self.weight : self.weight + outputs * features].view(outputs, features)
-        return weight, None if self.bias < 0 else vector[self.bias : self.bias + outputs]
+        weight = vectors[..., self.weight : self.weight + outputs * features]
+        bias = None if self.bias < 0 else vectors[..., self.bias : self.bias + outputs]
+        return weight.unflatten(-1, (outputs, features)), bias
 
     def scaled(self, root: float) -> DenseRows:
         """The rows times a number."""
         return replace(self, slopes=self.slopes * root)
 
-    def products(self, vector: Tensor) -> Tensor:
-        """What these entries add to the rows' inner products with a vector, shape (m,)."""
-        weight, bias = self.split(vector)
-        along = self.inputs @ weight.t()
+    def products(self, vectors: Tensor) -> Tensor:
+        """What these entries add to the rows' inner products with vectors, shape (k, m)."""
+        weight, bias = self.split(vectors)
+        along = torch.mm(self.inputs, weight.reshape(-1, self.inputs.shape[1]).t())
+        along = along.view(len(self.inputs), len(vectors), -1)
         if bias is not None:
             along += bias
-        return torch.linalg.vecdot(along, self.slopes)
+        return torch.linalg.vecdot(along, self.slopes.unsqueeze(1)).t()
 
     def combine(self, shares: Tensor, found: Tensor) -> None:
         """Write a combination of the rows into the part of a flat vector that they reach."""
@@ -65,9 +68,9 @@ class StoredRows:
         """The rows times a number."""
         return StoredRows(self.values * root)
 
-    def products(self, vector: Tensor) -> Tensor:
-        """The rows' inner products with a vector, shape (m,)."""
-        return products(self.values, vector)
+    def products(self, vectors: Tensor) -> Tensor:
+        """The rows' inner products with vectors, shape (k, m)."""
+        return gram(vectors, self.values)
 
     def combine(self, shares: Tensor, found: Tensor) -> None:
         """Write a combination of the rows into a flat vector."""
@@ -108,14 +111,19 @@ class GaussNewton:
     def factored(self) -> bool:
         return isinstance(self.parts[0], DenseRows)
 
+    @cached_property
+    def _spectrum(self) -> tuple[Array, Array]:
+        values, vectors = torch.linalg.eigh(torch.from_numpy(self.gram))
+        return values.clamp(min=0).numpy(), vectors.numpy()
+
     def scaled(self, factor: float) -> GaussNewton:
         """That of a multiple of the loss."""
         parts = tuple(part.scaled(factor**0.5) for part in self.parts)
         return GaussNewton(cast("Any", parts), self.size, self.gram * factor)
 
-    def products(self, vector: Tensor) -> Array:
-        """Z times a vector of shape (n,), shape (m,)."""
-        total = sum(part.products(vector) for part in self.parts)
+    def products(self, vectors: Tensor) -> Array:
+        """Z times each of vectors of shape (k, n), shape (k, m)."""
+        total = sum(part.products(vectors) for part in self.parts)
         assert isinstance(total, Tensor)  # noqa: S101
         return total.double().numpy()
 
@@ -131,6 +139,5 @@ class GaussNewton:
 
     def solved(self, image: Array, shift: float) -> Array:
         """(shift I + Z Z')^-1 times a vector of shape (m,)."""
-        matrix = torch.from_numpy(self.gram + shift * np.eye(len(self.gram)))
-        factor = torch.linalg.cholesky_ex(matrix)[0]
-        return torch.cholesky_solve(torch.from_numpy(image)[:, None], factor)[:, 0].numpy()
+        values, vectors = self._spectrum
+        return vectors @ ((image @ vectors) / (values + shift))

@@ -27,6 +27,9 @@ LEAST_MEMORY, MOST_MEMORY = 16, 10_000
 """Directions at least and at most: the algebra within them is dense."""
 MEMORY, LEARNING = 40, 120
 """Directions by default, where R's Hessian is known and where each trial adds one for it too."""
+MORE, MEDIUM = 80, (2**17, 2**22)
+"""Directions by default, R's Hessian being known, of so many parameters: enough that the algebra
+within the directions takes no time to speak of, and few enough that 80 vectors take little room."""
 REACHES = 0.3, 0.1, 0.03
 """How far, in phi, a step towards another level goes by what was learned, until one lands."""
 MOST_LANDINGS = 5
@@ -48,8 +51,9 @@ class SQP(Settings):
 
     Attributes:
         memory: Largest number of directions in which curvature is known, at least 16; when they
-            are full, the half in which it matters most is kept. None takes 40 where R's Hessian is
-            known (the squared norm's), and 120 where it is learned too.
+            are full, the half in which it matters most is kept. None takes 120 where R's Hessian
+            is learned too; where it is known (the squared norm's), 80 for a level alone and 131,072
+            to 4,194,304 parameters, and 40 otherwise.
         first_step: Longest first step, as a share of |theta|.
         max_trials: Evaluations in one step after which the walk has stalled; a stall is tried once
             more with a fresh model where R or the KKT residual has fallen since the last.
@@ -66,17 +70,20 @@ class SQP(Settings):
     max_trials: Count = 40
     max_approach: Count = 1000
 
-    def directions(self, exact: bool, held: int = 0) -> int:
+    def directions(self, size: int, exact: bool, held: int = 0) -> int:
         """Those in which curvature is known at most, and those of the gradients of all constraints.
 
-        `exact` says that R's Hessian is known, `held` how many constraints there are beside the
-        level.
+        Of theta's `size`, where `exact` says that R's Hessian is known, and `held` how many
+        constraints there are beside the level.
         """
-        return (self.memory or (MEMORY if exact else LEARNING)) + 4 * held
+        usual = LEARNING
+        if exact:
+            usual = MORE if MEDIUM[0] <= size <= MEDIUM[1] and not held else MEMORY
+        return (self.memory or usual) + 4 * held
 
-    def vectors(self, exact: bool, held: int = 0) -> int:
+    def vectors(self, size: int, exact: bool, held: int = 0) -> int:
         """Vectors of the size of theta that a walk holds at most, beside the points kept."""
-        return 2 * self.directions(exact, held) + (13 if exact else 17) + 5 * held
+        return 2 * self.directions(size, exact, held) + (13 if exact else 17) + 5 * held
 
     def kept_tolerance(self, tolerance: Tolerance) -> Tolerance:
         """The tolerance asked for."""
@@ -99,7 +106,7 @@ class SQP(Settings):
 
     def step(self, objective: Objective, state: SQPState) -> SQPState:
         """One step along the level set, or one towards it."""
-        memory = self.directions(objective.curvature is not None, len(state.beside))
+        memory = self._directions(objective, state)
         keep, trials = memory // 2, self.max_trials
         if not state.on_level and state.plain and state.model is not None:
             return self._follow(objective, state)
@@ -178,7 +185,7 @@ class SQP(Settings):
                 objective,
                 replace(state, level=level),
                 *_at_point(objective, state, model, slopes),
-                keep=self.directions(objective.curvature is not None) // 2,
+                keep=self._directions(objective, state) // 2,
                 max_trials=MOST_LANDINGS,
             )
             if found.ending is None:
@@ -191,6 +198,10 @@ class SQP(Settings):
                     reached=state.reached + 1,
                 )
         return self.step(objective, _unlearned(state))
+
+    def _directions(self, objective: Objective, state: SQPState) -> int:
+        exact = objective.curvature is not None
+        return self.directions(objective.problem.size, exact, len(state.beside))
 
     def _settled(self, objective: Objective, state: SQPState) -> SQPState:
         """The state with a fresh model, once the level set is reached."""
@@ -213,8 +224,7 @@ class SQP(Settings):
         state, ranks = _measured(objective, state), objective.ranks
         exact = objective.curvature
         metric = None if exact else objective.metric(point.theta)
-        most = self.directions(exact is not None, len(state.beside))
-        basis = Basis.empty(most, ranks.cut(point.theta), metric)
+        basis = Basis.empty(self._directions(objective, state), ranks.cut(point.theta), metric)
         r, basis = basis.coordinates(point.regularizer_grad, ranks=ranks)
         a, basis = basis.coordinates(point.grad / state.unit(point.loss), ranks=ranks)
         size = point.norm or 1.0

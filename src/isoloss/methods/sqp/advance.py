@@ -276,7 +276,8 @@ class Search:
         known = model.known
         if known is not None:
             known = replace(known, trials=known.trials + 1)
-            known = known.grown(basis.size, change_a, lambda rows: rows.products(change.vector))
+            vector = change.vector[None]
+            known = known.grown(basis.size, change_a, lambda rows: rows.products(vector)[0])
         change_a /= unit
         if self.state.upper:  # whose gradients are compared as they are
             drop = self.state.unit(here.rough) / unit - 1

@@ -139,7 +139,7 @@ class Basis:
 
     def images(self, rows: GaussNewton) -> Array:
         """The vectors of the basis under a matrix, shape (size, m)."""
-        return self.inverse @ np.stack([rows.products(row) for row in self._rows])
+        return self.inverse @ rows.products(self._rows)
 
     def combine(self, coordinates: Array) -> Tensor:
         """The vector of these coordinates, shape (n,); of it, this rank's part."""
