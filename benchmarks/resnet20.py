@@ -146,7 +146,8 @@ def main() -> None:
 
         setattr(owner, method, run)
 
-    timed(problem, "loss_and_grad", "evaluations")
+    for method in ("loss_and_grad", "rough"):
+        timed(problem, method, "evaluations")
     timed(test, "evaluate", "probes")
     forget_peak()
     ready_gib = memory_gib("VmRSS")
