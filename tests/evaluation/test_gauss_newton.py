@@ -193,7 +193,7 @@ def test_of_few_examples_it_is_all_of_torchs(make: Callable[[], nn.Module], name
     shifted = Z @ Z.T + 0.3 * torch.eye(len(Z), dtype=F64)
     image = normal(len(Z), seed=8)
     expected = torch.linalg.solve(shifted, image).numpy()
-    np.testing.assert_allclose(known.solved(image.numpy(), 0.3), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(known.inverse(0.3) @ image.numpy(), expected, rtol=1e-9, atol=1e-12)
     double = rows_of(known.scaled(2.0))
     torch.testing.assert_close(double.T @ double, 2 * Z.T @ Z)
 
@@ -437,19 +437,22 @@ def test_a_walk_that_knows_it_takes_fewer_evaluations_to_the_end() -> None:
 
 
 def test_so_does_one_of_a_convolution() -> None:
-    X = normal(60, 20, seed=1)
-    y = torch.randint(0, 4, (60,), generator=generator(2))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        convolution = nn.Unflatten(1, (1, 20)), nn.Conv1d(1, 6, 5), nn.Tanh(), nn.Flatten()
-        model = nn.Sequential(*convolution, nn.Linear(96, 4)).double()
-    adam = torch.optim.Adam(model.parameters(), 1e-2)
-    for _ in range(100):
-        adam.zero_grad()
-        functional.cross_entropy(model(X), y).backward()
-        adam.step()
-    known, unknown = both_walked(Problem(model, "cross_entropy", (X, y)), 0.1)
-    assert known < 0.7 * unknown
+    counts = []
+    for seed in range(3):
+        X = normal(60, 20, seed=10 * seed + 1)
+        y = torch.randint(0, 4, (60,), generator=generator(10 * seed + 2))
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            convolution = nn.Unflatten(1, (1, 20)), nn.Conv1d(1, 6, 5), nn.Tanh(), nn.Flatten()
+            model = nn.Sequential(*convolution, nn.Linear(96, 4)).double()
+        adam = torch.optim.Adam(model.parameters(), 1e-2)
+        for _ in range(100):
+            adam.zero_grad()
+            functional.cross_entropy(model(X), y).backward()
+            adam.step()
+        counts.append(both_walked(Problem(model, "cross_entropy", (X, y)), 0.1))
+    known, unknown = np.sum(counts, axis=0)
+    assert known < 0.85 * unknown
 
 
 def both_walked(problem: Problem, residual: float) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -111,11 +110,6 @@ class GaussNewton:
     def factored(self) -> bool:
         return isinstance(self.parts[0], DenseRows)
 
-    @cached_property
-    def _spectrum(self) -> tuple[Array, Array]:
-        values, vectors = torch.linalg.eigh(torch.from_numpy(self.gram))
-        return values.clamp(min=0).numpy(), vectors.numpy()
-
     def scaled(self, factor: float) -> GaussNewton:
         """That of a multiple of the loss."""
         parts = tuple(part.scaled(factor**0.5) for part in self.parts)
@@ -137,7 +131,7 @@ class GaussNewton:
             part.combine(each, found)
         return found
 
-    def solved(self, image: Array, shift: float) -> Array:
-        """(shift I + Z Z')^-1 times a vector of shape (m,)."""
-        values, vectors = self._spectrum
-        return vectors @ ((image @ vectors) / (values + shift))
+    def inverse(self, shift: float) -> Array:
+        """(shift I + Z Z')^-1, shape (m, m)."""
+        matrix = torch.from_numpy(self.gram + shift * np.eye(len(self.gram)))
+        return torch.cholesky_inverse(torch.linalg.cholesky_ex(matrix)[0]).numpy()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +16,9 @@ from isoloss.methods.sqp.basis import Array, Basis
 STIFFEST = 1e10
 """Largest curvature, beside that of R, that the metric of a trial has."""
 TINY = 1e-200
+NONE = np.zeros((0, 0))
+NEAR = 1.2
+"""Ratio of prices up to which the steepest direction of one serves for the other."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,9 @@ class Known:
     images: Array  # Z times each vector of the basis, shape (size, m)
     slope: Array  # a in the basis as it was at that point; zero where it is left out
     trials: int = 0  # since then
+    price: float = math.nan
+    # (outside / price I + Z Z')^-1, shape (m, m), once it is needed
+    inverse: Array = field(default_factory=lambda: NONE)
 
     @cached_property
     def square(self) -> Array:
@@ -66,10 +73,15 @@ class Known:
     ) -> tuple[Known, Basis]:
         """What is known, and the basis, with (outside I + price Z' Z)^-1 times a gradient.
 
-        The gradient of the Lagrangian is a vector of the basis of these coordinates.
-        By Woodbury's formula, the system to solve has as many unknowns as Z has rows.
+        The gradient of the Lagrangian is a vector of the basis of these coordinates. By Woodbury's
+        formula the matrix to invert has as many rows as Z; it is that of another price while that
+        is near.
         """
-        shares = self.rows.solved(coordinates @ self.images, outside / price)
+        known = self
+        if not 1 / NEAR < price / self.price < NEAR:
+            known = replace(self, price=price, inverse=self.rows.inverse(outside / price))
+        shares = coordinates @ self.images @ known.inverse
         direction = (gradient - self.rows.combined(shares)) / outside
+        image: Array = shares / known.price
         found, basis = basis.coordinates(direction)
-        return self.grown(basis.size, found, lambda _: shares / price), basis
+        return known.grown(basis.size, found, lambda _: image), basis
