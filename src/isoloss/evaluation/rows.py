@@ -39,7 +39,7 @@ class DenseRows:
         """What these entries add to the rows' inner products with vectors, shape (k, m)."""
         weight, bias = self.split(vectors)
         along = torch.mm(self.inputs, weight.reshape(-1, self.inputs.shape[1]).t())
-        along = along.view(len(self.inputs), len(vectors), -1)
+        along = along.view(len(self.inputs), *weight.shape[:2])
         if bias is not None:
             along += bias
         return torch.linalg.vecdot(along, self.slopes.unsqueeze(1)).t()
