@@ -220,16 +220,31 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
-def test_a_run_ends_with_its_dead_parent(tmp_path: Path) -> None:
+def alone(tmp_path: Path, **variables: str) -> subprocess.Popen[str]:
+    """A command with a run that waits."""
     script = tmp_path / "alone.py"
     script.write_text(ALONE)
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, **variables}
     command = [sys.executable, str(script), str(tmp_path)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
-    ) as parent:
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_its_dead_parent(tmp_path: Path) -> None:
+    with alone(tmp_path) as parent:
         assert int(parent.stdout.readline())
         parent.kill()
         assert parent.stdout.read() == ""  # comes once the run's process, too, has let go of it
     assert problem(tmp_path / "run-000") == "not finished"  # it was told to stop, and did not fail
+
+
+@pytest.mark.slow
+def test_no_folder_for_temporary_files_is_needed(tmp_path: Path) -> None:
+    """A socket in one with so long a path has no name."""
+    folder = tmp_path / ("long" * 25)
+    folder.mkdir()
+    with alone(tmp_path, TMPDIR=str(folder)) as parent:
+        assert int(parent.stdout.readline())
+        parent.terminate()
+        assert parent.wait() == 0

@@ -22,12 +22,11 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
+
     from isoloss.runs.run import News, Run
 
-# macOS has libraries that do not survive a fork, and Windows has none
-CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-if sys.platform == "linux":
-    CONTEXT.set_forkserver_preload(["isoloss.runs.decay", "isoloss.runs.front"])
+PRELOADED = ["isoloss.runs.decay", "isoloss.runs.front"]
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 SECONDS_TO_LOOK = 0.2  # how long a signal may wait to be noticed
@@ -99,12 +98,13 @@ class Process:
     def __init__(self, runs: object) -> None:  # a list of runs once it is unpickled there
         self.ended = False
         self._stopped = self._killed = False
-        pipe, theirs = CONTEXT.Pipe()
-        self._pipe: Connection | None = pipe
         with _inherited():
+            context = _context()
+            pipe, theirs = context.Pipe()
             work = (_Environment(os.environ), runs, theirs)
-            self._process = CONTEXT.Process(target=_work, args=work)
+            self._process = context.Process(target=_work, args=work)
             self._process.start()
+        self._pipe: Connection | None = pipe
         theirs.close()  # so that the pipe ends with the process
 
     @property
@@ -142,6 +142,19 @@ class Process:
             how = f"was killed by {signal.Signals(-code).name}"
             how += ", perhaps because memory ran out" if -code == signal.SIGKILL else ""
         return f"its process {how}; {CONTINUE}"
+
+
+def _context() -> ForkServerContext | SpawnContext:
+    """How processes are started: forked by a server where that stands on firm ground."""
+    if sys.platform == "linux":  # macOS has libraries that do not survive a fork
+        from multiprocessing import forkserver
+
+        forkserver.set_forkserver_preload(PRELOADED)
+        # its socket needs a folder for temporary files, with room and a short path
+        with suppress(OSError):
+            forkserver.ensure_running()
+            return multiprocessing.get_context("forkserver")
+    return multiprocessing.get_context("spawn")
 
 
 class _Worker(Process):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,7 +16,6 @@ from isoloss.methods.sqp.basis import Array, Basis
 STIFFEST = 1e10
 """Largest curvature, beside that of R, that the metric of a trial has."""
 TINY = 1e-200
-NONE = np.zeros((0, 0))
 NEAR = 1.2
 """Ratio of prices up to which the steepest direction of one serves for the other."""
 
@@ -30,8 +29,7 @@ class Known:
     slope: Array  # a in the basis as it was at that point; zero where it is left out
     trials: int = 0  # since then
     price: float = math.nan
-    # (outside / price I + Z Z')^-1, shape (m, m), once it is needed
-    inverse: Array = field(default_factory=lambda: NONE)
+    inverse: Array | None = None  # (outside / price I + Z Z')^-1, shape (m, m)
 
     @cached_property
     def square(self) -> Array:
@@ -77,10 +75,11 @@ class Known:
         formula the matrix to invert has as many rows as Z; it is that of another price while that
         is near.
         """
-        known = self
-        if not 1 / NEAR < price / self.price < NEAR:
-            known = replace(self, price=price, inverse=self.rows.inverse(outside / price))
-        shares = coordinates @ self.images @ known.inverse
+        known, inverse = self, self.inverse
+        if inverse is None or not 1 / NEAR < price / self.price < NEAR:
+            inverse = self.rows.inverse(outside / price)
+            known = replace(self, price=price, inverse=inverse)
+        shares = coordinates @ self.images @ inverse
         direction = (gradient - self.rows.combined(shares)) / outside
         image: Array = shares / known.price
         found, basis = basis.coordinates(direction)
