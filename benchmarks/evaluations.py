@@ -10,7 +10,7 @@ In addition: `sqp` in float64 to a KKT residual of 1e-3, on ten seeds of IRIS_FF
     python benchmarks/evaluations.py [--experiments NAME ...] [--seeds N] [--processes 2] [--reuse]
 
 writes a table in Markdown to standard output, and benchmarks/out/evaluations.json, which grows as
-walks end. Five seeds (two of MNIST_CONV), or at most N. With --reuse the walks by `paper`, by far
+walks end. Five seeds, or at most N. With --reuse the walks by `paper`, by far
 the longest part, are taken from that file where it has them.
 """
 
@@ -30,7 +30,7 @@ import torch
 from isoloss import SQP, Record, Stop, experiments, traverse
 
 OUT = Path(__file__).parent / "out" / "evaluations.json"
-SEEDS = {"IRIS_FF": 5, "MPG_FF": 5, "MNIST_FF": 5, "MNIST_CONV": 2}
+SEEDS = {"IRIS_FF": 5, "MPG_FF": 5, "MNIST_FF": 5, "MNIST_CONV": 5}
 CONVERGING = {"IRIS_FF": 10, "MPG_FF": 10}
 CONVERGED = 1e-3
 LIMIT = 3000
