@@ -406,6 +406,22 @@ def test_more_outputs_than_memory_is_meant_for_have_none(monkeypatch: pytest.Mon
     assert problem.gauss_newton(problem.current()) is None
 
 
+def test_outputs_that_rows_cannot_use_are_not_gathered() -> None:
+    passes = []
+
+    def for_each_token(x: Tensor) -> Tensor:
+        passes.append(len(x))
+        return x[:, :, None]
+
+    model = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2)).double()
+    model.register_forward_hook(lambda _module, _given, found: for_each_token(found))
+    problem = Problem(model, "mse", (normal(9, 3, seed=1), normal(9, 2, 1, seed=2)), chunk_size=3)
+    theta = problem.current()
+    passes.clear()
+    assert problem.gauss_newton(theta) is None
+    assert passes == [3]
+
+
 def float32_only(outputs: Tensor, targets: Tensor) -> Tensor:
     if outputs.dtype != torch.float32:
         raise ValueError("float32, please")

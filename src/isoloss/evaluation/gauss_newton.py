@@ -55,7 +55,7 @@ def gauss_newton(
         return None
     try:
         with random_state_kept():
-            bent = _bent(list(seen), loss, chunks.divisor)
+            bent = _bent(seen, loss, chunks.divisor)
             known = None
             if bent is not None and layers is not None:
                 many = min(max(LEAST, int(SHARE * len(bent.bends))), MOST)
@@ -117,15 +117,22 @@ class _Bent:
         return torch.cat(inputs), slopes.to(dtype)
 
 
-def _bent(seen: list[tuple[Chunk, Any]], loss: Loss, divisor: float) -> _Bent | None:
+def _bent(seen: Iterable[tuple[Chunk, Any]], loss: Loss, divisor: float) -> _Bent | None:
     """The Hessians of the examples' parts of the loss; None where they are not what rows need."""
-    chunks, outputs = [chunk for chunk, _ in seen], [found for _, found in seen]
+    chunks: list[Chunk] = []
+    outputs: list[Tensor] = []
+    entries = 0
+    for chunk, found in seen:  # one that rows cannot use ends the pass, and none is kept
+        if not all(isinstance(one, Tensor) for one in (chunk.inputs, chunk.targets, found)):
+            return None
+        if found.ndim != 2:
+            return None
+        entries += chunk.examples * found.shape[1] ** 2
+        if entries > MOST_ENTRIES:
+            return None
+        chunks.append(chunk)
+        outputs.append(found)
     inputs, targets = [chunk.inputs for chunk in chunks], [chunk.targets for chunk in chunks]
-    if not all(isinstance(one, Tensor) for one in (*inputs, *outputs, *targets)):
-        return None
-    examples = sum(chunk.examples for chunk in chunks)
-    if outputs[0].ndim != 2 or examples * outputs[0].shape[1] ** 2 > MOST_ENTRIES:
-        return None
     bends = _bends(loss, torch.cat(outputs), torch.cat(targets))
     weights = [torch.ones(c.examples) if c.weights is None else c.weights for c in chunks]
     return _Bent(inputs, bends * torch.cat(weights)[:, None, None] / divisor)
