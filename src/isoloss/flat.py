@@ -311,12 +311,16 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
 
 def products(rows: Tensor, vector: Tensor) -> Tensor:
     """The inner products of rows with a vector, shape (rows,), float64; summed as `inner` does."""
+    if len(vector) <= BLOCK:
+        return torch.mv(rows, vector).double()
     pieces = zip(rows.split(BLOCK, dim=1), vector.split(BLOCK), strict=True)
     return torch.stack([torch.mv(part, piece) for part, piece in pieces]).double().sum(0)
 
 
 def gram(rows: Tensor, others: Tensor) -> Tensor:
     """The inner products of rows with other rows, float64; summed as `inner` does."""
+    if rows.shape[1] <= BLOCK:
+        return torch.mm(rows, others.t()).double()
     pairs = zip(rows.split(BLOCK, dim=1), others.split(BLOCK, dim=1), strict=True)
     return torch.stack([torch.mm(a, b.t()) for a, b in pairs]).double().sum(0)
 

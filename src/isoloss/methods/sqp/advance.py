@@ -216,7 +216,7 @@ class Search:
         if len(self.prices):
             modeled += float(self.prices @ (here.beside - trial.left_beside))
         reached = self.center(there, phi, self.learn(there, trial.step, change), rough)
-        self._take(steered(self.model, self.state, reached, self.multiplier))
+        self._take(self.model.steered(reached.slopes, self.multiplier))
         here, reached = self.here, reached.padded(self.model.basis.size)
         noise = self._noise(there)
         fallen = here.point.regularizer - there.regularizer + self.multiplier * (here.phi - phi)
@@ -270,7 +270,7 @@ class Search:
     def learn(self, there: Point, step: Array, change: Change) -> Slopes:
         """Teach the model the change of both gradients; the gradients at the trial."""
         here, model, ranks = self.here, self.model, self.objective.ranks
-        seen = change.square, change.products
+        seen = change.square, model.basis.inverse @ change.products
         change_a, basis = model.basis.coordinates(change.vector, seen, ranks)
         unit = self.state.unit(there.loss)
         known = model.known
@@ -441,19 +441,7 @@ def informed(
     scaled = rows.scaled(1 / state.unit(center.rough))
     slope = slopes.a if state.scale is None else np.zeros_like(slopes.a)
     known = Known(scaled, model.basis.images(scaled), slope)
-    return steered(replace(model, known=known), state, center, price)
-
-
-def steered(model: Model, state: SQPState, center: Center, price: float) -> Model:
-    """The model, where a part of the Hessian of phi is known, with the direction in which
-    R + price phi falls most at a center."""
-    if model.known is None or not price > 0:
-        return model
-    point, slopes = center.point, center.slopes
-    gradient = point.regularizer_grad + (price / state.unit(center.rough)) * point.grad
-    along = slopes.r + price * slopes.a
-    known, basis = model.known.with_steepest(model.basis, gradient, along, price, model.outside)
-    return replace(model, basis=basis, bend=padded(model.bend, basis.size), known=known)
+    return replace(model, known=known).steered(slopes, price)
 
 
 def _growth(error: float, ratio: float) -> float:

@@ -96,8 +96,8 @@ class Basis:
 
         One pass over the rows, unless so much of the vector is known that rounding hides what is
         new: then what is known is taken off first ("twice is enough", Giraud et al. 2005). `seen`
-        is its inner products with itself and with the stored rows, where these are at hand; what is
-        new and no longer than `nothing` is rounding.
+        is its square and its inner products with the basis, where these are at hand; what is new
+        and no longer than `nothing` is rounding.
         """
         found, rest, whole = np.zeros(self.size), ranks.cut(vector), 0.0
         for _ in range(3):
@@ -105,13 +105,12 @@ class Basis:
                 dual = rest if self.metric is None else self.metric.solve(rest)
                 several = ranks.sums(inner(rest, dual), products(self._rows, dual))
                 square, known = fetched(*several)
-                seen = square, known
-            (square, known), seen = seen, None
+                seen = square, self.inverse @ known
+            (square, part), seen = seen, None
             left = math.sqrt(square)
             whole = whole or left
             if left <= max(100 * torch.finfo(vector.dtype).eps * whole, nothing):
                 break
-            part = self.inverse @ known
             found += part
             shares = part @ self.inverse
             new = left * left - float(part @ part)

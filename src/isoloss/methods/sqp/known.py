@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from torch import Tensor
 
 from isoloss.evaluation import GaussNewton
 from isoloss.methods.sqp.basis import Array, Basis
@@ -67,20 +66,21 @@ class Known:
         return replace(self, images=columns.T @ self.images, slope=columns.T @ slope)
 
     def with_steepest(
-        self, basis: Basis, gradient: Tensor, coordinates: Array, price: float, outside: float
+        self, basis: Basis, gradient: Array, price: float, outside: float
     ) -> tuple[Known, Basis]:
         """What is known, and the basis, with (outside I + price Z' Z)^-1 times a gradient.
 
-        The gradient of the Lagrangian is a vector of the basis of these coordinates. By Woodbury's
-        formula the matrix to invert has as many rows as Z; it is that of another price while that
-        is near.
+        The gradient is a vector of the basis, of these coordinates. By Woodbury's formula what is
+        new of the solution is Z' times a vector, of which all inner products are known; the matrix
+        to invert has as many rows as Z, and is that of another price while that is near.
         """
         known, inverse = self, self.inverse
         if inverse is None or not 1 / NEAR < price / self.price < NEAR:
             inverse = self.rows.inverse(outside / price)
             known = replace(self, price=price, inverse=inverse)
-        shares = coordinates @ self.images @ inverse
-        direction = (gradient - self.rows.combined(shares)) / outside
-        image: Array = shares / known.price
-        found, basis = basis.coordinates(direction)
+        shares = gradient @ self.images @ inverse
+        image: Array = self.rows.gram @ shares
+        square = max(float(shares @ image), 0.0)  # rounding may say less
+        seen = square, self.images @ shares
+        found, basis = basis.coordinates(self.rows.combined(shares), seen)
         return known.grown(basis.size, found, lambda _: image), basis

@@ -203,6 +203,15 @@ class Model:
             known,
         )
 
+    def steered(self, slopes: Slopes, price: float) -> Model:
+        """The model with the direction in which R + price phi falls most at a point of these
+        slopes, where a part of the Hessian of phi is known."""
+        if self.known is None or not price > 0:
+            return self
+        gradient = slopes.r + price * slopes.a
+        known, basis = self.known.with_steepest(self.basis, gradient, price, self.outside)
+        return replace(self, basis=basis, bend=padded(self.bend, basis.size), known=known)
+
     def measured(self, metric: Metric, slopes: Slopes) -> tuple[Model, Slopes]:
         """The model in a new metric of R, which R's Hessian is again; those of the constraints are
         the same."""
