@@ -11,9 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import (
-    _has_any_global_hook,  # pyright: ignore[reportPrivateUsage]
-)
+from torch.nn.modules import module as torch_module
 
 from isoloss._kernels.layers import LAYERS, Layer, Part, Place, Tensors
 from isoloss.losses import Loss, NamedLoss, cross_entropy, mse
@@ -73,7 +71,7 @@ def plain(model: object) -> list[Part] | None:
     no buffers or hooks, nothing shared, activations after what does not need its outputs again."""
     if not isinstance(model, nn.Module) or next(model.buffers(), None) is not None:
         return None
-    if _has_any_global_hook():
+    if any(getattr(torch_module, f"_global{name}") for name in HOOKS):  # of all modules
         return None
     named = dict(model.named_parameters())  # in the order of the flat vector, shared ones once
     places = {name: k for k, name in enumerate(named)}
