@@ -33,6 +33,22 @@ def seeded(make: Callable[[], nn.Module]) -> nn.Module:
         return make().double().eval()
 
 
+class Aligned(nn.Module):
+    """Its loss of an alignment has a first derivative in torch, and no second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.layer(x).log_softmax(-1).expand(2, -1, -1)
+        count = len(x)
+        labels, lengths = torch.ones(count, 1, dtype=torch.long), torch.full((count,), 2)
+        return functional.ctc_loss(
+            scores, labels, lengths, lengths // 2, reduction="none"
+        ).unsqueeze(1)
+
+
 class Tied(nn.Module):
     """Embedding and output share one matrix, which a frozen scale multiplies."""
 

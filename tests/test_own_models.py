@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -50,7 +52,8 @@ def checkpointed(net: Any, hidden: Tensor) -> Tensor:
 
 def scripted(make: Callable[[nn.Module], nn.Module], model: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        for deprecated in (DeprecationWarning, FutureWarning):  # by torch 2.13, and by 2.14
+            warnings.simplefilter("ignore", deprecated)
         return make(model)
 
 
@@ -328,6 +331,9 @@ def test_exported_programs_that_cannot_be_walked_say_why(refuses, what: str) -> 
             with refuses("an ExportedProgram", "model.module()"):
                 Problem(program, "cross_entropy", (X, Y))
             return
+        with suppress(RuntimeError):
+            copy.deepcopy(program.module())(X[:3])
+            pytest.skip("copies of this torch's programs take any number of examples")
         problem = Problem(program.module(), "cross_entropy", (X, Y))
         with refuses("a chunk of 3 of its examples cannot be evaluated", "Guard failed"):
             isoloss.traverse(problem, progress=False)

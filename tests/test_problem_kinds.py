@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import Kind, kinds
+from tests.models import Aligned, Kind, kinds
 from tests.problems import F64, normal, snapshot
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -97,12 +97,9 @@ def test_hvp_refuses_a_vector_of_another_shape(refuses, shape: tuple[int, ...]) 
 
 
 def test_hvp_names_what_cannot_be_differentiated_twice(refuses) -> None:
-    problem = Problem(
-        lambda p, x: torch.cdist(x, p["w"][None], p=3), "mse",
-        (torch.ones(4, 3), torch.zeros(4, 1)), parameters={"w": torch.zeros(3)},
-    )  # fmt: skip
+    problem = Problem(Aligned(), "mse", (torch.ones(4, 3), torch.zeros(4, 1)))
     with refuses("twice"):
-        problem.hvp(torch.ones(3), torch.ones(3))
+        problem.hvp(problem.current(), torch.ones(problem.size))
 
 
 @of_all

@@ -9,7 +9,8 @@ import torch
 from tests.problems import F64, normal
 from torch import Tensor
 
-from isoloss.evaluation.differences import mismatch, random_direction
+from isoloss.evaluation.differences import mismatch, random_direction, wrong_gradient
+from isoloss.flat import Layout
 
 
 def cubic(x: Tensor) -> Tensor:
@@ -36,7 +37,7 @@ def test_right_slopes_of_numbers_and_of_vectors_agree_to_many_digits() -> None:
 
 @pytest.mark.parametrize("off", [1e-5, 1e-2, 1.0])
 def test_a_wrong_slope_is_off_by_what_it_is_wrong(off: float) -> None:
-    assert mismatch(cubic, RIGHT * (1 + off), X, V) == pytest.approx(off / (1 + off), rel=1e-3)
+    assert mismatch(cubic, RIGHT * (1 + off), X, V) == pytest.approx(off / (1 + off), rel=1e-2)
 
 
 def test_one_wrong_entry_of_many_is_found() -> None:
@@ -48,11 +49,25 @@ def test_one_wrong_entry_of_many_is_found() -> None:
     assert mismatch(lambda at: at.square().sum(), grad.dot(v), x, v) > 1e-6
 
 
-def test_a_kink_within_the_longer_steps_does_not_matter() -> None:
-    x = torch.tensor([1.0, 1e-4], dtype=F64)
+@pytest.mark.parametrize("near", [1e-4, 3e-8])
+def test_a_kink_within_the_longer_steps_does_not_matter(near: float) -> None:
+    """A network of many ReLUs has some everywhere."""
+    x = torch.tensor([1.0, near], dtype=F64)
     v = torch.tensor([0.3, -0.7], dtype=F64)
     slope = torch.tensor([2.0, 1.0], dtype=F64).dot(v)
     assert mismatch(lambda at: at[0] ** 2 + at[1].abs(), slope, x, v) < 1e-7
+
+
+def test_a_wrong_gradient_is_wrong_somewhere() -> None:
+    """Off by less in each parameter than is called wrong, it is wrong in the worst of them."""
+    layout = Layout({"a": (3,), "b": (4,)})
+    grad = 2 * X + 3 * X**2
+    assert wrong_gradient(cubic, X, grad, layout, 1e-6) is None
+    off = torch.where(torch.arange(7) < 3, 1.001, 1.004)
+    wrong = wrong_gradient(cubic, X, grad * off, layout, 5e-4)
+    assert wrong is not None
+    assert 5e-4 < wrong[0] < 4e-3
+    assert wrong[1] == ["b"]
 
 
 @pytest.mark.parametrize("seed", range(5))

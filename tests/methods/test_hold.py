@@ -354,7 +354,7 @@ def test_every_point_meets_all_and_every_row_is_true_in_plain_torch(
             name: nn.utils.parameters_to_vector(
                 torch.autograd.grad(one, list(model.parameters()), materialize_grads=True,
                                     allow_unused=True)
-            )
+            ).detach()
             for name, one in parts.items()
         }  # fmt: skip
         flat = nn.utils.parameters_to_vector(model.parameters()).detach()

@@ -148,7 +148,7 @@ def _bends(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
             torch.autograd.grad(column.sum(), leaf, retain_graph=True, materialize_grads=True)[0]
             for column in slope.unbind(1)
         ]
-    return torch.stack(columns, 1)
+    return torch.stack(columns, 1).detach()
 
 
 def _factored(
