@@ -331,7 +331,7 @@ def test_exported_programs_that_cannot_be_walked_say_why(refuses, what: str) -> 
             with refuses("an ExportedProgram", "model.module()"):
                 Problem(program, "cross_entropy", (X, Y))
             return
-        with suppress(RuntimeError):
+        with suppress(RuntimeError, AssertionError):
             copy.deepcopy(program.module())(X[:3])
             pytest.skip("copies of this torch's programs take any number of examples")
         problem = Problem(program.module(), "cross_entropy", (X, Y))
