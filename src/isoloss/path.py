@@ -61,7 +61,9 @@ class Stop(Settings):
             converged; 0 asks for the exact end.
         regularizer_below: R at or below which to end; None for no such end.
         steps: Steps to take; corrector steps are not counted.
-        evaluations: Evaluations of loss and gradient to use; None for no limit.
+        evaluations: Evaluations of loss and gradient after which no step begins. One that has
+            begun is brought to its end, so that a walk by `sqp` may use some tens more, far from
+            the end; its points are those of a longer walk. None for no limit.
         seconds: Wall-clock time to use, the checks at the start included; no evaluation of a step
             begins later. None for no limit.
         when: A function of the row just recorded (a dict of the columns of `Path.steps`); the walk

@@ -23,6 +23,7 @@ from isoloss.evaluation import (
     GaussNewton,
     Ranks,
     choose,
+    dense_layers,
     fitting_now,
     gauss_newton,
     measured_size,
@@ -51,6 +52,8 @@ MADE_ANEW = {"_lock", "_evaluation", "_gradient"}
 """What a copy of a problem does not take over."""
 PRODUCT = 2
 """Evaluations that a product with the Hessian counts as."""
+SMALL = 2**17
+"""Parameters from which on no network is light."""
 
 
 @dataclass(frozen=True)
@@ -346,6 +349,16 @@ class Problem:
         """
         with self._evaluating():
             return evaluation.of_outputs(theta, function)
+
+    @property
+    def light(self) -> bool:
+        """Whether an evaluation takes hardly longer than algebra in tens of directions.
+
+        For methods. So it does of fewer than 131,072 parameters, in dense layers alone or on a GPU.
+        """
+        if self.size >= SMALL:
+            return False
+        return self.device.type != "cpu" or dense_layers(self._inside.network) is not None
 
     def gauss_newton(self, theta: Tensor) -> GaussNewton | None:
         """Most of the Gauss-Newton part of the loss's Hessian at a point, for methods; not counted.

@@ -357,21 +357,39 @@ def test_far_from_the_end_a_step_goes_on_from_centers_near_the_level(
 
 
 @pytest.mark.parametrize(
-    ("size", "exact", "held", "most"),
+    ("size", "exact", "held", "light", "most"),
     [
-        (2**17 - 1, True, 0, 40),
-        (2**17, True, 0, 80),
-        (2**22, True, 0, 80),
-        (2**22 + 1, True, 0, 40),
-        (2**20, True, 1, 44),  # where more than a level is held it was not measured
-        (2**20, False, 0, 120),
+        (1000, True, 0, True, 40),
+        (1000, True, 0, False, 80),
+        (2**22, True, 0, False, 80),
+        (2**22 + 1, True, 0, False, 40),
+        (2**20, True, 1, False, 44),  # where more than a level is held it was not measured
+        (2**20, False, 0, False, 120),
     ],
 )
-def test_networks_of_medium_size_have_a_larger_memory(size, exact, held, most) -> None:
-    assert SQP().directions(size, exact, held) == most
-    assert SQP(memory=16).directions(size, exact, held) == 16 + 4 * held
+def test_where_an_evaluation_takes_time_memory_is_larger(size, exact, held, light, most) -> None:
+    assert SQP().directions(size, exact, held, light) == most
+    assert SQP(memory=16).directions(size, exact, held, light) == 16 + 4 * held
     if (exact, held) == (True, 0):
-        assert SQP().vectors(size, exact) == 2 * most + 13
+        assert SQP().vectors(size, exact, held, light) == 2 * most + 13
+
+
+@pytest.mark.parametrize(
+    ("make", "light"),
+    [
+        (lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), True),
+        (lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)), False),
+        (lambda: nn.Sequential(nn.Linear(3, 2**15), nn.Linear(2**15, 2)), False),
+    ],
+    ids=["dense", "norm", "large"],
+)
+def test_small_dense_networks_are_light(make: Callable[[], nn.Module], light: bool) -> None:
+    problem = Problem(make(), "cross_entropy", (normal(5, 3, seed=0), torch.zeros(5).long()))
+    assert problem.light is light
+    objective = Objective(problem, SquaredNorm())
+    state = SQP().init(objective, problem.current(), None, Tolerance(1e-3))
+    assert state.model is not None
+    assert state.model.basis.capacity == (40 if light else 80)
 
 
 def test_a_walk_with_the_smallest_memory_comes_as_far() -> None:

@@ -21,10 +21,10 @@ def vectors_at_most(problem: Problem, method: Method, exact: bool, held: int = 0
     ranks = inside(problem).ranks.count
     if not isinstance(method, SQP):
         return getattr(method, "vectors", 0) + EXCHANGED * (ranks > 1)
-    most = method.vectors(problem.size, exact, held)
+    most = method.vectors(problem.size, exact, held, problem.light)
     if ranks == 1:
         return most
-    shared = 2 * method.directions(problem.size, exact, held)
+    shared = 2 * method.directions(problem.size, exact, held, problem.light)
     return most - shared + math.ceil(shared / ranks) + EXCHANGED
 
 
@@ -39,7 +39,8 @@ def check_memory(problem: Problem, method: Method, exact: bool, held: int = 0) -
     remedy = "use a device with more"
     if isinstance(method, SQP) and not held:
         ranks = inside(problem).ranks.count
-        fits = method.directions(problem.size, exact) - math.ceil((most - left // each) / 2 * ranks)
+        usual = method.directions(problem.size, exact, light=problem.light)
+        fits = usual - math.ceil((most - left // each) / 2 * ranks)
         if fits >= LEAST_MEMORY:
             remedy = f"give method=isoloss.SQP(memory={fits}), or {remedy}"
     raise DeviceError(

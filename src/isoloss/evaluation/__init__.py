@@ -20,7 +20,7 @@ from isoloss.errors import InputError
 from isoloss.evaluation.autograd import Autograd
 from isoloss.evaluation.by_hand import ByHand
 from isoloss.evaluation.distributed import Distributed
-from isoloss.evaluation.gauss_newton import gauss_newton
+from isoloss.evaluation.gauss_newton import dense_layers, gauss_newton
 from isoloss.evaluation.group import ranks_of
 from isoloss.evaluation.interface import Evaluation
 from isoloss.evaluation.ranks import Ranks
@@ -39,6 +39,7 @@ __all__ = [
     "Reduced",
     "Replayed",
     "choose",
+    "dense_layers",
     "fitting_now",
     "gauss_newton",
     "measured_size",

@@ -49,7 +49,7 @@ def gauss_newton(
     """
     if network.device.type != "cpu" or not chunks.kept or isinstance(loss, ModelLoss):
         return None
-    layers = _dense_layers(network) if held is None else None
+    layers = dense_layers(network) if held is None else None
     most = min(MOST_STORED, MOST_NUMBERS // network.size)
     if layers is None and most < MOST_STORED // 2:
         return None
@@ -67,7 +67,7 @@ def gauss_newton(
         return None
 
 
-def _dense_layers(network: FlatNetwork) -> list[tuple[nn.Linear, int, int]] | None:
+def dense_layers(network: FlatNetwork) -> list[tuple[nn.Linear, int, int]] | None:
     """The layers that have all parameters, each with the places of its weight and its bias."""
     if not isinstance(network.model, nn.Module):
         return None

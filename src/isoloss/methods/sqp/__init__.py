@@ -25,11 +25,11 @@ from isoloss.settings import Count, Settings
 
 LEAST_MEMORY, MOST_MEMORY = 16, 10_000
 """Directions at least and at most: the algebra within them is dense."""
-MEMORY, LEARNING = 40, 120
-"""Directions by default, where R's Hessian is known and where each trial adds one for it too."""
-MORE, MEDIUM = 80, (2**17, 2**22)
-"""Directions by default, R's Hessian being known, of so many parameters: enough that the algebra
-within the directions takes no time to speak of, and few enough that 80 vectors take little room."""
+MEMORY, MORE, LEARNING = 40, 80, 120
+"""Directions by default: where an evaluation takes hardly longer than the algebra within them, or
+vectors take much room; elsewhere; and where each trial adds one for the Hessian of R too."""
+MEDIUM = 2**22
+"""Parameters up to which 80 vectors take little room."""
 REACHES = 0.3, 0.1, 0.03
 """How far, in phi, a step towards another level goes by what was learned, until one lands."""
 MOST_LANDINGS = 5
@@ -52,8 +52,9 @@ class SQP(Settings):
     Attributes:
         memory: Largest number of directions in which curvature is known, at least 16; when they
             are full, the half in which it matters most is kept. None takes 120 where R's Hessian
-            is learned too; where it is known (the squared norm's), 80 for a level alone and 131,072
-            to 4,194,304 parameters, and 40 otherwise.
+            is learned too. Where it is known (the squared norm's), None takes 80, and 40 for small
+            networks of dense layers or on a GPU (below 131,072 parameters), for more than 4,194,304
+            parameters, and where more than a level is held.
         first_step: Longest first step, as a share of |theta|.
         max_trials: Evaluations in one step after which the walk has stalled; a stall is tried once
             more with a fresh model where R or the KKT residual has fallen since the last.
@@ -70,20 +71,21 @@ class SQP(Settings):
     max_trials: Count = 40
     max_approach: Count = 1000
 
-    def directions(self, size: int, exact: bool, held: int = 0) -> int:
+    def directions(self, size: int, exact: bool, held: int = 0, light: bool = False) -> int:
         """Those in which curvature is known at most, and those of the gradients of all constraints.
 
-        Of theta's `size`, where `exact` says that R's Hessian is known, and `held` how many
-        constraints there are beside the level.
+        Of theta's `size`, where `exact` says that R's Hessian is known, `held` how many constraints
+        there are beside the level, and `light` whether an evaluation takes little time.
         """
         usual = LEARNING
         if exact:
-            usual = MORE if MEDIUM[0] <= size <= MEDIUM[1] and not held else MEMORY
+            usual = MORE if size <= MEDIUM and not held and not light else MEMORY
         return (self.memory or usual) + 4 * held
 
-    def vectors(self, size: int, exact: bool, held: int = 0) -> int:
+    def vectors(self, size: int, exact: bool, held: int = 0, light: bool = False) -> int:
         """Vectors of the size of theta that a walk holds at most, beside the points kept."""
-        return 2 * self.directions(size, exact, held) + (13 if exact else 17) + 5 * held
+        most = 2 * self.directions(size, exact, held, light)
+        return most + (13 if exact else 17) + 5 * held
 
     def kept_tolerance(self, tolerance: Tolerance) -> Tolerance:
         """The tolerance asked for."""
@@ -106,11 +108,11 @@ class SQP(Settings):
 
     def step(self, objective: Objective, state: SQPState) -> SQPState:
         """One step along the level set, or one towards it."""
-        memory = self._directions(objective, state)
-        keep, trials = memory // 2, self.max_trials
+        trials = self.max_trials
         if not state.on_level and state.plain and state.model is not None:
             return self._follow(objective, state)
         if not state.on_level and state.plain:
+            memory = self._directions(objective, state)
             first, steps = self.first_step, self.max_approach
             return step_towards(
                 objective, state, memory=memory, first=first, trials=trials, steps=steps
@@ -119,6 +121,7 @@ class SQP(Settings):
         if model is None or slopes is None:  # only now: what led here is let go by now
             return self.step(objective, self._begun(objective, state))
         model, slopes = _at_point(objective, state, model, slopes)
+        keep = model.basis.capacity // 2
         if not state.on_level:
             steps = self.max_approach
             moved = step_inside(
@@ -185,7 +188,7 @@ class SQP(Settings):
                 objective,
                 replace(state, level=level),
                 *_at_point(objective, state, model, slopes),
-                keep=self._directions(objective, state) // 2,
+                keep=model.basis.capacity // 2,
                 max_trials=MOST_LANDINGS,
             )
             if found.ending is None:
@@ -201,7 +204,8 @@ class SQP(Settings):
 
     def _directions(self, objective: Objective, state: SQPState) -> int:
         exact = objective.curvature is not None
-        return self.directions(objective.problem.size, exact, len(state.beside))
+        problem = objective.problem
+        return self.directions(problem.size, exact, len(state.beside), problem.light)
 
     def _settled(self, objective: Objective, state: SQPState) -> SQPState:
         """The state with a fresh model, once the level set is reached."""

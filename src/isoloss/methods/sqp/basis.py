@@ -77,9 +77,14 @@ class Basis:
         return len(self.inverse)
 
     @property
+    def capacity(self) -> int:
+        """How many rows there is storage for."""
+        return len(self.rows.values)
+
+    @property
     def room(self) -> int:
-        """How many more rows there is storage for."""
-        return len(self.rows.values) - self.size
+        """How many more there is storage for."""
+        return self.capacity - self.size
 
     @property
     def _rows(self) -> Tensor:
