@@ -119,6 +119,8 @@ def main() -> None:
         "machine": platform.machine(),
     }
     results: dict[str, dict[str, dict]] = {name: {} for name in arguments.experiments}
+    for name, found in earlier.items():  # kept, whatever is run now and how far it comes
+        results[name] = {method: dict(runs) for method, runs in found.items()}
     with ProcessPoolExecutor(arguments.processes, get_context("spawn")) as pool:
         jobs = {}
         for name in arguments.experiments:
@@ -134,7 +136,7 @@ def main() -> None:
             OUT.parent.mkdir(exist_ok=True)
             OUT.write_text(json.dumps({"environment": environment, "results": results}, indent=2))
     print(f"torch {torch.__version__}, Python {platform.python_version()}\n")
-    print("\n".join(lines(results)))
+    print("\n".join(lines({name: results[name] for name in arguments.experiments})))
 
 
 if __name__ == "__main__":

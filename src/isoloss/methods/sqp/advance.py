@@ -33,6 +33,8 @@ FAR_INSIDE = 0.2
 """phi below an upper bound from which its gradient is not followed exactly."""
 UNPRICED = 0.1
 """Weight of the bend of a constraint without a price, as a share of one that balances all of r."""
+AGE = 20
+"""Trials after which what is known of phi beforehand is made anew."""
 MOST_IDLE = 50
 """Steps without gain after which the walk has stalled."""
 
@@ -128,7 +130,7 @@ class Search:
             self.model, held = self.model.compressed(most, held, self._weights(), ranks)
             self.here = replace(self.here, slopes=held[0])
             self.home = replace(self.home, slopes=held[1])
-        if known and (full or known.trials >= keep):
+        if known and (full or known.trials >= AGE):
             self._take(informed(self.objective, self.state, self.model, self.here, self.multiplier))
 
     def propose(self) -> Trial:
