@@ -37,7 +37,17 @@ def test_right_slopes_of_numbers_and_of_vectors_agree_to_many_digits() -> None:
 
 @pytest.mark.parametrize("off", [1e-5, 1e-2, 1.0])
 def test_a_wrong_slope_is_off_by_what_it_is_wrong(off: float) -> None:
-    assert mismatch(cubic, RIGHT * (1 + off), X, V) == pytest.approx(off / (1 + off), rel=1e-2)
+    assert mismatch(cubic, RIGHT * (1 + off), X, V) == pytest.approx(
+        off / (1 + off), rel=1e-3, abs=1e-7
+    )
+
+
+def test_a_small_wrong_slope_is_not_taken_for_rounding_by_the_shortest_steps() -> None:
+    def nearly_flat(at: Tensor) -> Tensor:
+        return 1 + 1e-6 * at.sum()
+
+    assert mismatch(nearly_flat, 1e-6 * V.sum(), X, V) < 1e-2
+    assert mismatch(nearly_flat, torch.zeros((), dtype=F64), X, V) > 0.9
 
 
 def test_one_wrong_entry_of_many_is_found() -> None:

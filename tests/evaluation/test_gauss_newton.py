@@ -471,6 +471,22 @@ def test_so_does_one_of_a_convolution() -> None:
     assert known < 0.85 * unknown
 
 
+def test_it_is_made_anew_after_twenty_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a basis that does not fill up before."""
+    problem, made = classifier(examples=40, seed=2).problem(), []
+    real = Problem.gauss_newton
+
+    def counted(self: Problem, theta: Tensor) -> GaussNewton | None:
+        made.append(self.evaluations)
+        return real(self, theta)
+
+    monkeypatch.setattr(Problem, "gauss_newton", counted)
+    stop = Stop(evaluations=60, kkt_residual=0)
+    traverse(problem, method=SQP(memory=400), stop=stop, check=False, progress=False)
+    assert len(made) > 2
+    assert set(np.diff(made)) == {20}
+
+
 def both_walked(problem: Problem, residual: float) -> list[int]:
     """Evaluations to a KKT residual, as it is and with nothing known."""
     used = []
