@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -16,6 +17,8 @@ from isoloss.problem import ALONE
 
 FIRST_STEPS = 3
 """Steps up to which a stall may come of a gradient that is wrong."""
+
+LIMITS = frozenset({Outcome.STEP_LIMIT, Outcome.EVALUATION_LIMIT, Outcome.TIME_LIMIT})
 
 BOUNDLESS = 1e6
 """A regularizer that has fallen by so many times its size probably has no least value."""
@@ -58,7 +61,7 @@ def told(
     *,
     level: float,
     tolerance: Tolerance,
-    first: float,
+    rows: Sequence[Row],
     points: int,
     steps: int,
 ) -> Ending:
@@ -70,7 +73,7 @@ def told(
         state: The last one.
         level: The loss to hold.
         tolerance: Of the level.
-        first: The regularizer at the start.
+        rows: All so far.
         points: Points on the level set so far.
         steps: Steps so far, corrections not counted.
 
@@ -86,6 +89,9 @@ def told(
     if outcome.success and not points:
         detail = f"{ending.detail}; the loss was {point.loss:.6g} on the way to {level:.6g}"
         return Ending(Outcome.LEVEL_UNREACHABLE, detail, outcome.remedy)
+    if outcome in LIMITS:
+        return replace(ending, detail=f"{ending.detail}{_gained_of_late(rows)}")
+    first: float = rows[0]["regularizer"]
     went = f"it went from {first:.6g} to {point.regularizer:.6g}"
     lost = outcome in (Outcome.STALLED, Outcome.NON_FINITE)
     if lost and point.regularizer < -BOUNDLESS * abs(first):
@@ -105,6 +111,18 @@ def told(
 def _without_slope(detail: str) -> Ending:
     remedy = "Nothing is left to gain; for another end, take another regularizer or level."
     return Ending(Outcome.CONVERGED, detail, remedy)
+
+
+def _gained_of_late(rows: Sequence[Row]) -> str:
+    """How far R went in the second half, by which to judge whether to go on.
+
+    A KKT residual does not tell: where the model has kinks, it does not vanish.
+    """
+    half = next(row for row in rows if row["evaluations"] >= rows[-1]["evaluations"] / 2)
+    if half is rows[-1] or half["kind"] == "correct":
+        return ""
+    before, now = half["regularizer"], rows[-1]["regularizer"]
+    return f"; in the second half the regularizer went from {before:.4g} to {now:.4g}"
 
 
 def _so_far(used: str, state: State) -> str:

@@ -409,7 +409,7 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
             self._state,
             level=self._level,
             tolerance=self._tolerance,
-            first=recorder.rows[0]["regularizer"],
+            rows=recorder.rows,
             points=recorder.points,
             steps=recorder.progress,
         )

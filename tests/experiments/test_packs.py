@@ -109,6 +109,22 @@ def test_the_command_packs_the_draws_of_all_runs_and_says_how_large_they_are(off
     refused = CliRunner().invoke(app, ["data", "pack", "MPG_FF", str(tmp_path / "mpg.zip")])
     assert refused.exit_code == 2
     assert "must end in .safetensors" in refused.output
+    alone = CliRunner().invoke(app, ["data", "pack", "all"])
+    assert alone.exit_code == 2
+    assert "must end in .safetensors, got all" in alone.output
+
+
+def test_the_command_packs_every_experiment_by_default(tmp_path, monkeypatch):
+    asked = []
+
+    def pack(chosen, seeds, file):
+        asked.extend(one.name for one in chosen)
+        file.touch()
+        return {}
+
+    monkeypatch.setattr(catalog, "pack", pack)
+    done = CliRunner().invoke(app, ["data", "pack", str(tmp_path / "every.safetensors")])
+    assert (done.exit_code, asked) == (0, catalog.names())
 
 
 def test_verify_looks_into_a_pack(packed):

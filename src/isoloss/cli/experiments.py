@@ -11,8 +11,8 @@ import typer
 
 from isoloss.cli.options import (
     DataNames,
-    Names,
     PackFile,
+    PackNames,
     Runs,
     Seed,
     chosen,
@@ -139,7 +139,8 @@ def verify(names: DataNames = None) -> None:
 
 @data.command("pack")
 def pack(
-    names: Names,
+    *,
+    names: PackNames = None,
     file: PackFile,
     runs: Runs = None,
     seed: Seed = 0,
@@ -151,7 +152,7 @@ def pack(
     from isoloss.checking.check import size_text
     from isoloss.experiments import catalog
 
-    experiments = chosen(names)
+    experiments = chosen(names or ["all"])
     seeds = range(seed, seed + (runs or max(max(one.runs, one.decay_runs) for one in experiments)))
     sizes = catalog.pack(experiments, seeds, file)
     for name, size in sizes.items():

@@ -74,6 +74,8 @@ Reported = Annotated[list[str], typer.Argument(
     metavar="NAME", help="Experiments, 'all', or your functions, FILE.py:build.")]
 DataNames = Annotated[list[str] | None, typer.Argument(
     metavar="NAME", help="Data sets; all by default.")]
+PackNames = Annotated[list[str] | None, typer.Argument(
+    metavar="NAME", help="Experiments; all by default.")]
 PackFile = Annotated[FilePath, typer.Argument(
     metavar="FILE", parser=_pack_file, help="Where to write it, such as data.safetensors.")]
 Folder = Annotated[FilePath, typer.Argument(
