@@ -84,5 +84,5 @@ print(
     f"{problem.size:,} parameters: the squared norm falls by "
     f"{1 - last.regularizer / first.regularizer:.0%} at the training loss {path.level:.3g} in "
     f"{last.evaluations} evaluations; the test loss goes from {first.test_loss:.3f} to "
-    f"{last.test_loss:.3f}."
+    f"{last.test_loss:.3f}, the accuracy from {first.test_metric:.1%} to {last.test_metric:.1%}."
 )
