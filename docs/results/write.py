@@ -18,6 +18,8 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from isoloss.report.statistics import paired_change
+
 HERE = Path(__file__).parent
 BRACKETS = re.compile(r"\[\[(.*?)\]\]", re.DOTALL)
 NO_NUMBER = re.compile(
@@ -161,6 +163,24 @@ def ends(folder: Path, experiment: str) -> pd.DataFrame:
     return table(folder, experiment, "ends")
 
 
+@cache
+def kinds(folder: Path) -> dict[str, Any]:
+    """Networks beyond the paper's, by name: means over their starts, and the paired changes."""
+    rows = pd.read_csv(folder / "architectures.csv")
+    rows["share"] = rows["regularizer_end"] / rows["regularizer_start"]
+    found = {}
+    for name, of in rows.groupby("network", sort=False):
+        changes = {
+            f"{what}_{place}_change": paired_change(of[f"{what}_start"], of[f"{what}_{place}"])
+            for what in ("test_loss", "test_metric")
+            for place in ("half", "end")
+        }
+        worst = of["cut"].abs().max()
+        means = dict(of.mean(numeric_only=True))
+        found[str(name)] = pd.Series({**means, **changes, "starts": len(of), "cut": worst})
+    return found
+
+
 def runs(folder: Path, experiment: str, method: str = "sqp", outcome: str | None = None) -> Any:
     """The walks, or those with an outcome: a column for what each has at its end."""
     rows = table(folder, experiment, "outcomes")
@@ -276,11 +296,30 @@ def row(networks: Any, label: str = "", accuracy: int | None = 3) -> str:
     return f"| {' | '.join(cells)} |".replace("|  |", "| |")
 
 
+def kind_row(name: str, found: Any) -> str:
+    """A row of the table of networks beyond the paper's."""
+    cells = [name, fixed(found["share"], 2)]
+    for what, unit, decimals in (("test_loss", 1, 3), ("test_metric", 100, 1)):
+        places = (found[f"{what}_{place}"] for place in ("start", "half", "end"))
+        cells.append(" → ".join(fixed(unit * one, decimals) for one in places))
+        change = found[f"{what}_end_change"]
+        mean, low, high = (
+            signed(unit * one, decimals) for one in (change.mean, change.low, change.high)
+        )
+        cells.append(f"{mean} ({low} to {high})")
+    return f"| {' | '.join(cells)} |"
+
+
+def signed(value: float, decimals: int) -> str:
+    """With so many decimals and its sign."""
+    return f"{'+' if value > 0 else ''}{fixed(value, decimals)}"
+
+
 LOOK_UPS = {
     look.__name__: look
     for look in (
         walk, measured, penalties, decay, best, held_out, lost, collapsed,
-        change, after, equivalent, ends, runs, all_converged,
+        change, after, equivalent, ends, kinds, runs, all_converged,
     )
 }  # fmt: skip
 FORMATS = {
@@ -297,6 +336,7 @@ FORMATS = {
         sure,
         tested,
         row,
+        kind_row,
         len,
         max,
         min,

@@ -44,6 +44,17 @@ def test_the_table_is_markdown_and_holds_the_versions() -> None:
         assert word in text
 
 
+def test_batch_norms_that_are_walked_are_named_with_what_becomes_of_them() -> None:
+    norms = nn.BatchNorm1d(6), nn.BatchNorm1d(6, affine=False)
+    model = nn.Sequential(nn.Linear(3, 6), norms[0], nn.Tanh(), norms[1], nn.Linear(6, 2)).eval()
+    data = normal(9, 3, seed=0), torch.arange(9) % 2
+    checked = isoloss.check(Problem(model, "cross_entropy", data, dtype=F64))
+    assert "6 scales, many of which are 0" in found(checked, "batch norm")[0]
+    norms[0].requires_grad_(False)
+    checked = isoloss.check(Problem(model, "cross_entropy", data, dtype=F64))
+    assert not [row for row in checked.findings if row.what == "batch norm"]
+
+
 # ---------------------------------------------------------------- what fails
 
 

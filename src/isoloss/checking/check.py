@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from isoloss import __version__
 from isoloss.arguments import check_fields, checked, whole
@@ -101,6 +102,7 @@ def check(
         judge = in_float64(problem, theta, _judge) or problem
         rows += _loss_gradient(problem, judge, theta, seed)
         rows += _regularizer_gradient(regularizer, problem, judge, theta, seed)
+        rows += _batch_norms(problem)
         rows.append(_noise(problem, theta))
     rows += _costs(problem, theta)
     reason = unrecorded(problem)
@@ -248,6 +250,18 @@ def _regularizer_gradient(
             "gradient of R", lambda at: made.value_and_grad(at)[0], x, grad, judge, eps, seed
         ),
     ]
+
+
+def _batch_norms(problem: Problem) -> list[Finding]:
+    """What a small norm does to scales, each of which is a factor of the weights before it."""
+    model = inside(problem).network.model
+    parts = model.modules() if isinstance(model, nn.Module) else ()
+    scales = [part.weight for part in parts if isinstance(part, _BatchNorm) and part.affine]
+    channels = sum(len(scale) for scale in scales if scale.requires_grad)
+    if not channels:
+        return []
+    found = f"{channels:,} scales, many of which are 0 where R is small: fuse them before a walk"
+    return [Finding("batch norm", found)]
 
 
 def _noise(problem: Problem, theta: Tensor) -> Finding:
