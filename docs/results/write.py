@@ -302,17 +302,14 @@ def kind_row(name: str, found: Any) -> str:
     for what, unit, decimals in (("test_loss", 1, 3), ("test_metric", 100, 1)):
         places = (found[f"{what}_{place}"] for place in ("start", "half", "end"))
         cells.append(" → ".join(fixed(unit * one, decimals) for one in places))
-        change = found[f"{what}_end_change"]
-        mean, low, high = (
-            signed(unit * one, decimals) for one in (change.mean, change.low, change.high)
-        )
-        cells.append(f"{mean} ({low} to {high})")
     return f"| {' | '.join(cells)} |"
 
 
-def signed(value: float, decimals: int) -> str:
-    """With so many decimals and its sign."""
-    return f"{'+' if value > 0 else ''}{fixed(value, decimals)}"
+def points(found: Any) -> str:
+    """How far the accuracy of a network beyond the paper's went, in percent, with the interval."""
+    change = found["test_metric_end_change"]
+    sizes = sorted(abs(100 * one) for one in (change.low, change.high))
+    return f"{fixed(abs(100 * change.mean), 1)} ({fixed(sizes[0], 1)} to {fixed(sizes[1], 1)})"
 
 
 LOOK_UPS = {
@@ -337,6 +334,7 @@ FORMATS = {
         tested,
         row,
         kind_row,
+        points,
         len,
         max,
         min,
