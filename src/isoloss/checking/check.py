@@ -102,7 +102,8 @@ def check(
         judge = in_float64(problem, theta, _judge) or problem
         rows += _loss_gradient(problem, judge, theta, seed)
         rows += _regularizer_gradient(regularizer, problem, judge, theta, seed)
-        rows += _batch_norms(problem)
+        if get_regularizer(regularizer, problem).name == "squared_norm":
+            rows += _batch_norms(problem)
         rows.append(_noise(problem, theta))
     rows += _costs(problem, theta)
     reason = unrecorded(problem)
@@ -253,7 +254,7 @@ def _regularizer_gradient(
 
 
 def _batch_norms(problem: Problem) -> list[Finding]:
-    """What a small norm does to scales, each of which is a factor of the weights before it."""
+    """What a small norm does to their scales, each a factor of the weights before it."""
     model = inside(problem).network.model
     parts = model.modules() if isinstance(model, nn.Module) else ()
     scales = [part.weight for part in parts if isinstance(part, _BatchNorm) and part.affine]
