@@ -33,10 +33,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from isoloss import Problem, Stop, traverse
 from isoloss.report.statistics import paired_change
-from zoo_networks import Recurrent, ViT, resnet
+from zoo_networks import Recurrent, ViT, fit, resnet
 
-TRAINED, EPOCHS, BATCH, RATE = 200, 60, 25, 3e-3
-EVALUATIONS = 300
+TRAINED, EVALUATIONS = 200, 300
 ZERO = 1e-2
 """Share of the largest scale of a norm below which a channel counts as gone."""
 
@@ -87,12 +86,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 def trained(name: str, inputs: Tensor, targets: Tensor) -> nn.Module:
     model = NETWORKS[name]()
-    adam = torch.optim.Adam(model.parameters(), lr=RATE)
-    for _ in range(EPOCHS):
-        for batch in torch.randperm(len(inputs)).split(BATCH):
-            adam.zero_grad()
-            functional.cross_entropy(model(inputs[batch]), targets[batch]).backward()
-            adam.step()
+    fit(model, functional.cross_entropy, inputs, targets)
     model.eval()
     return fused(model) if name == FUSED else model
 

@@ -238,6 +238,22 @@ NETWORKS = {
 EPOCHS = {"encoder": 200, "decoder": 150, "unet": 150}
 
 
+def fit(
+    model: nn.Module,
+    function: Callable[[Tensor, Tensor], Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    epochs: int = 60,
+) -> None:
+    """Adam in mini-batches of 25."""
+    adam = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(inputs)).split(25):
+            adam.zero_grad()
+            function(model(inputs[batch]), targets[batch]).backward()
+            adam.step()
+
+
 def trained(name: str, seed: int, cache: Path) -> Problem:
     """The network after training in mini-batches, in eval mode."""
     torch.manual_seed(seed)
@@ -247,12 +263,7 @@ def trained(name: str, seed: int, cache: Path) -> Problem:
     if file.exists():
         load_model(model, file)
     else:
-        adam = torch.optim.Adam(model.parameters(), lr=3e-3)
-        for _ in range(EPOCHS.get(name, 60)):
-            for batch in torch.randperm(len(inputs)).split(25):
-                adam.zero_grad()
-                function(model(inputs[batch]), targets[batch]).backward()
-                adam.step()
+        fit(model, function, inputs, targets, EPOCHS.get(name, 60))
         cache.mkdir(parents=True, exist_ok=True)
         save_model(model, str(file))
     return Problem(model.eval(), loss, (inputs, targets))

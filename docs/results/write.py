@@ -168,6 +168,7 @@ def kinds(folder: Path) -> dict[str, Any]:
     """Networks beyond the paper's, by name: means over their starts, and the paired changes."""
     rows = pd.read_csv(folder / "architectures.csv")
     rows["share"] = rows["regularizer_end"] / rows["regularizer_start"]
+    rows["half"] = rows["regularizer_half"] / rows["regularizer_start"]
     found = {}
     for name, of in rows.groupby("network", sort=False):
         changes = {

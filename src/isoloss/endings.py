@@ -19,6 +19,7 @@ FIRST_STEPS = 3
 """Steps up to which a stall may come of a gradient that is wrong."""
 
 LIMITS = frozenset({Outcome.STEP_LIMIT, Outcome.EVALUATION_LIMIT, Outcome.TIME_LIMIT})
+"""Outcomes of walks that may have had more to gain."""
 
 BOUNDLESS = 1e6
 """A regularizer that has fallen by so many times its size probably has no least value."""

@@ -261,7 +261,7 @@ def _batch_norms(problem: Problem) -> list[Finding]:
     channels = sum(len(scale) for scale in scales if scale.requires_grad)
     if not channels:
         return []
-    found = f"{channels:,} scales, many of which are 0 where R is small: fuse them before a walk"
+    found = f"{channels:,} scales, which a walk to a small R may take to 0: fuse them before it"
     return [Finding("batch norm", found)]
 
 
