@@ -129,7 +129,7 @@ def row_of(job: tuple[str, int]) -> dict[str, Any]:
     problem = Problem(model, "cross_entropy", (inputs, targets))
     test = Problem(model, "cross_entropy", (images[TRAINED:], classes[TRAINED:]))
     path = traverse(
-        problem, probes={"test": test}, stop=Stop(evaluations=EVALUATIONS), progress=False
+        problem, probes={"test": test}, stop=Stop(evaluations=EVALUATIONS, gain=0), progress=False
     )
     found: dict[str, Any] = {"network": name, "seed": seed, "parameters": problem.size}
     found["train_loss"] = path.level

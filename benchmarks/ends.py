@@ -45,7 +45,7 @@ def end(name: str, level: float, seed: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     start = experiments.get(name).start(seed, dtype=torch.float64)
     problem, test = start.problem, start.probes["test"]
-    stop = Stop(evaluations=5_000, kkt_residual=1e-3)
+    stop = Stop(evaluations=5_000, kkt_residual=1e-3, gain=0)
     path = traverse(problem, level=level, stop=stop, check=False, progress=False)
     walked = path.steps.iloc[-1]
     penalty, regularizer = float(walked["equivalent_penalty"]), float(walked["regularizer"])

@@ -69,7 +69,7 @@ def compare(name: str, seed: int, paper: dict | None) -> dict:
     if paper is None:
         paper = walk(name, seed, experiment.paper, 1e-3, single, Stop(steps=experiment.steps))
     own = experiment.paper.tolerance / paper["level"]
-    target = Stop(regularizer_below=paper["end"], evaluations=LIMIT, kkt_residual=0)
+    target = Stop(regularizer_below=paper["end"], evaluations=LIMIT, kkt_residual=0, gain=0)
     precision = double if name == "MPG_FF" else single
     return {
         PAPER: paper,
@@ -80,7 +80,7 @@ def compare(name: str, seed: int, paper: dict | None) -> dict:
 
 def converge(name: str, seed: int) -> dict:
     """`sqp` to a KKT residual of 1e-3."""
-    end = Stop(kkt_residual=CONVERGED, evaluations=LIMIT)
+    end = Stop(kkt_residual=CONVERGED, evaluations=LIMIT, gain=0)
     return {END: walk(name, seed, SQP(), 1e-3, torch.float64, end)}
 
 

@@ -48,7 +48,7 @@ def one_by_one(problem: Problem) -> tuple[list[float], int]:
     for level in PUBLISHED:
         path = traverse(
             problem, start=theta, level=level, regularizer=SMOOTHED,
-            stop=Stop(kkt_residual=KKT, evaluations=1000), check=False, progress=False,
+            stop=Stop(kkt_residual=KKT, evaluations=1000, gain=0), check=False, progress=False,
         )  # fmt: skip
         theta = path.points[-1]
         norms.append(theta.abs().sum().item())

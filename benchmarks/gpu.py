@@ -272,7 +272,7 @@ def memory(device: str, size: int = 10_000_000) -> None:
         torch.cuda.reset_peak_memory_stats()
         problem.loss_and_grad(theta)
         alone = torch.cuda.max_memory_allocated()
-        stop, record = Stop(evaluations=250, kkt_residual=0), Record(points_at_most=2)
+        stop, record = Stop(evaluations=250, kkt_residual=0, gain=0), Record(points_at_most=2)
         torch.cuda.reset_peak_memory_stats()
         path = isoloss.traverse(
             problem, method=isoloss.SQP(memory=most), stop=stop, record=record, progress=False

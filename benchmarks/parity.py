@@ -121,7 +121,7 @@ def main() -> None:
             problem,
             level=(1 + ALLOWED - 1e-3) * problem.loss(start).item(),
             regularizer=gap,
-            stop=isoloss.Stop(evaluations=4 * limit),
+            stop=isoloss.Stop(evaluations=4 * limit, gain=0),
             progress=False,
         )
         values, counts = path.steps["regularizer"] ** 0.5, path.steps["evaluations"]

@@ -110,7 +110,7 @@ def main() -> None:
             problem,
             regularizer=one,
             method=method,
-            stop=isoloss.Stop(evaluations=limit * (1 + extra)),
+            stop=isoloss.Stop(evaluations=limit * (1 + extra), gain=0),
             progress=False,
         )
         steps = path.steps

@@ -76,7 +76,7 @@ def timed(problem: Problem) -> Iterator[list[float]]:
 def walk(problem: Problem) -> list[tuple[int, float, float]]:
     """Evaluations so far, seconds in them and seconds outside them, for each step."""
     method, steps = TimedSQP(), []
-    stop = isoloss.Stop(evaluations=MARKS[-1], kkt_residual=0)
+    stop = isoloss.Stop(evaluations=MARKS[-1], kkt_residual=0, gain=0)
     with timed(problem) as evaluations:
         for row in isoloss.walk(problem, method=method, stop=stop):
             if method._seconds:

@@ -138,7 +138,7 @@ RIVALS = {
 def walked(problem: Problem, limit: int, memory: int | None) -> tuple[list[float], str, float, str]:
     """Shares of R, evaluations an accepted step, KKT residual, outcome."""
     method = SQP() if memory is None else SQP(memory=memory)
-    stop = Stop(evaluations=limit, kkt_residual=1e-9)
+    stop = Stop(evaluations=limit, kkt_residual=1e-9, gain=0)
     path = traverse(problem, method=method, stop=stop, check=False, progress=False)
     steps = path.steps
     used, values = steps["evaluations"].to_numpy(), steps["regularizer"].to_numpy()

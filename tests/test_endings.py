@@ -8,12 +8,13 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from tests.problems import vector_problem
+from tests.problems import classifier, vector_problem
 from torch import Tensor, nn
 
-from isoloss import SQP, Checkpoint, Outcome, Path, Problem, Stop, maximize, traverse
+from isoloss import SQP, Checkpoint, Outcome, Paper, Path, Problem, Stop, maximize, traverse
 
 F32, F64 = torch.float32, torch.float64
 
@@ -47,6 +48,62 @@ def test_a_walk_of_a_single_point_gained_nothing() -> None:
     path = walk(off_center([3.0, 1.0, 0.5]), stop=Stop(evaluations=1))
     assert path.outcome is Outcome.EVALUATION_LIMIT
     assert "half" not in path.message
+
+
+# ---------------------------------------------------------------- walks that slow
+
+
+def kinked(seed: int) -> Problem:
+    """A network of ReLU, whose walk ends at kinks, where the gradients do not balance."""
+    torch.manual_seed(seed)
+    inputs = torch.randn(30, 4)
+    targets = (inputs[:, 0] * inputs[:, 1] > 0).long()
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    adam = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(200):
+        adam.zero_grad()
+        nn.functional.cross_entropy(model(inputs), targets).backward()
+        adam.step()
+    return Problem(model, "cross_entropy", (inputs, targets))
+
+
+def first_slow(steps: pd.DataFrame, gain: float) -> int | None:
+    """The first row from which `Stop.gain` asks for the end, by its definition."""
+    used, value, angle = steps[["evaluations", "regularizer", "kkt_residual"]].to_numpy().T
+    for k in np.flatnonzero(used >= 200):
+        half = np.flatnonzero(used >= used[k] / 2)[0]
+        slow = value[half] - value[k] < gain * abs(value[half])
+        if slow and angle[half : k + 1].min() > angle[:half].min() / 2:
+            return int(k)
+    return None
+
+
+@pytest.mark.parametrize("gain", [1e-3, 0.2])
+@pytest.mark.parametrize("kinks", [1, 3, 0])
+def test_a_walk_ends_once_its_second_half_gains_too_little(kinks: int, gain: float) -> None:
+    problem = kinked(seed=kinks) if kinks else classifier().problem()
+    walks = [walk(problem, stop=Stop(kkt_residual=0, evaluations=650, gain=g)) for g in (gain, 0)]
+    ended, whole = (one.steps.drop(columns="seconds") for one in walks)
+    pd.testing.assert_frame_equal(ended, whole.iloc[: len(ended)])
+    first = first_slow(whole, gain)
+    slowed = walks[0].outcome is Outcome.SLOWED
+    assert len(ended) - 1 == (first if slowed else len(whole) - 1)
+    assert slowed or first is None
+    if slowed:
+        assert f"less than gain={gain:g}; least KKT residual" in walks[0].message
+    if gain == 1e-3 and kinks:  # where nothing is left to gain
+        assert slowed
+        assert ended["regularizer"].iloc[-1] < 1.001 * whole["regularizer"].iloc[-1]
+
+
+def test_a_walk_of_short_steps_takes_them_all() -> None:
+    path = walk(
+        off_center([3.0, 1.0, 0.5]),
+        method=Paper(smallest_step=1e-7, largest_step=1e-7),
+        stop=Stop(steps=250),
+    )
+    assert first_slow(path.steps, 1e-3) is not None
+    assert path.outcome is Outcome.STEP_LIMIT
 
 
 # ---------------------------------------------------------------- nothing left to gain

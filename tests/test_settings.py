@@ -83,6 +83,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "steps": 20_000,
         "evaluations": None,
         "seconds": None,
+        "gain": 1e-3,
         "when": None,
     }
     assert Record().model_dump() == {"probes_every": 1, "points_every": 1, "points_at_most": 200}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -21,15 +24,38 @@ FIRST_STEPS = 3
 LIMITS = frozenset({Outcome.STEP_LIMIT, Outcome.EVALUATION_LIMIT, Outcome.TIME_LIMIT})
 """Outcomes of walks that may have had more to gain."""
 
+JUDGED = 200
+"""Evaluations from which on it is asked whether a walk has slowed."""
+
 BOUNDLESS = 1e6
 """A regularizer that has fallen by so many times its size probably has no least value."""
 
 
 def asked_for(
-    stop: Stop, state: State, row: Row, progress: int, seconds: float, ranks: Ranks = ALONE
+    stop: Stop,
+    state: State,
+    rows: Sequence[Row],
+    progress: int,
+    seconds: float,
+    ranks: Ranks = ALONE,
+    *,
+    all_steps: bool = False,
 ) -> Ending | None:
-    """The end that the user asked for, on any rank, where the walk is there."""
-    point, below = state.point, stop.regularizer_below
+    """The end that the user asked for, on any rank, where the walk is there.
+
+    Args:
+        stop: What was asked for.
+        state: The last one.
+        rows: All so far, the last one of the state.
+        progress: Steps so far, corrections not counted.
+        seconds: Time so far.
+        ranks: Those that walk together.
+        all_steps: Whether to take all steps, however short.
+
+    Returns:
+        The ending, None where the walk goes on.
+    """
+    point, below, row = state.point, stop.regularizer_below, rows[-1]
     if state.on_level and point.kkt_residual <= stop.kkt_residual:
         if point.regularizer_grad.any():
             return Ending(Outcome.CONVERGED, f"KKT residual {point.kkt_residual:.3g}")
@@ -47,7 +73,20 @@ def asked_for(
         )
     if stop.seconds is not None and seconds >= stop.seconds:
         return out_of_time(seconds, state)
-    return None
+    return None if all_steps else _slowed(stop.gain, rows)
+
+
+def ends_later(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether all that one `Stop` asks for, as JSON has it, is met no earlier than by another."""
+    falling = {"kkt_residual", "regularizer_below", "gain"}  # met where the walk is below them
+
+    def end(value: float | None, key: str) -> float:
+        if value is None:
+            return math.inf
+        return -value if key in falling else value
+
+    same = before.keys() == now.keys()
+    return same and all(end(now[key], key) >= end(value, key) for key, value in before.items())
 
 
 def out_of_time(seconds: float, state: State) -> Ending:
@@ -119,11 +158,37 @@ def _gained_of_late(rows: Sequence[Row]) -> str:
 
     A KKT residual does not tell: where the model has kinks, it does not vanish.
     """
-    half = next(row for row in rows if row["evaluations"] >= rows[-1]["evaluations"] / 2)
+    half = rows[_half(rows)]
     if half is rows[-1] or half["kind"] == "correct":
         return ""
     before, now = half["regularizer"], rows[-1]["regularizer"]
     return f"; in the second half the regularizer went from {before:.4g} to {now:.4g}"
+
+
+def _slowed(gain: float, rows: Sequence[Row]) -> Ending | None:
+    """The end of a walk whose second half gained next to nothing, neither in R nor in angle."""
+    used = rows[-1]["evaluations"]
+    if not gain or used < JUDGED:
+        return None
+    half = _half(rows)
+    before, now = rows[half]["regularizer"], rows[-1]["regularizer"]
+    if rows[half]["kind"] == "correct" or before - now >= gain * abs(before):
+        return None
+    least = [min(row["kkt_residual"] for row in part) for part in (rows[:half], rows[half:])]
+    if least[1] <= 0.5 * least[0]:
+        return None
+    share = (before - now) / (abs(before) or 1.0)
+    detail = (
+        f"in the second half of {count(used)} evaluations the regularizer fell by a share of "
+        f"{share:.2g}, less than gain={gain:g}; least KKT residual {least[1]:.3g}, before "
+        f"{least[0]:.3g}"
+    )
+    return Ending(Outcome.SLOWED, detail)
+
+
+def _half(rows: Sequence[Row]) -> int:
+    """The first row of the second half of the evaluations."""
+    return bisect_left(rows, rows[-1]["evaluations"] / 2, key=lambda row: row["evaluations"])
 
 
 def _so_far(used: str, state: State) -> str:

@@ -288,7 +288,10 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
         seconds: float = row["seconds"]
         if self.stop.seconds is not None:
             seconds = self._recorder.seconds  # later than the row's, by its probes
-        ending = asked_for(self.stop, self._state, row, self.progress, seconds, self._ranks)
+        ending = asked_for(
+            self.stop, self._state, self._recorder.rows, self.progress, seconds, self._ranks,
+            all_steps=self._method.takes_all_steps,
+        )  # fmt: skip
         self._ending = None if ending is None else self._told(ending)
         return row
 

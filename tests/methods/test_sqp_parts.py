@@ -501,6 +501,49 @@ def test_rows_that_a_smaller_basis_does_not_use_are_zero(monkeypatch: pytest.Mon
     assert not smaller.rows.values[2:].any()
 
 
+@given(seeds)
+def test_a_step_is_longer_than_the_radius_only_as_far_as_it_restores_the_level(seed: int) -> None:
+    """Lengths are those in the variables in which R's learned Hessian is a multiple of I."""
+    source = np.random.default_rng(seed)
+    basis = spanned(*normal(3, 3, seed=seed % 1000))
+    root = source.normal(size=(3, 3)) * 10.0 ** source.uniform(-2, 1)
+    curvature = root @ root.T + 0.05 * np.eye(3)
+    model = Model(basis, np.zeros((3, 3)), curvature, 2.0)
+    slopes = Slopes(source.normal(size=3), source.normal(size=3))
+    phi, radius = source.normal(), 10.0 ** source.uniform(-3, 0)
+    trial = model.trial(slopes, phi, radius, 0.0, 1e-9)
+    shortest = abs(phi) / math.sqrt(slopes.a @ np.linalg.solve(curvature / 2.0, slopes.a))
+    length = math.sqrt(trial.step @ curvature @ trial.step / 2.0)
+    assert length == pytest.approx(trial.length, rel=1e-6)
+    assert length <= 1.11 * max(radius, 1.3 * shortest)
+    assert phi + slopes.a @ trial.step == pytest.approx(0, abs=1e-6)
+
+
+@TYPES
+@pytest.mark.parametrize("share", [1e3, 1e5])
+def test_what_is_known_of_directions_of_hardly_anything_new_is_not_rounding(
+    dtype: torch.dtype, share: float
+) -> None:
+    """The images of rows of which a vector had a share of some roundings."""
+    eps = torch.finfo(dtype).eps
+    z = normal(5, 60, seed=1).to(dtype)
+    z[:, 30:] = 0  # what is new is orthogonal to all rows, or nearly so
+    vectors = normal(2, 60, seed=2).to(dtype)
+    rows = GaussNewton((StoredRows(z),), 5, np.eye(5))
+    basis = spanned(*vectors)
+    known = Known(rows, basis.images(rows), np.zeros(basis.size))
+    for k in range(4):
+        new = torch.zeros(60, dtype=dtype)
+        new[40 + k] = share * eps
+        vector = vectors[k % 2] + new
+        found, grown = basis.coordinates(vector)
+        assert grown.size == basis.size + 1
+        known = known.grown(grown, found, lambda r, v=vector: r.products(v[None])[0])
+        basis = grown
+    exact = (orthonormal(basis) @ z.double().T).numpy()
+    np.testing.assert_allclose(known.images, exact, rtol=0, atol=1e3 * eps)
+
+
 def test_where_a_smaller_norm_lowers_the_loss_what_is_known_is_taken_as_what_was_learned() -> None:
     """It then makes the Lagrangian concave, and is bounded like it."""
     basis, a = spanned(*normal(3, 3, seed=6)), np.array([0.1, 0.02, 0.0])

@@ -24,7 +24,7 @@ from isoloss.regularizers import Outputs, get_regularizer
 if TYPE_CHECKING:
     import pandas as pd
 
-USUAL = Stop(evaluations=200)
+USUAL = Stop(evaluations=200, gain=0)
 """When a walk to another network stops by default."""
 KINDS: tuple[tuple[Loss, str], ...] = (
     (accuracy, "classes"), (binary_accuracy, "binary"), (mse, "values"), (mae, "values"),
@@ -118,8 +118,8 @@ def different(
         method: As for `traverse`.
         rtol: Relative tolerance of the level.
         atol: Absolute tolerance of the level, in place of `rtol`.
-        stop: When each walk stops; `Stop(evaluations=200)` by default. The longer, the more the
-            networks differ.
+        stop: When each walk stops; `Stop(evaluations=200, gain=0)` by default. The longer, the
+            more the networks differ.
         gain: As for `extent`.
         progress: Show on a terminal how many networks there are.
 

@@ -23,7 +23,7 @@ from isoloss.regularizers import AnyRegularizer, Regularizer, get_regularizer
 if TYPE_CHECKING:
     import pandas as pd
 
-USUAL = Stop(evaluations=500)
+USUAL = Stop(evaluations=500, gain=0)
 """When a walk to an end stops by default."""
 FIRST = 4
 """Quantities that start from the given network; after them, as many more as there were."""
@@ -169,7 +169,7 @@ def extent(
         method: As for `traverse`.
         rtol: Relative tolerance of the level.
         atol: Absolute tolerance of the level, in place of `rtol`.
-        stop: When a walk to one end stops; `Stop(evaluations=500)` by default.
+        stop: When a walk to one end stops; `Stop(evaluations=500, gain=0)` by default.
         gain: A walk also ends, with `Outcome.SLOWED`, once ten steps widen the interval by less
             than this share of its width: at a probability of nearly 1, say. 0 for no such end.
         workers: Processes at once; 1 for this one alone, None for one a core where there are more

@@ -258,7 +258,7 @@ def front(
         problem=problem,
         regularizer=regularizer,
         levels=wanted,
-        stop=Stop(kkt_residual=kkt, evaluations=evaluations),
+        stop=Stop(kkt_residual=kkt, evaluations=evaluations, gain=0),
         method=method or SQP(),
         rtol=rtol,
         probes=checked_probes(probes or {}, problem),

@@ -204,8 +204,8 @@ class Search:
         self.finite = self.state.admits(there)
         self.tried += 1
         if not self.finite:
-            self.radius = 0.25 * trial.length
-            self.rejected += 1
+            self.radius = 0.25 * min(self.radius, trial.length)
+            self._reject()
             return
         here, self.moved = self.here, change.distance
         rough, phi = there.loss, self.state.phi(there.loss) + self.offset
@@ -279,7 +279,7 @@ class Search:
         if known is not None:
             known = replace(known, trials=known.trials + 1)
             vector = change.vector[None]
-            known = known.grown(basis.size, change_a, lambda rows: rows.products(vector)[0])
+            known = known.grown(basis, change_a, lambda rows: rows.products(vector)[0])
         change_a /= unit
         if self.state.upper:  # whose gradients are compared as they are
             drop = self.state.unit(here.rough) / unit - 1

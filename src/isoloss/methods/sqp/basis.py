@@ -87,6 +87,13 @@ class Basis:
         return self.capacity - self.size
 
     @property
+    def last(self) -> tuple[Array, Tensor]:
+        """The vector stored last, with its coordinates."""
+        end = np.append(np.zeros(self.size - 1), 1.0)
+        found = np.linalg.solve(self.inverse.T, end).astype(np.float64, copy=False)
+        return found, self.rows.values[self.size - 1]
+
+    @property
     def _rows(self) -> Tensor:
         return self.rows.values[: self.size]
 

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from isoloss.evaluation import GaussNewton
-from isoloss.methods.sqp.basis import Array, Basis
+from isoloss.methods.sqp.basis import GROWTH, Array, Basis
 
 STIFFEST = 1e10
 """Largest curvature, beside that of R, that the metric of a trial has."""
@@ -49,15 +49,23 @@ class Known:
         most = STIFFEST / max(float(self.square.trace()), TINY)
         return min(max(price, 0.0), most) * self.square
 
-    def grown(self, size: int, coordinates: Array, image: Callable[[GaussNewton], Array]) -> Known:
-        """The same in a basis that may have grown to this size by what is new in a vector.
+    def grown(
+        self, basis: Basis, coordinates: Array, image: Callable[[GaussNewton], Array]
+    ) -> Known:
+        """The same in a basis that may have grown by what is new in a vector.
 
-        The vector has these coordinates, and `image` gives Z times it.
+        The vector has these coordinates, and `image` gives Z times it. Where little is new, the
+        rounding of that would be magnified, from one such row to the next: then it is Z times what
+        is stored.
         """
-        if size == len(self.images):
+        if basis.size == len(self.images):
             return self
-        before, new = coordinates[:-1], coordinates[-1]
-        found = (image(self.rows) - before @ self.images) / new
+        if np.linalg.norm(coordinates) > GROWTH * coordinates[-1]:
+            coordinates, stored = basis.last
+            found = self.rows.products(stored[None])[0]
+        else:
+            found = image(self.rows)
+        found = (found - coordinates[:-1] @ self.images) / coordinates[-1]
         return replace(self, images=np.vstack([self.images, found]))
 
     def turned(self, columns: Array) -> Known:
@@ -83,4 +91,4 @@ class Known:
         square = max(float(shares @ image), 0.0)  # rounding may say less
         seen = square, self.images @ shares
         found, basis = basis.coordinates(self.rows.combined(shares), seen)
-        return known.grown(basis.size, found, lambda _: image), basis
+        return known.grown(basis, found, lambda _: image), basis

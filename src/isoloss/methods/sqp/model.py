@@ -124,7 +124,7 @@ class Model:
             r, a, bend = turn @ r, turn @ a, turn @ bend @ turn
         start = multiplier if multiplier * slopes.multiplier > 0 else slopes.multiplier
         reference = max(start, slopes.multiplier, key=abs)
-        weights, steep = ONE, slopes.a
+        weights, steep = ONE, a
         if self.known is None or not reference > 0:  # then what is known makes it concave
             values, vectors = self._tamed(bend, reference)
         else:
