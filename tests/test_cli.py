@@ -65,6 +65,21 @@ def test_a_comparison_with_other_settings_is_refused_and_begun_anew_when_asked(w
     assert 2 in kept
 
 
+@pytest.mark.parametrize(("method", "steps"), [("sqp", 60), ("paper", 140)])
+def test_a_walk_goes_on_to_a_later_limit_as_if_asked_for_at_once(walked, tmp_path, method, steps):
+    again, at_once = tmp_path / "again", tmp_path / "at-once"
+    shutil.copytree(walked, again, ignore=shutil.ignore_patterns("run-001"))
+    walk = ("traverse", "IRIS_FF", "--seed", "5", "--runs", "1", "--method", method)
+    for out in (again, at_once):
+        assert isoloss(*walk, "--set", f"steps={steps}", "--out", str(out)) == 0
+    paths = [open_results(out).paths("IRIS_FF", method)[0] for out in (again, at_once)]
+    first, second = (path.steps.drop(columns="seconds") for path in paths)
+    pd.testing.assert_frame_equal(first, second)
+    assert sum(first["kind"].isin(["sqp", "predict"])) == steps
+    assert torch.equal(paths[0].points, paths[1].points)
+    assert paths[0].metadata["config"] == paths[1].metadata["config"]
+
+
 def test_finished_runs_are_not_done_again_and_other_settings_are_refused(walked, capsys):
     decay = ("decay", "IRIS_FF", *TWO, "--epochs", "4", "--out", str(walked), "--penalties")
     walk = ("traverse", "IRIS_FF", *TWO, "--method", "paper", "--out", str(walked), "--set")
@@ -72,7 +87,7 @@ def test_finished_runs_are_not_done_again_and_other_settings_are_refused(walked,
     before = [(f / "run-000/points.safetensors").stat().st_mtime_ns for f in folders]
     for again, other, difference in (
         ((*decay, "1e6,0,1e-3"), (*decay, "0"), "penalties was [0.0, 0.001, 1000000.0], now [0.0]"),
-        ((*walk, "steps=120"), (*walk, "steps=121"), "stop.steps was 120, now 121"),
+        ((*walk, "steps=120"), (*walk, "steps=119"), "stop.steps was 120, now 119"),
     ):
         assert isoloss(*again) == 0
         assert "2 of 2 runs are finished" in capsys.readouterr().out

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path as FilePath
+from typing import Any
 
 import pytest
 import torch
 from tests.store.made import made_path
 
-from isoloss import Outcome, Path, files
+from isoloss import Outcome, Path, Stop, files
 from isoloss.files import write_json
+from isoloss.settings import ONLY_IN_PYTHON
 from isoloss.store import ResultsError, check_out_folder, run_folder
 from isoloss.store.checkpoint import TrainingCheckpoint, load_start, save_start, training_folder
 from isoloss.store.folder import (
     LockedError,
     begin,
     check,
+    load_config,
     only_writer,
     problem,
     save_failure,
@@ -57,8 +60,106 @@ def test_a_finished_run_is_not_done_again_and_an_interrupted_one_is(tmp_path):
 
 def test_other_settings_are_refused_and_the_difference_shown(tmp_path, refuses):
     begin(tmp_path, {"seed": 3, "stop": {"steps": 5, "seconds": None}}, {})
-    with refuses("(stop.steps was 5, now 6)", "--restart"):
-        begin(tmp_path, {"seed": 3, "stop": {"steps": 6, "seconds": None}}, {})
+    with refuses("(stop.steps was 5, now 4)", "--restart"):
+        begin(tmp_path, {"seed": 3, "stop": {"steps": 4, "seconds": None}}, {})
+
+
+STOP = Stop(steps=5, evaluations=9).model_dump(exclude=ONLY_IN_PYTHON)
+
+
+def with_stop(**changed: float | None) -> dict[str, Any]:
+    return {"seed": 3, "stop": STOP | changed}
+
+
+def ended(folder: FilePath, outcome: Outcome, **given: bool) -> FilePath:
+    """A walk that ended so, with what it would go on from."""
+    begin(folder, with_stop(), {})
+    (folder / "checkpoint").mkdir()
+    save_walk(folder, made_path(outcome=outcome), **given)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("outcome", "later"),
+    [
+        (Outcome.STEP_LIMIT, {"steps": 6}),
+        (Outcome.STEP_LIMIT, {"steps": 6, "evaluations": None, "seconds": None}),
+        (Outcome.EVALUATION_LIMIT, {"evaluations": None}),
+        (Outcome.EVALUATION_LIMIT, {"evaluations": 10, "kkt_residual": 1e-4}),
+        (Outcome.SLOWED, {"gain": 0.0}),
+        (Outcome.INTERRUPTED, {"steps": 6}),
+    ],
+)
+def test_a_walk_that_a_limit_ended_goes_on_to_a_later_one(tmp_path, outcome, later):
+    ended(tmp_path, outcome)
+    assert check(tmp_path, with_stop()) == (outcome is not Outcome.INTERRUPTED)
+    assert begin(tmp_path, with_stop(), {}) == (outcome is Outcome.INTERRUPTED)
+    assert not check(tmp_path, with_stop(**later))
+    assert begin(tmp_path, with_stop(**later), {})
+    assert names(tmp_path) == ["checkpoint", "config.json", *RUN_FILES[2:]]
+    assert load_config(tmp_path) == with_stop(**later)
+    save_walk(tmp_path, made_path(outcome=Outcome.CONVERGED))
+    assert names(tmp_path) == RUN_FILES
+    assert check(tmp_path, with_stop(**later))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "later"),
+    [
+        (Outcome.CONVERGED, {"steps": 6, "evaluations": None}),
+        (Outcome.STALLED, {"evaluations": 10}),
+        (Outcome.STEP_LIMIT, {"evaluations": 10}),
+        (Outcome.EVALUATION_LIMIT, {"gain": 0.0}),
+    ],
+)
+def test_a_walk_that_ended_before_its_limit_is_that_of_a_later_one(tmp_path, outcome, later):
+    ended(tmp_path, outcome)
+    before = (tmp_path / "outcome.json").read_bytes()
+    assert check(tmp_path, with_stop(**later))
+    assert not begin(tmp_path, with_stop(**later), {})
+    assert (tmp_path / "outcome.json").read_bytes() == before
+    assert load_config(tmp_path) == with_stop()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"stop": STOP | {"steps": 4}},
+        {"stop": STOP | {"steps": 6, "evaluations": 8}},
+        {"stop": STOP | {"steps": 6, "kkt_residual": 1e-2}},
+        {"stop": STOP | {"steps": 6, "regularizer_below": 1.0}},
+        {"stop": STOP | {"steps": 6, "seconds": 9.0}},
+        {"stop": STOP | {"steps": 6}, "seed": 4},
+        {"stop": {"steps": 6}},
+        {"stop": None},
+    ],
+)
+def test_an_end_that_is_not_later_in_all_is_another_setting(tmp_path, refuses, other):
+    ended(tmp_path, Outcome.STEP_LIMIT)
+    for claim in (lambda c: check(tmp_path, c), lambda c: begin(tmp_path, c, {})):
+        with refuses("holds a run with other settings"):
+            claim(with_stop() | other)
+    assert check(tmp_path, with_stop())
+
+
+def test_what_a_walk_would_go_on_from_may_be_gone(tmp_path, refuses):
+    kept = ended(tmp_path / "kept", Outcome.STEP_LIMIT)
+    (kept / "checkpoint").rmdir()
+    for folder in (kept, ended(tmp_path / "good", Outcome.STEP_LIMIT, for_good=True)):
+        assert names(folder) == RUN_FILES
+        assert check(folder, with_stop())
+        with refuses("stop.steps was 5, now 6", "what it would go on from is gone; give another"):
+            begin(folder, with_stop(steps=6), {})
+
+
+def test_damage_is_found_before_a_walk_goes_on(tmp_path):
+    ended(tmp_path, Outcome.STEP_LIMIT)
+    (tmp_path / "steps.parquet").write_bytes(b"")
+    said: list[str] = []
+    assert begin(tmp_path, with_stop(steps=6), {}, said.append)
+    assert names(tmp_path / "quarantine") == RUN_FILES[1:]
+    assert load_config(tmp_path) == with_stop(steps=6)
+    assert len(said) == 1
 
 
 def test_a_failure_is_kept_and_the_run_is_done_again(tmp_path):

@@ -25,7 +25,7 @@ from isoloss.path import Row
 from isoloss.progress import columns
 from isoloss.store import folder
 from isoloss.store.checkpoint import TrainingCheckpoint
-from isoloss.store.folder import CHECKPOINT, LockedError, only_writer
+from isoloss.store.folder import LockedError, only_writer
 
 SECONDS_BETWEEN_NEWS = 0.1
 MOST_LINES = 30  # on a terminal, of runs that wait or have ended too
@@ -170,8 +170,7 @@ class Run(ABC):
     def finished(self) -> bool:
         """Whether nothing is left to do, with all files whole; InputError: the settings differ."""
         try:
-            done = folder.check(self.folder, self.config())
-            return done and not (self.folder / CHECKPOINT).exists()
+            return folder.check(self.folder, self.config())
         except (ResultsError, StorageError):  # the run itself will say why, while others go on
             return False
 

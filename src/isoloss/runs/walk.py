@@ -157,7 +157,10 @@ class WalkRun(Run):
             progress=False,
         )
         contact.notes += checkpoint.damage
-        save_walk(self.folder, path, {**start.extra, "chunk_size": _size(start)})
+        # its usual end is no limit to raise: what it would go on from takes room
+        usual = settings.method.takes_all_steps and settings.stop == settings.subject.stop()
+        extra = {**start.extra, "chunk_size": _size(start)}
+        save_walk(self.folder, path, extra, for_good=usual)
         return self._done(path)
 
     def finished_before(self) -> News:

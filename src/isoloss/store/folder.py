@@ -32,6 +32,7 @@ from isoloss.disk import (
     remove_folder,
     writing,
 )
+from isoloss.endings import ends_later
 from isoloss.errors import InputError, IsolossError, shown
 from isoloss.files import (
     FAILED,
@@ -58,6 +59,14 @@ LONGEST_NAME = 200  # bytes of a method's or experiment's: files are named after
 _FILES = (STEPS, MEMBERS, EPOCHS, FRONT, POINTS)
 
 Kind = Literal["traverse", "decay", "equivalent", "after-decay", "front"]
+LATER = {
+    Outcome.STEP_LIMIT.value: "steps",
+    Outcome.EVALUATION_LIMIT.value: "evaluations",
+    Outcome.TIME_LIMIT.value: "seconds",
+    Outcome.SLOWED.value: "gain",
+}
+"""What ended a walk that goes on once it is asked to end later, by outcome."""
+
 Tell = Callable[[str], object]
 """Receives what was found damaged, a sentence each."""
 
@@ -207,10 +216,12 @@ def _holder(note: FilePath) -> tuple[str | None, bool]:
 
 
 def check(folder: FilePath, config: Mapping[str, Any]) -> bool:
-    """Whether a run is finished, with all its files whole; nothing is changed."""
+    """Whether nothing is left to do for a run, with all its files whole; nothing is changed."""
     try:  # InputError for another configuration, ResultsError for another version are raised
-        _check_config(folder, config)
-        return _finished(folder)
+        if _goes_on(folder, config):
+            return False
+        ended = _ended(folder)
+        return ended in LATER or (ended is not None and not (folder / CHECKPOINT).exists())
     except DamagedError:
         return False
 
@@ -221,22 +232,28 @@ def begin(
     """Lay claim to a run folder, as its only writer; False where the run is finished."""
     refuse_links_in(folder)
     try:  # raises as `check`; with another `made_with`, the run is the same
-        _check_config(folder, config)
+        later = _goes_on(folder, config)
+        if later:
+            with contextlib.suppress(DamagedError):  # of which is told below
+                whole(folder)
+                remove(folder / OUTCOME)
     except DamagedError as error:
         _settle_config(folder, config, tell, str(error))
+        later = True
+    if later:
         write_json(folder / "config.json", {"config": config, "made_with": made_with})
+    ended = None
     try:
-        finished = _finished(folder)
+        ended = _ended(folder)
     except DamagedError as error:
-        finished = False
         if (folder / OUTCOME).exists():
             tell(str(error))
             for name in (OUTCOME, *_FILES):
                 quarantine(folder / name, folder)
     remove(*folder.glob(".*.part"), *folder.glob(".tmp*"))  # of a process that was killed
-    if finished:
+    if ended is not None and ended not in LATER:
         _delete_checkpoint(folder)
-    return not finished
+    return ended is None
 
 
 def whole(folder: FilePath) -> Ending:
@@ -284,10 +301,20 @@ class Stack:
         return self.history.loc[epochs == epochs.max()].reset_index(drop=True)
 
 
-def save_walk(folder: FilePath, path: Path, extra: Mapping[str, Tensor] | None = None) -> None:
-    """Write a walk, and further tensors by name, into its run folder, which was begun."""
+def save_walk(
+    folder: FilePath,
+    path: Path,
+    extra: Mapping[str, Tensor] | None = None,
+    *,
+    for_good: bool = False,
+) -> None:
+    """Write a walk, and further tensors by name, into its run folder, which was begun.
+
+    What it would go on from stays where it was interrupted, and unless it ended `for_good` where it
+    may be asked to end later.
+    """
     write_path(folder, path, extra, {"config": digest_of(load_config(folder))})
-    if path.outcome is not Outcome.INTERRUPTED:
+    if path.outcome is not Outcome.INTERRUPTED and (for_good or path.outcome.value not in LATER):
         _delete_checkpoint(folder)
 
 
@@ -331,17 +358,41 @@ def save_failure(folder: FilePath, message: str) -> None:
 # ---------------------------------------------------------------- parts of the above
 
 
-def _check_config(folder: FilePath, config: Mapping[str, Any]) -> None:
-    different = differences(load_config(folder), dict(config))
-    if different:
-        raise InputError(
-            f"{folder} holds a run with other settings ({'; '.join(different)}); give another "
-            f"--out, or --restart to move that run aside and start afresh"
-        )
+def _goes_on(folder: FilePath, config: Mapping[str, Any]) -> bool:
+    """Whether a run is the same but for a later end, which it has not come to.
+
+    InputError where it is another one, or what it would go on from is gone.
+    """
+    before = load_config(folder)
+    different = differences(before, dict(config))
+    if not different:
+        return False
+    gone = ""
+    old, new = before.get("stop"), config.get("stop")
+    same = not differences({**before, "stop": None}, {**config, "stop": None})
+    if same and isinstance(old, dict) and isinstance(new, dict) and ends_later(old, new):
+        try:
+            ended = _ended(folder)
+        except DamagedError:
+            ended = None
+        if ended is None:
+            return True
+        limit = LATER.get(ended)
+        if limit is None or old[limit] == new[limit]:
+            return False  # another reason ended it, and would again
+        if (folder / CHECKPOINT).is_dir():
+            return True
+        gone = ", and what it would go on from is gone"
+    raise InputError(
+        f"{folder} holds a run with other settings ({'; '.join(different)}){gone}; give another "
+        f"--out, or --restart to move that run aside and start afresh"
+    )
 
 
-def _finished(folder: FilePath) -> bool:
-    return whole(folder).content["outcome"] not in (FAILED, Outcome.INTERRUPTED.value)
+def _ended(folder: FilePath) -> str | None:
+    """The outcome of a run whose files are whole; None where it has not finished."""
+    outcome = whole(folder).content["outcome"]
+    return None if outcome in (FAILED, Outcome.INTERRUPTED.value) else outcome
 
 
 def _settle_config(folder: FilePath, config: Mapping[str, Any], tell: Tell, damage: str) -> None:
