@@ -73,7 +73,7 @@ def first_slow(steps: pd.DataFrame, gain: float) -> int | None:
     for k in np.flatnonzero(used >= 200):
         half = np.flatnonzero(used >= used[k] / 2)[0]
         slow = value[half] - value[k] < gain * abs(value[half])
-        if slow and angle[half : k + 1].min() > angle[:half].min() / 2:
+        if half and k - half >= 19 and slow and angle[half : k + 1].min() > angle[:half].min() / 2:
             return int(k)
     return None
 

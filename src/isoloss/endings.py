@@ -24,8 +24,8 @@ FIRST_STEPS = 3
 LIMITS = frozenset({Outcome.STEP_LIMIT, Outcome.EVALUATION_LIMIT, Outcome.TIME_LIMIT})
 """Outcomes of walks that may have had more to gain."""
 
-JUDGED = 200
-"""Evaluations from which on it is asked whether a walk has slowed."""
+JUDGED, SEEN = 200, 20
+"""Evaluations and points from which on it is asked whether a walk has slowed."""
 
 BOUNDLESS = 1e6
 """A regularizer that has fallen by so many times its size probably has no least value."""
@@ -168,9 +168,9 @@ def _gained_of_late(rows: Sequence[Row]) -> str:
 def _slowed(gain: float, rows: Sequence[Row]) -> Ending | None:
     """The end of a walk whose second half gained next to nothing, neither in R nor in angle."""
     used = rows[-1]["evaluations"]
-    if not gain or used < JUDGED:
-        return None
     half = _half(rows)
+    if not gain or used < JUDGED or len(rows) - half < SEEN or not half:
+        return None
     before, now = rows[half]["regularizer"], rows[-1]["regularizer"]
     if rows[half]["kind"] == "correct" or before - now >= gain * abs(before):
         return None

@@ -66,10 +66,10 @@ class Stop(Settings):
             the end; its points are those of a longer walk. None for no limit.
         seconds: Wall-clock time to use, the checks at the start included; no evaluation of a step
             begins later. None for no limit.
-        gain: Share of R by which the second half of a walk's evaluations has to lower it, from 200
-            on; a walk that gains less, and whose KKT residual has not halved meanwhile, has
-            slowed. At the kinks of ReLU a walk would converge no more, and go on. 0 for no such
-            end, as there is none by `paper`, whose steps are short.
+        gain: Share of R by which the second half of a walk's evaluations has to lower it, once
+            there are 200, and 20 points in that half. A walk that gains less, and whose KKT
+            residual has not halved there, ends as slowed: at the kinks of ReLU it would not
+            converge. 0 for no such end; by `paper`, whose steps are short, there is none.
         when: A function of the row just recorded (a dict of the columns of `Path.steps`); the walk
             ends once it returns True.
     """

@@ -104,12 +104,12 @@ def test_where_there_is_nothing_to_choose_the_usual_size_is_kept(tmp_path) -> No
 def test_a_folder_that_was_claimed_in_the_meantime_is_left_as_it_is(tmp_path) -> None:
     go(tmp_path)
     folder = run_folder(tmp_path, "IRIS_FF", "sqp", 0)
-    before = {file: file.read_bytes() for file in folder.iterdir()}
-    other = WalkRun(0, 3, folder, walk_settings(IRIS, "sqp", ["steps=7"]))
+    before = {file: file.read_bytes() for file in folder.rglob("*.*")}
+    other = WalkRun(0, 3, folder, walk_settings(IRIS, "sqp", ["steps=5"]))
     news = other.execute(lambda news: None, lambda: False)
     assert news.failed
-    assert "stop.steps was 6, now 7" in news.ending
-    assert {file: file.read_bytes() for file in folder.iterdir()} == before
+    assert "stop.steps was 6, now 5" in news.ending
+    assert {file: file.read_bytes() for file in folder.rglob("*.*")} == before
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def of_finished(scratch: Path, count: int, seed: int, found: Findings, repair: i
         for k in range(math.ceil(count / len(KINDS))):
             one = make(scratch / f"{kind}-corrupt", kind)
             shutil.copytree(whole.folder, one.folder)
-            what = f"{kind}: {corrupt(rng.choice(sorted(one.folder.iterdir())), rng)}"
+            what = f"{kind}: {corrupt(rng.choice(sorted(one.folder.glob('*.*'))), rng)}"
             found.done["files corrupted"] += 1
             try:
                 if problem(one.folder) is None:

@@ -109,7 +109,7 @@ def said(disk: Path) -> str:
 
 
 def test_a_run_killed_after_its_last_word_is_finished_and_tidied_up(tmp_path: Path) -> None:
-    one = make(tmp_path, "paper")
+    one = make(tmp_path, "decay")
     assert in_a_child(one) == 0
     before = result(one.folder)
     (one.folder / "checkpoint").mkdir()  # killed before it was deleted

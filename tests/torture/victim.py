@@ -61,7 +61,8 @@ def execute(one: AnyRun, stop: Callable[[], bool] = lambda: False) -> News:
 
 def result(folder: Path) -> str:
     """A line for each file of a finished run, with a digest of it but for the times."""
-    return "\n".join(f"{file.name} {_digest(file)}" for file in sorted(folder.iterdir()))
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    return "\n".join(f"{file.name} {_digest(file)}" for file in files)
 
 
 def differences(found: str, expected: str) -> str:
