@@ -73,7 +73,12 @@ def first_slow(steps: pd.DataFrame, gain: float) -> int | None:
     for k in np.flatnonzero(used >= 200):
         half = np.flatnonzero(used >= used[k] / 2)[0]
         slow = value[half] - value[k] < gain * abs(value[half])
-        if half and k - half >= 19 and slow and angle[half : k + 1].min() > angle[:half].min() / 2:
+        if (
+            half
+            and k - half >= 19
+            and slow
+            and angle[half : k + 1].min() > max(angle[:half].min() / 2, 0.01)
+        ):
             return int(k)
     return None
 
@@ -91,8 +96,8 @@ def test_a_walk_ends_once_its_second_half_gains_too_little(kinks: int, gain: flo
     assert slowed or first is None
     if slowed:
         assert f"less than gain={gain:g}; least KKT residual" in walks[0].message
+    assert slowed or gain < 0.2 or not kinks
     if gain == 1e-3 and kinks:  # where nothing is left to gain
-        assert slowed
         assert ended["regularizer"].iloc[-1] < 1.001 * whole["regularizer"].iloc[-1]
 
 

@@ -27,6 +27,9 @@ LIMITS = frozenset({Outcome.STEP_LIMIT, Outcome.EVALUATION_LIMIT, Outcome.TIME_L
 JUDGED, SEEN = 200, 20
 """Evaluations and points from which on it is asked whether a walk has slowed."""
 
+CLOSE = 1e-2
+"""KKT residual from which on slow walks are at their tail, and converge."""
+
 BOUNDLESS = 1e6
 """A regularizer that has fallen by so many times its size probably has no least value."""
 
@@ -175,7 +178,7 @@ def _slowed(gain: float, rows: Sequence[Row]) -> Ending | None:
     if rows[half]["kind"] == "correct" or before - now >= gain * abs(before):
         return None
     least = [min(row["kkt_residual"] for row in part) for part in (rows[:half], rows[half:])]
-    if least[1] <= 0.5 * least[0]:
+    if least[1] <= max(0.5 * least[0], CLOSE):
         return None
     share = (before - now) / (abs(before) or 1.0)
     detail = (

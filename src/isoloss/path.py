@@ -68,8 +68,8 @@ class Stop(Settings):
             begins later. None for no limit.
         gain: Share of R by which the second half of a walk's evaluations has to lower it, once
             there are 200, and 20 points in that half. A walk that gains less, and whose KKT
-            residual has not halved there, ends as slowed: at the kinks of ReLU it would not
-            converge. 0 for no such end; by `paper`, whose steps are short, there is none.
+            residual, above 0.01, has not halved there, ends as slowed: at the kinks of ReLU it
+            would not converge. 0 for no such end; by `paper`, of short steps, there is none.
         when: A function of the row just recorded (a dict of the columns of `Path.steps`); the walk
             ends once it returns True.
     """

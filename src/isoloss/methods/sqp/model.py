@@ -24,6 +24,8 @@ CLIP = 0.3
 """Smallest curvature of the Lagrangian, as a share of the regularizer's, that a trial is given."""
 SHARPER_CLIP = 0.03
 """The same in the metric of what is known of phi, which may be far stiffer than the Lagrangian."""
+LEAST = 1e-3
+"""The same along the gradient of phi, where - a a' is known."""
 RESTORING = 1.3
 """How much longer than the shortest step that restores phi one may be in any case."""
 FAR = 1e15
@@ -166,6 +168,9 @@ class Model:
         values, vectors = self._tamed(back @ self.bend @ back.T, multiplier, SHARPER_CLIP)
         turned = root @ vectors
         values, vectors = eigh((turned * values) @ turned.T + known.bend)
+        # along the gradient, where phi decides, - a a' may leave it concave: no step would be short
+        # enough for the multiplier that phi asks for
+        values = np.maximum(values, -self.outside * (1 - LEAST) / multiplier)
         return values, vectors, 1 + ((stiff @ vectors) * vectors).sum(0), back
 
     def fall(self, slopes: Slopes, step: Array) -> float:
