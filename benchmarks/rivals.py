@@ -293,10 +293,8 @@ def run(name: str, seed: int, rival: str, setting: Any, limit: int) -> np.ndarra
     problem = experiments.get(name).start(seed, dtype=torch.float64).problem
     theta = problem.current()
     if rival == WALK:
-        stop, record = (
-            Stop(kkt_residual=1e-3, evaluations=limit, gain=0),
-            Record(points_every=10**9),
-        )
+        stop = Stop(kkt_residual=1e-3, evaluations=limit, gain=0)
+        record = Record(points_every=10**9)
         steps = traverse(problem, stop=stop, record=record, check=False, progress=False).steps
         phi = np.log1p(steps["level_error"])
         columns = (steps["evaluations"], phi, steps["regularizer"], steps["kkt_residual"])

@@ -21,8 +21,20 @@ from isoloss.problem import ALONE
 FIRST_STEPS = 3
 """Steps up to which a stall may come of a gradient that is wrong."""
 
-LIMITS = frozenset({Outcome.STEP_LIMIT, Outcome.EVALUATION_LIMIT, Outcome.TIME_LIMIT})
-"""Outcomes of walks that may have had more to gain."""
+LIMITS = {
+    Outcome.STEP_LIMIT: "steps",
+    Outcome.EVALUATION_LIMIT: "evaluations",
+    Outcome.TIME_LIMIT: "seconds",
+}
+"""Outcomes of walks that may have had more to gain, with what of `Stop` asked for them."""
+
+ASKED = {
+    **LIMITS,
+    Outcome.SLOWED: "gain",
+    Outcome.CONVERGED: "kkt_residual",
+    Outcome.REGULARIZER_REACHED: "regularizer_below",
+}
+"""All outcomes that `Stop` asks for in numbers, with what of it."""
 
 JUDGED, SEEN = 200, 20
 """Evaluations and points from which on it is asked whether a walk has slowed."""
@@ -171,8 +183,10 @@ def _gained_of_late(rows: Sequence[Row]) -> str:
 def _slowed(gain: float, rows: Sequence[Row]) -> Ending | None:
     """The end of a walk whose second half gained next to nothing, neither in R nor in angle."""
     used = rows[-1]["evaluations"]
+    if not gain or used < JUDGED or rows[-1]["kkt_residual"] <= CLOSE:
+        return None
     half = _half(rows)
-    if not gain or used < JUDGED or len(rows) - half < SEEN or not half:
+    if not half or len(rows) - half < SEEN:
         return None
     before, now = rows[half]["regularizer"], rows[-1]["regularizer"]
     if rows[half]["kind"] == "correct" or before - now >= gain * abs(before):

@@ -34,6 +34,7 @@ from tests.problems import (
 from torch import Tensor, nn
 
 from isoloss import SQP, Outcome, Paper, Path, Problem, Record, Stop, experiments, traverse
+from isoloss.methods.sqp.advance import Search
 from isoloss.point import Objective, Tolerance
 from isoloss.regularizers import SquaredNorm
 
@@ -497,6 +498,21 @@ def test_a_cliff_beside_the_way_is_walked_around() -> None:
     )
     assert path.outcome is walled.outcome is Outcome.CONVERGED
     assert known.gap(walled.points[-1]) < 1e-2
+
+
+def test_trials_that_are_not_finite_lead_back_to_the_last_point_with_a_smaller_radius() -> None:
+    objective = Objective(classifier().problem(), SquaredNorm())
+    state = SQP().init(objective, objective.problem.current(), None, Tolerance(1e-3))
+    search = Search(objective, state, state.model, state.slopes)
+    trial = search.propose()
+    there, change = objective.trial(search.origin, search.shares(trial))
+    search.here = replace(search.home, point=there)  # a center outside the band
+    start = search.radius = 0.5
+    far = replace(trial, length=1e9)  # as long as restoring phi may ask for
+    for k in range(1, 7):
+        search.judge(far, replace(there, loss=math.nan), change)
+        assert (search.here is search.home) == (k == 6)
+        assert search.radius == pytest.approx(start * 0.25**k * (0.1 if k == 6 else 1.0))
 
 
 def misled(state: Any) -> Any:

@@ -210,6 +210,9 @@ def test_the_command_walks_a_project_and_refuses_other_settings(
         return capsys.readouterr().err
 
     assert "other settings" in command(f"{file}:build", "--regularizer", "l1", "--count", "4")
+    longer = front_settings(subject, "l1", [1e7, 1e6], pairs=["evaluations=2"], device="as built")
+    with pytest.raises(InputError, match=r"stop\.evaluations was 1, now 2"):
+        FrontRun(0, 0, folder, longer).finished()
     assert "--levels and --count" in command("IRIS_FF", "--levels", "1,2", "--count", "4")
     assert "--levels must be numbers" in command("IRIS_FF", "--levels", "1,x")
     assert "twice" in command("IRIS_FF", "--levels", "1,1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -92,15 +93,15 @@ def ended(folder: FilePath, outcome: Outcome, **given: bool) -> FilePath:
 )
 def test_a_walk_that_a_limit_ended_goes_on_to_a_later_one(tmp_path, outcome, later):
     ended(tmp_path, outcome)
-    assert check(tmp_path, with_stop()) == (outcome is not Outcome.INTERRUPTED)
-    assert begin(tmp_path, with_stop(), {}) == (outcome is Outcome.INTERRUPTED)
-    assert not check(tmp_path, with_stop(**later))
-    assert begin(tmp_path, with_stop(**later), {})
+    assert check(tmp_path, with_stop(), later=True) == (outcome is not Outcome.INTERRUPTED)
+    assert begin(tmp_path, with_stop(), {}, later=True) == (outcome is Outcome.INTERRUPTED)
+    assert not check(tmp_path, with_stop(**later), later=True)
+    assert begin(tmp_path, with_stop(**later), {}, later=True)
     assert names(tmp_path) == ["checkpoint", "config.json", *RUN_FILES[2:]]
     assert load_config(tmp_path) == with_stop(**later)
     save_walk(tmp_path, made_path(outcome=Outcome.CONVERGED))
     assert names(tmp_path) == RUN_FILES
-    assert check(tmp_path, with_stop(**later))
+    assert check(tmp_path, with_stop(**later), later=True)
 
 
 @pytest.mark.parametrize(
@@ -115,8 +116,8 @@ def test_a_walk_that_a_limit_ended_goes_on_to_a_later_one(tmp_path, outcome, lat
 def test_a_walk_that_ended_before_its_limit_is_that_of_a_later_one(tmp_path, outcome, later):
     ended(tmp_path, outcome)
     before = (tmp_path / "outcome.json").read_bytes()
-    assert check(tmp_path, with_stop(**later))
-    assert not begin(tmp_path, with_stop(**later), {})
+    assert check(tmp_path, with_stop(**later), later=True)
+    assert not begin(tmp_path, with_stop(**later), {}, later=True)
     assert (tmp_path / "outcome.json").read_bytes() == before
     assert load_config(tmp_path) == with_stop()
 
@@ -136,10 +137,36 @@ def test_a_walk_that_ended_before_its_limit_is_that_of_a_later_one(tmp_path, out
 )
 def test_an_end_that_is_not_later_in_all_is_another_setting(tmp_path, refuses, other):
     ended(tmp_path, Outcome.STEP_LIMIT)
-    for claim in (lambda c: check(tmp_path, c), lambda c: begin(tmp_path, c, {})):
+    for claim in (check, partial(begin, made_with={})):
         with refuses("holds a run with other settings"):
-            claim(with_stop() | other)
-    assert check(tmp_path, with_stop())
+            claim(tmp_path, with_stop() | other, later=True)
+    assert check(tmp_path, with_stop(), later=True)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "later"),
+    [
+        (Outcome.CONVERGED, {"kkt_residual": 1e-4}),
+        (Outcome.CONVERGED, {"kkt_residual": 0.0, "steps": 6}),
+        (Outcome.REGULARIZER_REACHED, {"regularizer_below": 1.0}),
+    ],
+)
+def test_an_end_that_was_reached_is_no_end_of_a_walk_asked_to_go_farther(
+    tmp_path, refuses, outcome, later
+):
+    before = with_stop(regularizer_below=2.0)
+    begin(tmp_path, before, {})
+    save_walk(tmp_path, made_path(outcome=outcome))
+    for claim in (check, partial(begin, made_with={})):
+        with refuses("holds a run with other settings", "is gone"):
+            claim(tmp_path, {**before, "stop": before["stop"] | later}, later=True)
+
+
+def test_of_other_runs_than_walks_a_later_end_is_another_setting(tmp_path, refuses):
+    ended(tmp_path, Outcome.STEP_LIMIT)
+    for claim in (check, partial(begin, made_with={})):
+        with refuses("stop.steps was 5, now 6"):
+            claim(tmp_path, with_stop(steps=6))
 
 
 def test_what_a_walk_would_go_on_from_may_be_gone(tmp_path, refuses):
@@ -147,16 +174,16 @@ def test_what_a_walk_would_go_on_from_may_be_gone(tmp_path, refuses):
     (kept / "checkpoint").rmdir()
     for folder in (kept, ended(tmp_path / "good", Outcome.STEP_LIMIT, for_good=True)):
         assert names(folder) == RUN_FILES
-        assert check(folder, with_stop())
+        assert check(folder, with_stop(), later=True)
         with refuses("stop.steps was 5, now 6", "what it would go on from is gone; give another"):
-            begin(folder, with_stop(steps=6), {})
+            begin(folder, with_stop(steps=6), {}, later=True)
 
 
 def test_damage_is_found_before_a_walk_goes_on(tmp_path):
     ended(tmp_path, Outcome.STEP_LIMIT)
     (tmp_path / "steps.parquet").write_bytes(b"")
     said: list[str] = []
-    assert begin(tmp_path, with_stop(steps=6), {}, said.append)
+    assert begin(tmp_path, with_stop(steps=6), {}, said.append, later=True)
     assert names(tmp_path / "quarantine") == RUN_FILES[1:]
     assert load_config(tmp_path) == with_stop(steps=6)
     assert len(said) == 1

@@ -55,6 +55,7 @@ class FrontRun(WalkRun):
 
     settings: FrontSettings
 
+    goes_on: ClassVar[bool] = False  # its checkpoint is of walks with their own stop
     unit: ClassVar[str] = "levels"
     figures: ClassVar[str] = "loss {loss:.4g}, R {regularizer:.4g}"
     columns: ClassVar[dict[str, str]] = {

@@ -69,7 +69,9 @@ class Contact:
         """Lay claim to the folder; the last news where nothing is left to do, or nothing can be."""
         run = self.run
         try:
-            left = folder.begin(run.folder, run.config(), _made_with(), self.notes.append)
+            left = folder.begin(
+                run.folder, run.config(), _made_with(), self.notes.append, later=run.goes_on
+            )
         except Exception as error:
             return self.ended_by(error)
         self._begun = True
@@ -134,6 +136,7 @@ class Run(ABC):
     unit: ClassVar[str]  # what progress is counted in
     figures: ClassVar[str]  # the progress line's template, filled from the last row
     columns: ClassVar[dict[str, str]]  # templates of the summary's columns, by their headings
+    goes_on: ClassVar[bool] = False  # whether it goes on where its `stop` is set later
 
     @property
     @abstractmethod
@@ -170,7 +173,7 @@ class Run(ABC):
     def finished(self) -> bool:
         """Whether nothing is left to do, with all files whole; InputError: the settings differ."""
         try:
-            return folder.check(self.folder, self.config())
+            return folder.check(self.folder, self.config(), later=self.goes_on)
         except (ResultsError, StorageError):  # the run itself will say why, while others go on
             return False
 

@@ -108,6 +108,7 @@ class WalkRun(Run):
 
     unit: ClassVar[str] = "steps"
     figures: ClassVar[str] = FIGURES
+    goes_on: ClassVar[bool] = True
     columns: ClassVar[dict[str, str]] = {
         "evaluations": "{evaluations:,}",
         "R": "{regularizer:.4g}",

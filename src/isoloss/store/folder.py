@@ -32,7 +32,7 @@ from isoloss.disk import (
     remove_folder,
     writing,
 )
-from isoloss.endings import ends_later
+from isoloss.endings import ASKED, LIMITS, ends_later
 from isoloss.errors import InputError, IsolossError, shown
 from isoloss.files import (
     FAILED,
@@ -59,13 +59,9 @@ LONGEST_NAME = 200  # bytes of a method's or experiment's: files are named after
 _FILES = (STEPS, MEMBERS, EPOCHS, FRONT, POINTS)
 
 Kind = Literal["traverse", "decay", "equivalent", "after-decay", "front"]
-LATER = {
-    Outcome.STEP_LIMIT.value: "steps",
-    Outcome.EVALUATION_LIMIT.value: "evaluations",
-    Outcome.TIME_LIMIT.value: "seconds",
-    Outcome.SLOWED.value: "gain",
-}
-"""What ended a walk that goes on once it is asked to end later, by outcome."""
+ASKED_BY = {outcome.value: part for outcome, part in ASKED.items()}
+LATER = {outcome.value for outcome in (*LIMITS, Outcome.SLOWED)}
+"""Outcomes of walks that keep what they go on from, once they are asked to end later."""
 
 Tell = Callable[[str], object]
 """Receives what was found damaged, a sentence each."""
@@ -215,10 +211,13 @@ def _holder(note: FilePath) -> tuple[str | None, bool]:
 # ---------------------------------------------------------------- how a run stands
 
 
-def check(folder: FilePath, config: Mapping[str, Any]) -> bool:
-    """Whether nothing is left to do for a run, with all its files whole; nothing is changed."""
+def check(folder: FilePath, config: Mapping[str, Any], *, later: bool = False) -> bool:
+    """Whether nothing is left to do for a run, with all its files whole; nothing is changed.
+
+    It may be asked to end `later` than before, if it is a walk.
+    """
     try:  # InputError for another configuration, ResultsError for another version are raised
-        if _goes_on(folder, config):
+        if _goes_on(folder, config, later):
             return False
         ended = _ended(folder)
         return ended in LATER or (ended is not None and not (folder / CHECKPOINT).exists())
@@ -227,20 +226,28 @@ def check(folder: FilePath, config: Mapping[str, Any]) -> bool:
 
 
 def begin(
-    folder: FilePath, config: Mapping[str, Any], made_with: Mapping[str, Any], tell: Tell = str
+    folder: FilePath,
+    config: Mapping[str, Any],
+    made_with: Mapping[str, Any],
+    tell: Tell = str,
+    *,
+    later: bool = False,
 ) -> bool:
-    """Lay claim to a run folder, as its only writer; False where the run is finished."""
+    """Lay claim to a run folder, as its only writer; False where the run is finished.
+
+    `later` as for `check`.
+    """
     refuse_links_in(folder)
     try:  # raises as `check`; with another `made_with`, the run is the same
-        later = _goes_on(folder, config)
-        if later:
+        anew = _goes_on(folder, config, later)
+        if anew:
             with contextlib.suppress(DamagedError):  # of which is told below
                 whole(folder)
                 remove(folder / OUTCOME)
     except DamagedError as error:
         _settle_config(folder, config, tell, str(error))
-        later = True
-    if later:
+        anew = True
+    if anew:
         write_json(folder / "config.json", {"config": config, "made_with": made_with})
     ended = None
     try:
@@ -358,7 +365,7 @@ def save_failure(folder: FilePath, message: str) -> None:
 # ---------------------------------------------------------------- parts of the above
 
 
-def _goes_on(folder: FilePath, config: Mapping[str, Any]) -> bool:
+def _goes_on(folder: FilePath, config: Mapping[str, Any], later: bool) -> bool:
     """Whether a run is the same but for a later end, which it has not come to.
 
     InputError where it is another one, or what it would go on from is gone.
@@ -369,7 +376,7 @@ def _goes_on(folder: FilePath, config: Mapping[str, Any]) -> bool:
         return False
     gone = ""
     old, new = before.get("stop"), config.get("stop")
-    same = not differences({**before, "stop": None}, {**config, "stop": None})
+    same = later and not differences({**before, "stop": None}, {**config, "stop": None})
     if same and isinstance(old, dict) and isinstance(new, dict) and ends_later(old, new):
         try:
             ended = _ended(folder)
@@ -377,9 +384,9 @@ def _goes_on(folder: FilePath, config: Mapping[str, Any]) -> bool:
             ended = None
         if ended is None:
             return True
-        limit = LATER.get(ended)
-        if limit is None or old[limit] == new[limit]:
-            return False  # another reason ended it, and would again
+        asked = ASKED_BY.get(ended)
+        if asked is None or old[asked] == new[asked]:
+            return False  # what ended it would again
         if (folder / CHECKPOINT).is_dir():
             return True
         gone = ", and what it would go on from is gone"
