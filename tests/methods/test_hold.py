@@ -14,7 +14,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
-from tests.problems import LinearRegularizer, Net, Vector, classifier, normal, vector_problem
+from tests.problems import (
+    LinearRegularizer,
+    Net,
+    Vector,
+    classifier,
+    normal,
+    regressor,
+    vector_problem,
+)
 from torch import Tensor, nn
 
 import isoloss
@@ -140,6 +148,19 @@ def test_the_end_of_a_network_is_that_of_slsqp() -> None:
     constraints = [constraint(net, level, "eq"), constraint(oracle_net, 0.95 * bound, "ineq")]
     oracle = slsqp(end + 1e-3 * normal(len(end), seed=1).numpy(), constraints)
     assert last(path)["regularizer"] == pytest.approx(oracle.fun, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 4, 7])
+def test_the_end_of_a_network_takes_no_long_tail(seed: int) -> None:
+    net, other = (regressor((4, 20, 2), 20, seed=k) for k in (seed, seed + 100))
+    held = other.problem()
+    hold = {"other": at_most(held, held.loss(net.theta).item())}
+    path = walk(net.problem(), hold=hold, stop=Stop(kkt_residual=1e-4, evaluations=200))
+    assert path.outcome is Outcome.CONVERGED, path.message
+    end = path.points[-1].numpy()
+    slopes = np.stack([one.loss_and_grad(end)[1] for one in (net, other)], axis=1)
+    balanced_by = np.linalg.lstsq(slopes, -2 * end, rcond=None)[0]
+    assert np.linalg.norm(2 * end + slopes @ balanced_by) <= 1.01e-4 * np.linalg.norm(2 * end)
 
 
 @pytest.mark.slow

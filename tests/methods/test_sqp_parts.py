@@ -17,9 +17,10 @@ from torch import Tensor
 
 from isoloss.evaluation import GaussNewton
 from isoloss.evaluation.rows import StoredRows
+from isoloss.methods.sqp import several
 from isoloss.methods.sqp.basis import GROWTH, Basis
 from isoloss.methods.sqp.known import Known
-from isoloss.methods.sqp.model import Model, Slopes, Trial, solve
+from isoloss.methods.sqp.model import Bend, Model, Slopes, Trial, solve
 
 F64 = torch.float64
 TYPES = pytest.mark.parametrize("dtype", [torch.float32, F64])
@@ -404,15 +405,43 @@ def test_a_trial_of_the_model_is_scipys_on_the_modelled_problem(seed: int, learn
     assert objective(found.step) <= objective(expected) + 1e-6
 
 
-def test_where_the_lagrangian_is_concave_a_trial_sees_curvature_of_the_same_size() -> None:
-    basis, slopes = spanned(*normal(3, 3, seed=4)), Slopes(np.ones(3), np.array([-1.0, -0.5, 0.0]))
-    steps = {}
-    for last in (-50.0, 50.0, -0.5):
-        model = Model(basis, np.diag([1.0, 2.0, last]), None, 2.0)
-        steps[last] = model.trial(slopes, 0.01, 1e3, 1.5, 1e-12)
-    np.testing.assert_allclose(steps[-50.0].step, steps[50.0].step, rtol=1e-9)
-    # what the Lagrangian can bear is seen as it is: 2 - 0.5 lambda
-    assert steps[-0.5].step[2] == pytest.approx(-1 / (2 - 0.5 * steps[-0.5].multiplier), rel=1e-6)
+def propose(last: float, multiplier: float, held: bool, learned: bool) -> Trial:
+    """A trial of a model of three directions, of which the last bends so much and is orthogonal to
+    the gradient of phi; with an upper bound that is never met, or without."""
+    basis = spanned(*normal(3, 3, seed=4))
+    slopes = Slopes(np.ones(3), -math.copysign(1.0, multiplier) * np.array([1.0, 0.5, 0.0]))
+    curvature = 2.0 * np.eye(3) if learned else None
+    model = Model(basis, np.diag([0.1, 0.2, last]), curvature, 2.0)
+    if not held:
+        return model.trial(slopes, 0.01, 1e3, multiplier, 1e-12)
+    model = replace(model, beside=(Bend(np.zeros((3, 3))),))
+    slopes = replace(slopes, beside=(np.zeros(3),))
+    rules = several.Rules(np.array([True, False]), np.full(2, 1e-3))
+    start = np.array([multiplier, 0.0])
+    return several.trial(model, slopes, np.array([0.01, -9.0]), rules, 1e3, start)
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("learned", [False, True])
+def test_where_the_lagrangian_is_concave_a_trial_sees_it_convex(held: bool, learned: bool) -> None:
+    def along(last: float, multiplier: float) -> float:
+        """The curvature of the Lagrangian in the last direction, as a trial goes there."""
+        found = propose(last, multiplier, held, learned)
+        assert found.multiplier * multiplier > 0
+        modeled = -1 / found.step[2]
+        return (modeled - 2) * multiplier / found.multiplier + 2  # at the price it began with
+
+    def whole(curvature: float) -> Any:
+        return pytest.approx(curvature, rel=1e-6)
+
+    # where phi pulls against R, of the same size
+    assert along(-50.0, 1.5) == whole(2 + 50 * 1.5)
+    # where both would fall, a share of that of R, however concave
+    assert along(50.0, -1.5) == along(500.0, -1.5) == whole(0.3 * 2)
+    # what it can bear is seen as it is, but for the last of it
+    assert along(-0.5, 1.5) == whole(2 - 0.5 * 1.5)
+    for last, multiplier in ((-1.99 / 1.5, 1.5), (1.99 / 1.5, -1.5)):
+        assert along(last, multiplier) == whole((0.3 if learned else 0.03) * 2)
 
 
 @pytest.mark.parametrize("gap", [1e-9, 0.05])

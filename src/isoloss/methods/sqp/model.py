@@ -21,9 +21,10 @@ FLAT = 1e-2
 TINY = 1e-200
 """Curvature below which there is none."""
 CLIP = 0.3
-"""Smallest curvature of the Lagrangian, as a share of the regularizer's, that a trial is given."""
+"""Smallest curvature of the Lagrangian, as a share of the regularizer's, that a trial is given
+where the regularizer's is learned."""
 SHARPER_CLIP = 0.03
-"""The same in the metric of what is known of phi, which may be far stiffer than the Lagrangian."""
+"""The same where it is known."""
 LEAST = 1e-3
 """The same along the gradient of phi, where - a a' is known."""
 RESTORING = 1.3
@@ -138,20 +139,21 @@ class Model:
         step = vectors @ found.step
         return replace(found, step=step if turn is None else turn @ step)
 
-    def _tamed(self, bend: Array, multiplier: float, least: float = CLIP) -> tuple[Array, Array]:
+    @property
+    def least(self) -> float:
+        """Smallest curvature of the Lagrangian in a trial."""
+        return self.outside * (SHARPER_CLIP if self.curvature is None else CLIP)
+
+    def _tamed(self, bend: Array, multiplier: float) -> tuple[Array, Array]:
         """Eigenvalues of a Hessian of phi and their vectors, the Lagrangian kept convex.
 
-        That is, outside + multiplier * values; at least `least` times what it is outside.
-
-        Where it would be negative, mostly by what SR1 left behind of steps long past, a value is
-        taken by its size (Dauphin et al. 2014 do so at saddles).
+        That is, outside + multiplier * values.
         """
         values, vectors = eigh(bend)
-        values = np.where(multiplier * values < -self.outside, -values, values)
-        if multiplier > 0:
-            values = np.maximum(values, -self.outside * (1 - least) / multiplier)
-        elif multiplier < 0:
-            values = np.minimum(values, -self.outside * (1 - least) / multiplier)
+        curved = self.outside + multiplier * values
+        low = curved < self.least  # nowhere where the multiplier is 0
+        convex = convexified(curved[low], self.outside, self.least, multiplier > 0)
+        values[low] = (convex - self.outside) / (multiplier or 1.0)
         return values, vectors
 
     def _tamed_in_metric(
@@ -165,7 +167,7 @@ class Model:
         stiff = known.stiffness(multiplier / self.outside)
         root = np.linalg.cholesky(np.eye(len(stiff)) + stiff)
         back = np.asarray(np.linalg.inv(root), np.float64)
-        values, vectors = self._tamed(back @ self.bend @ back.T, multiplier, SHARPER_CLIP)
+        values, vectors = self._tamed(back @ self.bend @ back.T, multiplier)
         turned = root @ vectors
         values, vectors = eigh((turned * values) @ turned.T + known.bend)
         # along the gradient, where phi decides, - a a' may leave it concave: no step would be short
@@ -306,6 +308,18 @@ def _bfgs(matrix: Array, step: Array, change: Array) -> Array:
         change = share * change + (1 - share) * image
         along = step @ change
     return matrix - np.outer(image, image / curved) + np.outer(change, change / along)
+
+
+def convexified(curved: Array, kappa: float, least: float, by_size: bool) -> Array:
+    """Curvatures of the Lagrangian, kappa where nothing is known, as a trial takes those that are
+    below the least.
+
+    Where phi pulls against R, what is concave is mostly what SR1 left behind of steps long past,
+    and is taken `by_size`, as Dauphin et al. (2014) do at saddles. Where both would fall, it is the
+    curvature of phi itself, which no minimum has but along the gradient: there a step may be long.
+    """
+    concave = curved < 0
+    return np.where(concave, 2 * kappa - curved if by_size else CLIP * kappa, least)
 
 
 def inverse_root(matrix: Array, scale: float) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isoloss.methods.sqp.basis import Array, eigh, padded
-from isoloss.methods.sqp.model import CLIP, HEAVY, Model, Slopes, Trial, inverse_root
+from isoloss.methods.sqp.model import CLIP, HEAVY, Model, Slopes, Trial, convexified, inverse_root
 
 NEAREST = 0.5
 """Share of a bound below which log(value / bound) continues as a straight line, down to values of 0
@@ -109,7 +109,7 @@ def trial(
     turn = None if model.curvature is None else inverse_root(model.curvature, model.outside)
     if turn is not None:
         r, rows, bends = turn @ r, rows @ turn, turn @ bends @ turn
-    at = solve(r, rows, bends, model.outside, phis, rules, radius, start)
+    at = solve(r, rows, bends, model.outside, phis, rules, radius, start, model.least)
     step = at.step if turn is None else turn @ at.step
     return _trial(step, at)
 
@@ -125,7 +125,7 @@ def restoring(
     kappa = max(float(np.linalg.norm(rows, axis=1).max()), 1e-300) / (WIDEST * size)
     nothing, price = np.zeros(len(slopes.r)), np.ones(len(phis))
     start = np.clip(kappa * _least(rows @ rows.T, rules.missed(phis)), -price, price)
-    at = solve(nothing, rows, bends, kappa, phis, rules, radius, start, price)
+    at = solve(nothing, rows, bends, kappa, phis, rules, radius, start, CLIP * kappa, price)
     return _trial(at.step, at), float(abs(rules.missed(at.misses)).sum())
 
 
@@ -151,6 +151,7 @@ def solve(
     rules: Rules,
     radius: float,
     start: Array,
+    least: float,
     most: Array | None = None,
 ) -> At:
     """Minimize <r, p> + kappa |p|^2 / 2 with all constraints to second order and |p| <= radius.
@@ -160,9 +161,9 @@ def solve(
     multiplier mu of the radius p = -(H + mu)^-1 (r + sum lambda_j a_j) with H = kappa +
     sum lambda_j B_j, and the lambda maximize the concave dual function, whose gradient are the
     constraints at p, by Newton's method. `start` are multipliers to begin with, about which H is
-    kept positive; with `most` none is larger than that, which is then the price of a miss.
+    kept above `least`; with `most` none is larger than that, which is then the price of a miss.
     """
-    bends = _clipped(bends, kappa, start)
+    bends = _clipped(bends, kappa, least, start)
     dual = _Dual(r, slopes, bends, phis, rules, start, most)
     multipliers, mu, below, above = start, 0.0, 0.0, math.inf
     at = None
@@ -362,7 +363,7 @@ def _least(matrix: Array, vector: Array) -> Array:
     return np.linalg.lstsq(matrix / np.outer(size, size), vector / size, rcond=1e-13)[0] / size
 
 
-def _clipped(bends: Array, kappa: float, multipliers: Array) -> Array:
+def _clipped(bends: Array, kappa: float, least: float, multipliers: Array) -> Array:
     """Bends with which the Lagrangian's curvature is positive at these multipliers."""
     square = float(multipliers @ multipliers)
     if square == 0:
@@ -370,9 +371,10 @@ def _clipped(bends: Array, kappa: float, multipliers: Array) -> Array:
     hessian = np.tensordot(multipliers, bends, 1)
     hessian[np.diag_indices_from(hessian)] += kappa
     values, vectors = eigh(hessian)
-    low = values < CLIP * kappa
+    low = values < least
     if not low.any():
         return bends
     # taken from each by its share of the price, as little in all as can be
-    lifted = (vectors[:, low] * (CLIP * kappa - values[low])) @ vectors[:, low].T
+    convex = convexified(values[low], kappa, least, multipliers.sum() > 0)
+    lifted = (vectors[:, low] * (convex - values[low])) @ vectors[:, low].T
     return bends + (multipliers / square)[:, None, None] * lifted
