@@ -13,6 +13,7 @@ import time
 import pandas as pd
 import pytest
 import torch
+from tests.once import once
 from tests.report.made import undrawn
 
 from isoloss import Problem, __version__, experiments, open_results
@@ -33,10 +34,8 @@ TWO = ("--runs", "2", "--seed", "5")
 BY_PAPER = ("--method", "paper", "--set", "steps=120")
 
 
-@pytest.fixture(scope="module")
-def walked(tmp_path_factory):
-    """Two short walks of IRIS_FF and their report, made by the commands."""
-    out = tmp_path_factory.mktemp("results")
+def by_commands(out):
+    """Write short walks of IRIS_FF, weight decay and their report into a folder; the folder."""
     for command in (
         ("traverse", "IRIS_FF", *TWO, *BY_PAPER),
         ("traverse", "IRIS_FF", *TWO, "--set", "steps=30"),
@@ -46,6 +45,12 @@ def walked(tmp_path_factory):
         with undrawn():
             assert isoloss(*command, "--out", str(out)) == 0
     return out
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory):
+    """Two short walks of IRIS_FF and their report, made by the commands."""
+    return once(tmp_path_factory, "walked", by_commands)
 
 
 @pytest.mark.slow
@@ -80,10 +85,11 @@ def test_a_walk_goes_on_to_a_later_limit_as_if_asked_for_at_once(walked, tmp_pat
     assert paths[0].metadata["config"] == paths[1].metadata["config"]
 
 
-def test_finished_runs_are_not_done_again_and_other_settings_are_refused(walked, capsys):
-    decay = ("decay", "IRIS_FF", *TWO, "--epochs", "4", "--out", str(walked), "--penalties")
-    walk = ("traverse", "IRIS_FF", *TWO, "--method", "paper", "--out", str(walked), "--set")
-    folders = [walked / "IRIS_FF" / kind for kind in ("decay", "traverse/paper")]
+def test_finished_runs_are_not_done_again_and_other_settings_are_refused(walked, tmp_path, capsys):
+    out = shutil.copytree(walked, tmp_path / "out")
+    decay = ("decay", "IRIS_FF", *TWO, "--epochs", "4", "--out", str(out), "--penalties")
+    walk = ("traverse", "IRIS_FF", *TWO, "--method", "paper", "--out", str(out), "--set")
+    folders = [out / "IRIS_FF" / kind for kind in ("decay", "traverse/paper")]
     before = [(f / "run-000/points.safetensors").stat().st_mtime_ns for f in folders]
     for again, other, difference in (
         ((*decay, "1e6,0,1e-3"), (*decay, "0"), "penalties was [0.0, 0.001, 1000000.0], now [0.0]"),

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 import pytest
 import torch
+from tests.report.made import undrawn
 
 from isoloss.cli import main
 
@@ -75,7 +76,7 @@ def run(page: Path, monkeypatch: Any, tmp_path: Path, capsys: Any) -> None:
 
 
 def _run(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as ended, undrawn("pdf"):
         main(arguments)
     assert not ended.value.code, f"isoloss {shlex.join(arguments)} exited with {ended.value.code}"
 

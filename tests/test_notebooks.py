@@ -7,46 +7,52 @@ from pathlib import Path
 
 import nbformat
 import pytest
-
-from isoloss.cli import main
+from tests.once import once
+from tests.test_cli import by_commands
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of the notebook client's own imports
+    from jupyter_client import AsyncKernelManager
+    from jupyter_core.utils import run_sync
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 NAMES = ("walk", "weight_decay", "pca")
-QUICK = (
-    ("traverse", "--runs", "2", "--set", "steps=25"),
-    ("traverse", "--runs", "1", "--method", "paper", "--set", "steps=120"),
-    ("decay", "--runs", "2", "--penalties", "0,1e-3", "--epochs", "2"),
-)
+FORGET = """
+import sys
+if "matplotlib.pyplot" in sys.modules:
+    sys.modules["matplotlib.pyplot"].close("all")
+%reset -f
+"""
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    out = tmp_path_factory.mktemp("results")
-    for command, *options in QUICK:
-        with pytest.raises(SystemExit) as end:
-            main([command, "IRIS_FF", *options, "--out", str(out)])
-        assert not end.value.code
-    return out
+def kernel():
+    """One for all notebooks: in each, nothing has a name yet, and only what was loaded is there."""
+    one = AsyncKernelManager(kernel_name="python3")  # begun by the first notebook
+    yield one
+    run_sync(one.shutdown_kernel)(now=True)
 
 
-def executed(name, results, alone=False):
+def executed(kernel, name, results, alone=False):
     """A notebook as it is once all its cells have run on results, or on quick ones it makes."""
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
     if alone:
         (cell,) = (cell for cell in notebook.cells if "subprocess" in cell.source)
-        cell.source = cell.source.replace('"--out"', '"--runs", "2", "--set", "steps=9", "--out"')
+        cell.source = cell.source.replace('"--out"', '"--runs", "1", "--set", "steps=9", "--out"')
     (parameters,) = (
         cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])
     )
     parameters.source = f'EXPERIMENT = "IRIS_FF"\nRESULTS = {str(results)!r}'
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+        notebook.cells.insert(0, nbformat.v4.new_code_cell(FORGET))
+        client = NotebookClient(notebook, km=kernel, timeout=300)
+        try:
+            client.execute()
+        finally:
+            client.kc.stop_channels()
     return notebook
 
 
@@ -61,10 +67,10 @@ def outputs(notebook, kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "pictures"), [("walk", 3), ("weight_decay", 2), ("pca", 3)])
-def test_a_notebook_runs_and_shows_its_figures(name, pictures, request, tmp_path):
+def test_a_notebook_runs_and_shows_its_figures(kernel, name, pictures, tmp_path_factory, tmp_path):
     alone = name == "pca"  # makes its results
-    folder = tmp_path / "new" if alone else request.getfixturevalue("results")
-    notebook = executed(name, folder, alone)
+    folder = tmp_path / "new" if alone else once(tmp_path_factory, "walked", by_commands)
+    notebook = executed(kernel, name, folder, alone)
     shown = outputs(notebook, "display_data")
     assert len(shown) == pictures
     assert all("image/png" in output.data for output in shown)
@@ -78,9 +84,9 @@ def test_a_notebook_runs_and_shows_its_figures(name, pictures, request, tmp_path
 
 
 @pytest.mark.slow
-def test_a_notebook_without_results_tells_the_command(tmp_path):
+def test_a_notebook_without_results_tells_the_command(kernel, tmp_path):
     with pytest.raises(CellExecutionError, match="isoloss traverse IRIS_FF --out"):
-        executed("walk", tmp_path)
+        executed(kernel, "walk", tmp_path)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.once import once
 from tests.report.made import made_results
 
 from isoloss import open_results
@@ -12,5 +13,8 @@ from isoloss.report import report
 @pytest.fixture(scope="session")
 def reported(tmp_path_factory):
     """What `report` returned of `made_results`."""
-    out = made_results(tmp_path_factory.mktemp("results"))
-    return report(open_results(out), "IRIS_FF")
+
+    def make(folder):
+        return report(open_results(made_results(folder)), "IRIS_FF")
+
+    return once(tmp_path_factory, "reported", make)

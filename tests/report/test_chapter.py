@@ -19,7 +19,7 @@ import pandas as pd
 import plotly.offline
 import pytest
 from matplotlib.figure import Figure
-from tests.report.made import FAILURE, decay_ends, made_path, write_run
+from tests.report.made import FAILURE, decay_ends, made_path, undrawn, write_run
 
 from isoloss import open_results
 from isoloss.disk import Stamp
@@ -184,7 +184,8 @@ def test_a_scene_holds_the_points_and_what_was_measured_there(chapter):
 @pytest.mark.slow
 def test_one_run_of_one_point_is_reported_without_band_std_or_components(tmp_path):
     write_run(tmp_path, made_path(1), 0)
-    written = report(open_results(tmp_path), "IRIS_FF")
+    with undrawn("pdf"):
+        written = report(open_results(tmp_path), "IRIS_FF")
     (reason,) = (one for one in written.missing if "principal components of sqp" in one)
     assert "at least two" in reason
     chapter = load_chapter(written.page.parent / "IRIS_FF")
@@ -198,7 +199,8 @@ def test_walks_without_test_set_and_methods_without_walk_are_reported(tmp_path):
     steps = path.steps.drop(columns=["test_loss", "test_metric"])
     write_run(tmp_path, dataclasses.replace(path, steps=steps), 0)
     begin(run_folder(tmp_path, "IRIS_FF", "paper", 0), {}, {})
-    written = report(open_results(tmp_path), "IRIS_FF")
+    with undrawn("pdf"):
+        written = report(open_results(tmp_path), "IRIS_FF")
     assert written.missing == [
         "IRIS_FF, paper, run-000: not finished",
         "IRIS_FF, paper: no walk yet",

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.report.made import made_path, write_decay, write_run
+from tests.report.made import made_path, undrawn, write_decay, write_run
 
 from isoloss import open_results
 from isoloss.files import read_tensors
@@ -104,7 +104,8 @@ def test_of_many_runs_a_bounded_number_is_drawn(tmp_path, monkeypatch):
         lambda points, **how: used.append(sum(map(len, points))) or exact(points, **how),
     )
     runs = Runs("X", "metric", "", {"sqp": paths}, NOTHING, {}, {})
-    (section,), _ = pca_section(runs, tmp_path, {})
+    with undrawn():
+        (section,), _ = pca_section(runs, tmp_path, {})
     assert len(section.scenes[0].runs) == MOST_SINGLE
     assert used == [MOST_POINTS] * 2
     assert f"Of the 120 runs by sqp, {MOST_SINGLE} are shown." in section.text

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests.report.made import undrawn
 
 from isoloss import InputError, Problem, experiments, open_results
 from isoloss.report import report
@@ -125,7 +126,8 @@ def test_an_interrupted_run_is_done_again(tmp_path):
 @pytest.mark.slow
 def test_weight_decay_alone_can_be_reported_and_verified(tmp_path):
     run(tmp_path)
-    written = report(open_results(tmp_path), "IRIS_FF")
+    with undrawn("pdf"):
+        written = report(open_results(tmp_path), "IRIS_FF")
     names = {table.name for table in written.tables}
     assert names == {"comparison.csv", "comparison.md", "comparison.tex"}
     assert {figure.stem for figure in written.figures} == {"comparison", "decay"}
