@@ -18,8 +18,8 @@ from torch import distributed as dist
 SECONDS = 90
 """Seconds in which all of them have to be through."""
 PRELOADED = [
-    "torch.distributed", "sympy", "scipy.optimize", "pytest", "pandas", "pyarrow.pandas_compat",
-    "isoloss.walking", "isoloss.store", "isoloss.progress",
+    "torch.distributed", "torch.fx.experimental.symbolic_shapes", "scipy.optimize", "pytest",
+    "pandas", "pyarrow.pandas_compat", "isoloss.walking", "isoloss.store", "isoloss.progress",
 ]  # fmt: skip
 """What is loaded once for all of them."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path as FilePath
@@ -83,11 +84,17 @@ def first_slow(steps: pd.DataFrame, gain: float) -> int | None:
     return None
 
 
+@functools.cache
+def of_gain(kinks: int, gain: float) -> Path:
+    """A walk of kinks or of none that is to end at such a gain."""
+    problem = kinked(seed=kinks) if kinks else classifier().problem()
+    return walk(problem, stop=Stop(kkt_residual=0, evaluations=650, gain=gain))
+
+
 @pytest.mark.parametrize("gain", [1e-3, 0.2])
 @pytest.mark.parametrize("kinks", [1, 3, 0])
 def test_a_walk_ends_once_its_second_half_gains_too_little(kinks: int, gain: float) -> None:
-    problem = kinked(seed=kinks) if kinks else classifier().problem()
-    walks = [walk(problem, stop=Stop(kkt_residual=0, evaluations=650, gain=g)) for g in (gain, 0)]
+    walks = [of_gain(kinks, one) for one in (gain, 0)]
     ended, whole = (one.steps.drop(columns="seconds") for one in walks)
     pd.testing.assert_frame_equal(ended, whole.iloc[: len(ended)])
     first = first_slow(whole, gain)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from isoloss.runs.walk import WalkRun, walk_settings
 from isoloss.store import run_folder
 
 IRIS = experiments.get("IRIS_FF")
+HARDLY_TRAINED = replace(IRIS, epochs=1)
 
 
 def test_the_experiments_own_settings_are_the_default() -> None:
@@ -66,7 +68,7 @@ def test_bad_pairs_get_one_sentence(refuses, pair: str, words: list[str]) -> Non
 
 
 def go(out: Path, *pairs: str, cancelled: bool = False) -> Walk:
-    settings = walk_settings(IRIS, "sqp", ["steps=6", *pairs])
+    settings = walk_settings(HARDLY_TRAINED, "sqp", ["steps=6", *pairs])
     one = WalkRun(0, 3, run_folder(out, "IRIS_FF", "sqp", 0), settings)
     phases: list[str] = []
     one.execute(lambda news: phases.append(news.phase), lambda: cancelled and "walking" in phases)
@@ -105,7 +107,7 @@ def test_a_folder_that_was_claimed_in_the_meantime_is_left_as_it_is(tmp_path) ->
     go(tmp_path)
     folder = run_folder(tmp_path, "IRIS_FF", "sqp", 0)
     before = {file: file.read_bytes() for file in folder.rglob("*.*")}
-    other = WalkRun(0, 3, folder, walk_settings(IRIS, "sqp", ["steps=5"]))
+    other = WalkRun(0, 3, folder, walk_settings(HARDLY_TRAINED, "sqp", ["steps=5"]))
     news = other.execute(lambda news: None, lambda: False)
     assert news.failed
     assert "stop.steps was 6, now 5" in news.ending
@@ -115,7 +117,7 @@ def test_a_folder_that_was_claimed_in_the_meantime_is_left_as_it_is(tmp_path) ->
 @pytest.mark.slow
 def test_walks_that_share_a_process_are_those_that_are_made_alone(tmp_path) -> None:
     def made(out: Path) -> list[WalkRun]:
-        settings = walk_settings(IRIS, "sqp", ["steps=4"])
+        settings = walk_settings(HARDLY_TRAINED, "sqp", ["steps=4"])
         folders = [run_folder(out, "IRIS_FF", "sqp", k) for k in range(3)]
         return [WalkRun(k, k, folder, settings, 0.0) for k, folder in enumerate(folders)]
 
