@@ -178,7 +178,7 @@ def same(one: Path, other: Path) -> bool:
 def test_a_walk_resumed_at_every_step_ends_as_one_never_stopped(
     name: str, dtype: torch.dtype, tmp_path: FilePath
 ) -> None:
-    stop = Stop(steps=40 if "sqp" in name else 90, evaluations=75, kkt_residual=1e-12)
+    stop = Stop(steps=40 if "sqp" in name else 90, evaluations=58, kkt_residual=1e-12)
     settings = {**METHODS[name], "dtype": dtype, "stop": stop}
     whole = walk(**settings)
     for step in range(len(whole.steps)):
