@@ -155,20 +155,31 @@ def test_the_numbers_of_the_report_are_those_of_the_runs(walked):
 
 @pytest.mark.slow
 def test_version_and_help_answer_without_loading_torch():
-    code = (
-        "import sys; from isoloss.cli import main\n"
-        "try: main(sys.argv[1:])\n"
-        "finally: print({'torch', 'numpy', 'pandas'} & sys.modules.keys() or 'quick')"
-    )
+    code = """if True:
+        import sys
+        from isoloss.cli import main
+        for line in sys.argv[1:]:
+            try:
+                main(line.split())
+            except SystemExit as end:
+                assert not end.code
+            print({'torch', 'numpy', 'pandas'} & sys.modules.keys() or 'quick', flush=True)
+            print("END OF", line)
+    """
     commands = ("experiments", "data fetch", "traverse", "decay", "compare", "report", "reproduce")
-    for command in (*commands, "verify", "check", "new", ""):
-        arguments = [*command.split(), "--help" if command else "--version"]
-        line = [sys.executable, "-c", code, *arguments]
-        done = subprocess.run(line, check=True, capture_output=True, text=True)
-        *shown, loaded = done.stdout.splitlines()
-        assert loaded == "quick", arguments
+    lines = [f"{command} --help" for command in (*commands, "verify", "check", "new")]
+    lines.append("--version")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *lines], check=True, capture_output=True, text=True
+    )
+    rest = done.stdout
+    for line in lines:
+        told, rest = rest.split(f"END OF {line}\n")
+        *shown, loaded = told.splitlines()
+        assert loaded == "quick", line
         assert shown == [f"isoloss {__version__}"] or shown[0].startswith("Usage: ")
-        assert all(len(line) <= 80 for line in shown)
+        assert all(len(one) <= 80 for one in shown)
+    assert not rest
 
 
 def test_experiments_lists_all_five_and_what_a_run_costs_where_data_is_at_hand(capsys, monkeypatch):
