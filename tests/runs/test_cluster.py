@@ -47,7 +47,8 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:  # so that tasks find this file
         here = str(Path(__file__).parents[2])
         patch.setenv("PYTHONPATH", os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]))
-        head = {**NODE, "include_dashboard": False, "_system_config": IMPATIENT}
+        bare = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+        head = {**NODE, **bare, "_system_config": IMPATIENT}
         made = Nodes(initialize_head=True, head_node_args=head)
         made.second = made.add_node(**NODE)
     before = signal.getsignal(signal.SIGTERM)
