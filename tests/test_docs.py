@@ -76,7 +76,7 @@ def run(page: Path, monkeypatch: Any, tmp_path: Path, capsys: Any) -> None:
 
 
 def _run(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit) as ended, undrawn("pdf"):
+    with pytest.raises(SystemExit) as ended, undrawn():
         main(arguments)
     assert not ended.value.code, f"isoloss {shlex.join(arguments)} exited with {ended.value.code}"
 
