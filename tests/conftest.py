@@ -17,8 +17,8 @@ import torch
 from isoloss import InputError
 from isoloss.runs import pool
 
-pool.PRELOADED += ["sklearn.datasets", "torch.fx.experimental.symbolic_shapes"]
-"""What most runs of the tests load, by scikit-learn's Iris and the first gradient: now once."""
+pool.PRELOADED.append("sklearn.datasets")
+"""Which most runs of the tests load, for Iris: now once."""
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile(

@@ -74,7 +74,7 @@ def test_a_wrong_gradient_is_refused(
     problem = Problem(model, "cross_entropy", (inputs, Y), dtype=dtype)
     with refuses("the gradient of the loss is off by", name, "check=False"):
         start(problem)
-    assert start(problem, check=False) in (Outcome.STEP_LIMIT, Outcome.STALLED)
+    assert start(problem, check=False) in (Outcome.STEP_LIMIT, Outcome.STALLED, Outcome.CONVERGED)
 
 
 class Words(nn.Module):

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 
     from isoloss.runs.run import News, Run
 
-PRELOADED = ["isoloss.runs.decay", "isoloss.runs.front"]
+PRELOADED = [
+    "isoloss.runs.decay",
+    "isoloss.runs.front",
+    "torch.fx.experimental.symbolic_shapes",  # with the first gradient, in half a second
+]
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 SECONDS_TO_LOOK = 0.2  # how long a signal may wait to be noticed
