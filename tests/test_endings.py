@@ -15,7 +15,18 @@ import torch
 from tests.problems import classifier, vector_problem
 from torch import Tensor, nn
 
-from isoloss import SQP, Checkpoint, Outcome, Paper, Path, Problem, Stop, maximize, traverse
+from isoloss import (
+    SQP,
+    Checkpoint,
+    Outcome,
+    Paper,
+    Path,
+    Problem,
+    Stop,
+    endings,
+    maximize,
+    traverse,
+)
 
 F32, F64 = torch.float32, torch.float64
 
@@ -101,6 +112,8 @@ def test_a_walk_ends_once_its_second_half_gains_too_little(kinks: int, gain: flo
     slowed = walks[0].outcome is Outcome.SLOWED
     assert len(ended) - 1 == (first if slowed else len(whole) - 1)
     assert slowed or first is None
+    told = endings.slowed(gain, ended.to_dict("records"))
+    assert (told is not None) == slowed  # by the table alone, as `verify` judges it
     if slowed:
         assert f"less than gain={gain:g}; least KKT residual" in walks[0].message
     assert slowed or gain < 0.2 or not kinks

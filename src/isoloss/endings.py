@@ -88,7 +88,7 @@ def asked_for(
         )
     if stop.seconds is not None and seconds >= stop.seconds:
         return out_of_time(seconds, state)
-    return None if all_steps else _slowed(stop.gain, rows)
+    return None if all_steps else slowed(stop.gain, rows)
 
 
 def ends_later(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
@@ -180,8 +180,11 @@ def _gained_of_late(rows: Sequence[Row]) -> str:
     return f"; in the second half the regularizer went from {before:.4g} to {now:.4g}"
 
 
-def _slowed(gain: float, rows: Sequence[Row]) -> Ending | None:
-    """The end of a walk whose second half gained next to nothing, neither in R nor in angle."""
+def slowed(gain: float, rows: Sequence[Mapping[str, Any]]) -> Ending | None:
+    """The end of a walk whose second half gained next to nothing, neither in R nor in angle.
+
+    Less than a share `gain` of R is next to nothing; rows are a walk's, by column.
+    """
     used = rows[-1]["evaluations"]
     if not gain or used < JUDGED or rows[-1]["kkt_residual"] <= CLOSE:
         return None
@@ -203,7 +206,7 @@ def _slowed(gain: float, rows: Sequence[Row]) -> Ending | None:
     return Ending(Outcome.SLOWED, detail)
 
 
-def _half(rows: Sequence[Row]) -> int:
+def _half(rows: Sequence[Mapping[str, Any]]) -> int:
     """The first row of the second half of the evaluations."""
     return bisect_left(rows, rows[-1]["evaluations"] / 2, key=lambda row: row["evaluations"])
 

@@ -137,6 +137,7 @@ def moved(path: Walk) -> Walk:
             lambda p: replace(p, outcome=Outcome.CONVERGED),
             "converged, which the last step does not",
         ),
+        (lambda p: replace(p, outcome=Outcome.SLOWED), "slowed, which the last step does not"),
         (
             lambda p: replace(p, steps=p.steps.iloc[:2], points=p.points[:2], point_steps=[0, 1]),
             "step_limit, which the last step does not",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from isoloss import experiments
+from isoloss.endings import slowed
 from isoloss.experiments.catalog import Experiment
 from isoloss.methods import METHODS, Tolerance
 from isoloss.names import state_keys
@@ -283,7 +284,8 @@ def _outcome(path: Path, config: Mapping[str, Any]) -> Iterator[str]:
     nothing = EPS["float32"] * abs(rows["regularizer"].iloc[0])  # is left of it, to rounding
     at_rest = last["kkt_residual"] == 0 or abs(last["regularizer"]) <= nothing
     at_rest &= path.outcome is Outcome.CONVERGED
-    if path.outcome in met and not (met[path.outcome].iloc[-1] or at_rest):
+    gains = path.outcome is Outcome.SLOWED and slowed(stop["gain"], rows.to_dict("records")) is None
+    if gains or (path.outcome in met and not (met[path.outcome].iloc[-1] or at_rest)):
         yield f"the outcome is {path.outcome.value}, which the last step does not bear out"
 
 
