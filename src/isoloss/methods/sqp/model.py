@@ -22,9 +22,9 @@ TINY = 1e-200
 """Curvature below which there is none."""
 CLIP = 0.3
 """Smallest curvature of the Lagrangian, as a share of the regularizer's, that a trial is given
-where the regularizer's is learned."""
+where the regularizer's is learned; and that of what is concave where R and L would both fall."""
 SHARPER_CLIP = 0.03
-"""The same where it is known."""
+"""The first where the regularizer's curvature is known."""
 LEAST = 1e-3
 """The same along the gradient of phi, where - a a' is known."""
 RESTORING = 1.3

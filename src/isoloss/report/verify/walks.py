@@ -284,7 +284,8 @@ def _outcome(path: Path, config: Mapping[str, Any]) -> Iterator[str]:
     nothing = EPS["float32"] * abs(rows["regularizer"].iloc[0])  # is left of it, to rounding
     at_rest = last["kkt_residual"] == 0 or abs(last["regularizer"]) <= nothing
     at_rest &= path.outcome is Outcome.CONVERGED
-    gains = path.outcome is Outcome.SLOWED and slowed(stop["gain"], rows.to_dict("records")) is None
+    gain = stop.get("gain", 0.0)
+    gains = path.outcome is Outcome.SLOWED and not slowed(gain, rows.to_dict("records"))
     if gains or (path.outcome in met and not (met[path.outcome].iloc[-1] or at_rest)):
         yield f"the outcome is {path.outcome.value}, which the last step does not bear out"
 
