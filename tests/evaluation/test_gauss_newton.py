@@ -445,8 +445,7 @@ class Once(torch.autograd.Function):
 def test_a_walk_that_knows_it_has_a_smaller_norm_after_twenty_evaluations() -> None:
     norms = []
     for seed in range(3):
-        X = normal(100, 20, seed=10 * seed + 1)
-        y = torch.randint(0, 4, (100,), generator=generator(10 * seed + 2))
+        X, y = labeled(100, seed)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             hidden = nn.Linear(20, 30), nn.Tanh(), nn.Linear(30, 30), nn.Tanh()
@@ -462,8 +461,7 @@ def test_a_walk_that_knows_it_has_a_smaller_norm_after_twenty_evaluations() -> N
 def test_one_of_a_convolution_takes_fewer_evaluations() -> None:
     counts = []
     for seed in range(3):
-        X = normal(60, 20, seed=10 * seed + 1)
-        y = torch.randint(0, 4, (60,), generator=generator(10 * seed + 2))
+        X, y = labeled(60, seed)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             convolution = nn.Unflatten(1, (1, 20)), nn.Conv1d(1, 6, 5), nn.Tanh(), nn.Flatten()
@@ -488,6 +486,12 @@ def test_it_is_made_anew_after_twenty_trials(monkeypatch: pytest.MonkeyPatch) ->
     traverse(problem, method=SQP(memory=400), stop=stop, check=False, progress=False)
     assert len(made) > 2
     assert set(np.diff(made)) == {20}
+
+
+def labeled(examples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Random inputs with random labels of four classes."""
+    y = torch.randint(0, 4, (examples,), generator=generator(10 * seed + 2))
+    return normal(examples, 20, seed=10 * seed + 1), y
 
 
 def fit(model: nn.Module, X: Tensor, y: Tensor) -> None:

@@ -431,17 +431,17 @@ def test_where_the_lagrangian_is_concave_a_trial_sees_it_convex(held: bool, lear
         modeled = -1 / found.step[2]
         return (modeled - 2) * multiplier / found.multiplier + 2  # at the price it began with
 
-    def whole(curvature: float) -> Any:
+    def about(curvature: float) -> Any:
         return pytest.approx(curvature, rel=1e-6)
 
     # where phi pulls against R, of the same size
-    assert along(-50.0, 1.5) == whole(2 + 50 * 1.5)
+    assert along(-50.0, 1.5) == about(2 + 50 * 1.5)
     # where both would fall, a share of that of R, however concave
-    assert along(50.0, -1.5) == along(500.0, -1.5) == whole(0.3 * 2)
+    assert along(50.0, -1.5) == along(500.0, -1.5) == about(0.3 * 2)
     # what it can bear is seen as it is, but for the last of it
-    assert along(-0.5, 1.5) == whole(2 - 0.5 * 1.5)
+    assert along(-0.5, 1.5) == about(2 - 0.5 * 1.5)
     for last, multiplier in ((-1.99 / 1.5, 1.5), (1.99 / 1.5, -1.5)):
-        assert along(last, multiplier) == whole((0.3 if learned else 0.03) * 2)
+        assert along(last, multiplier) == about((0.3 if learned else 0.03) * 2)
 
 
 @pytest.mark.parametrize("gap", [1e-9, 0.05])

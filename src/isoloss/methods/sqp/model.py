@@ -26,7 +26,7 @@ where the regularizer's is learned; and that of what is concave where R and L wo
 SHARPER_CLIP = 0.03
 """The first where the regularizer's curvature is known."""
 LEAST = 1e-3
-"""The same along the gradient of phi, where - a a' is known."""
+"""Smallest curvature of the Lagrangian along the gradient of phi, where - a a' is known."""
 RESTORING = 1.3
 """How much longer than the shortest step that restores phi one may be in any case."""
 FAR = 1e15
