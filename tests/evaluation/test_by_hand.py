@@ -62,10 +62,14 @@ def poisoned() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", BY_HAND)
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("chunk_size", [23, 5, 1])
+@pytest.mark.parametrize(
+    ("chunk_size", "patches"), [(23, False), (5, False), (1, False), (23, True), (5, True)]
+)
 def test_it_agrees_with_autograd_to_rounding(
-    name: str, loss: str, chunk_size: int, poisoned: None
+    name: str, loss: str, chunk_size: int, patches: bool, poisoned: None, monkeypatch: Any
 ) -> None:
+    if patches:  # as on a GPU
+        monkeypatch.setattr("isoloss._kernels.layers._by_patches", lambda place: True)
     make, shape = BY_HAND[name]
     model, pair = make(), data(shape, loss)
     problem, single = (
@@ -250,3 +254,30 @@ def test_the_fast_tanh_is_within_rounding_of_the_product_before_it() -> None:
     ends = torch.tensor([-torch.inf, -100.0, 0.0, 100.0, torch.inf])
     assert tanh(ends).tolist() == [-1, -1, 0, 1, 1]
     assert tanh(torch.tensor([torch.nan])).isnan().all()
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("patches", [False, True])
+def test_the_room_of_a_network_is_that_of_its_buffers(
+    name: str, patches: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if patches:
+        monkeypatch.setattr("isoloss._kernels.layers._by_patches", lambda place: True)
+    make, shape = PLAIN[name]
+    model = make()
+    parts, at = plain(model), list(model.parameters())
+    assert parts is not None
+    chain = Chain(parts, at, (200, *shape), exact=True)
+    found, seen, queue = 0, {p.untyped_storage().data_ptr() for p in at}, [*vars(chain).values()]
+    while queue:
+        one = queue.pop()
+        if isinstance(one, Tensor) and one.untyped_storage().data_ptr() not in seen:
+            seen.add(one.untyped_storage().data_ptr())
+            found += one.untyped_storage().nbytes() // one.itemsize
+        elif isinstance(one, list):
+            queue += one
+        elif type(one).__module__.startswith("isoloss"):
+            queue += vars(one).values()
+    kernels = 2 * sum(p.numel() for p in at)  # which are no matter of the batch
+    assert found - kernels <= 1.05 * chain.room
+    assert chain.room <= 2 * found + kernels

@@ -24,7 +24,7 @@ WITH_PARAMETERS = (nn.Linear, nn.Conv2d)
 OVERWRITABLE = (nn.Linear, nn.Conv2d, nn.AvgPool2d)
 """Layers whose outputs an activation may overwrite: they need them no more."""
 
-STACKABLE = (nn.Linear, nn.Tanh, nn.ReLU, nn.Flatten)
+DENSE = (nn.Linear, nn.Tanh, nn.ReLU, nn.Flatten)
 
 
 class Chain:
@@ -36,8 +36,6 @@ class Chain:
     ) -> None:
         kernel = next(part for part in parts if part.weight >= 0)
         stacked = at[kernel.weight].ndim > kernel.module.weight.ndim
-        if stacked and not stackable(parts):
-            raise ValueError("these layers take one network at a time")
         kinds = [type(part.module) for part in parts]
         self._layers: list[Layer] = []
         first = True
@@ -49,6 +47,7 @@ class Chain:
             shape = self._layers[-1].shape
         self.shape = shape  # of the outputs
         self.flops = sum(layer.flops for layer in self._layers)  # forward and backward
+        self.room = sum(layer.room for layer in self._layers)  # numbers in its buffers
 
     def outputs(self, at: Tensors, inputs: Tensor) -> Tensor:
         """Outputs of the network; the next call overwrites them."""
@@ -93,9 +92,9 @@ def plain(model: object) -> list[Part] | None:
     return parts if fit and types in ({torch.float32}, {torch.float64}) else None
 
 
-def stackable(parts: Sequence[Part]) -> bool:
-    """Whether a chain takes many networks of these layers at once."""
-    return all(isinstance(part.module, STACKABLE) for part in parts)
+def dense(parts: Sequence[Part]) -> bool:
+    """Whether all layers with parameters are dense ones."""
+    return all(isinstance(part.module, DENSE) for part in parts)
 
 
 @functools.cache
@@ -215,7 +214,7 @@ def _form(
 
 def _cross_entropy(targets: Tensor, weight: float) -> Head:
     index = targets.unsqueeze(1)
-    minus_one = torch.full(index.shape, -1.0, dtype=torch.float64)
+    minus_one = torch.full_like(index, -1.0, dtype=torch.float64)
 
     def head(outputs: Tensor) -> tuple[Tensor, Tensor]:
         log = torch.log_softmax(outputs, 1, dtype=torch.float64)

@@ -1,11 +1,11 @@
 """Layers differentiated by hand, each with its buffers for batches of one shape.
 
-Dense layers and activations take one network or many: activations of shape (n, ...) with parameters
-as the module has them, or (members, n, ...) with parameters (members, ...). Convolution and pooling
-take one network, images channels last, which is how oneDNN convolves fastest; the inputs of the
-network stay as they are. `forward` returns a buffer that the next call overwrites; activations work
-in place. `backward` takes the gradient of the outputs, writes or adds that of the layer's
-parameters, and returns that of the inputs, or None where nothing before the layer has parameters.
+They take one network or many: activations of shape (n, ...) with parameters as the module has them,
+or (members, n, ...) with parameters (members, ...). Images are channels last in memory, which is
+how oneDNN convolves fastest; the inputs of the network stay as they are. `forward` returns a buffer
+that the next call overwrites; activations work in place. `backward` takes the gradient of the
+outputs, writes or adds that of the layer's parameters, and returns that of the inputs, or None
+where nothing before the layer has parameters.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ import torch
 from torch import Tensor, nn
 
 FEW_CHANNELS = 8
-"""Up to so many input channels the first convolution is a matrix product."""
+"""Up to so many input channels patches are stored one number of all after the other, and the first
+convolution is a matrix product on a CPU too."""
+SMALL_PATCH = 576
+"""Numbers of a patch up to which a convolution is one on a GPU: torch's own take up to twice the
+time there, from 128 channels on no more, and far less memory."""
+ALIGNED = 4
+"""Rows of a matrix are filled up to a multiple of so many numbers."""
 
 
 Tensors = Sequence[Tensor]
@@ -52,6 +58,7 @@ class Layer(Protocol):
 
     shape: tuple[int, ...]  # of its outputs
     flops: int  # multiplications and additions of one forward and backward pass over the batch
+    room: int  # numbers that its buffers hold
 
     def forward(self, x: Tensor, at: Tensors, /) -> Tensor: ...
     def backward(self, grad: Tensor, at: Tensors, into: Tensors, add: bool, /) -> Tensor | None: ...
@@ -74,6 +81,7 @@ class Linear:
         self._x = weight
         self._out = weight.new_empty(self.shape)
         self._dx = None if place.first else weight.new_empty(shape)
+        self.room = self._out.numel() + (0 if self._dx is None else self._dx.numel())
 
     def forward(self, x: Tensor, at: Tensors) -> Tensor:
         self._x = x
@@ -92,38 +100,108 @@ class Linear:
         return None if self._dx is None else self._product(grad, at[self._weight], out=self._dx)
 
 
-class ColumnConvolution:
-    """The first convolution as one matrix product on patches laid side by side, with few channels
-    faster than oneDNN; a last row of ones carries the bias."""
+class PatchConvolution:
+    """A convolution as a matrix product, of patches of the images laid side by side with a kernel
+    of shape (patch, outputs). A one at the end of each patch carries the bias.
+
+    The gradient of the images is another: of patches of the outputs' gradient, set apart by the
+    stride within a border of zeros, with the kernel turned about.
+    """
 
     def __init__(self, place: Place, size: tuple[int, int]) -> None:
         self._weight, self._bias = place.part.weight, place.part.bias
-        weight, n = place.at[self._weight], place.shape[0]
-        outputs, channels, *kernel = weight.shape
-        self._stride = _pair(place.part.module.stride)
-        self.shape = (n, outputs, *size)
-        entries, positions = channels * kernel[0] * kernel[1], n * size[0] * size[1]
-        self.flops = 4 * positions * outputs * entries
-        self._columns = weight.new_ones(entries + 1, positions)
-        self._patches = self._columns[:-1].view(channels, *kernel, n, *size)
-        self._kernel = weight.new_empty(entries + 1, outputs)
-        self._rows = weight.new_empty(positions, outputs)
-        self._out = self._rows.view(n, *size, outputs).permute(0, 3, 1, 2)
+        weight, module, like = place.at[self._weight], place.part.module, place.at[0]
+        self._stride, padding = _pair(module.stride), _pair(module.padding)
+        *lead, outputs, channels, down, right = weight.shape
+        *many, _, height, width = place.shape
+        if padding[0] >= down or padding[1] >= right:
+            raise ValueError("the padding is as large as the kernel")
+        self._kernel_size = down, right
+        self.shape = (*many, outputs, *size)
+        self._product = torch.bmm if lead else torch.mm
+        entries, positions = channels * down * right, many[-1] * size[0] * size[1]
+        self._entries, wide = entries, -(-(entries + 1) // ALIGNED) * ALIGNED
+        self._padded = self._inside = None
+        if padding != (0, 0):
+            sides = height + 2 * padding[0], width + 2 * padding[1]
+            self._padded = like.new_zeros(*many, *sides, channels)
+            self._inside = self._padded[
+                ..., padding[0] : padding[0] + height, padding[1] : padding[1] + width, :
+            ]
+        if channels <= FEW_CHANNELS:  # then a row of an image is longer than that of a patch
+            columns = like.new_zeros(*lead, wide, positions)
+            self._rows = columns.mT
+            whole = columns[..., :entries, :].view(*lead, down, right, channels, many[-1], *size)
+            self._patches = whole.movedim((-3, -2, -1), (-6, -5, -4))
+        else:
+            self._rows = like.new_zeros(*lead, positions, wide)
+            self._patches = self._rows[..., :entries].view(*many, *size, down, right, channels)
+        self._rows[..., entries] = 1
+        self._kernel = like.new_zeros(*lead, wide, outputs)
+        self._out = like.new_empty(*lead, positions, outputs)
+        self._images = self._out.view(*many, *size, outputs).movedim(-1, -3)
+        self._back = None if place.first else _Back(place, size)
+        self.flops = (4 if place.first else 6) * self._out.numel() * entries
+        buffers = [self._rows, self._out, *([] if self._padded is None else [self._padded])]
+        self.room = sum(b.numel() for b in buffers) + (self._back.room if self._back else 0)
 
     def forward(self, x: Tensor, at: Tensors) -> Tensor:
-        weight, (down, right) = at[self._weight], self._stride
-        patches = x.unfold(2, weight.shape[2], down).unfold(3, weight.shape[3], right)
-        self._patches.copy_(patches.permute(1, 4, 5, 0, 2, 3))
-        self._kernel[:-1].copy_(weight.flatten(1).t())
-        self._kernel[-1].copy_(at[self._bias])
-        torch.mm(self._columns.t(), self._kernel, out=self._rows)
-        return self._out
+        x, weight = x.movedim(-3, -1), at[self._weight]
+        if self._padded is not None and self._inside is not None:
+            self._inside.copy_(x)
+            x = self._padded
+        self._patches.copy_(_windows(x, self._kernel_size, self._stride))
+        self._of(self._kernel).copy_(weight)
+        self._kernel[..., self._entries, :].copy_(at[self._bias])
+        self._product(self._rows, self._kernel, out=self._out)
+        return self._images
 
-    def backward(self, grad: Tensor, _: object, into: Tensors, add: bool) -> None:
-        rows = grad.permute(0, 2, 3, 1).reshape(self._rows.shape)
-        torch.mm(self._columns, rows, out=self._kernel)
-        _put(into[self._weight].flatten(1), self._kernel[:-1].t(), add)
-        _put(into[self._bias], self._kernel[-1], add)
+    def backward(self, grad: Tensor, at: Tensors, into: Tensors, add: bool) -> Tensor | None:
+        grad = grad.movedim(-3, -1)
+        rows = grad.reshape(self._out.shape)
+        self._product(self._rows.mT, rows, out=self._kernel)
+        _put(into[self._weight], self._of(self._kernel), add)
+        _put(into[self._bias], self._kernel[..., self._entries, :], add)
+        return None if self._back is None else self._back(grad, at[self._weight])
+
+    def _of(self, kernel: Tensor) -> Tensor:
+        """The weights in a matrix, in the module's order: (..., outputs, channels, down, right)."""
+        down, right = self._kernel_size
+        named = kernel[..., : self._entries, :].unflatten(-2, (down, right, -1))
+        return named.movedim((-1, -2), (-4, -3))
+
+
+class _Back:
+    """From the gradient by a convolution's outputs to that by its inputs."""
+
+    def __init__(self, place: Place, size: tuple[int, int]) -> None:
+        weight, module, like = place.at[place.part.weight], place.part.module, place.at[0]
+        stride, padding = _pair(module.stride), _pair(module.padding)
+        *lead, outputs, channels, down, right = weight.shape
+        *many, _, height, width = place.shape
+        self._kernel_size = down, right
+        self._product = torch.bmm if lead else torch.mm
+        self._spread = like.new_zeros(*many, height + down - 1, width + right - 1, outputs)
+        rows, columns = (
+            slice(k - 1 - pad, k - 1 - pad + step * count, step)
+            for k, pad, step, count in zip((down, right), padding, stride, size, strict=True)
+        )
+        self._apart = self._spread[..., rows, columns, :]
+        self._patches = like.new_empty(*many, height, width, down, right, outputs)
+        positions, entries = many[-1] * height * width, down * right * outputs
+        self._rows = self._patches.view(*lead, positions, entries)
+        self._kernel = like.new_empty(*lead, entries, channels)
+        self._turned = self._kernel.view(*lead, down, right, outputs, channels)
+        self._dx = like.new_empty(*lead, positions, channels)
+        self._images = self._dx.view(*many, height, width, channels).movedim(-1, -3)
+        self.room = sum(b.numel() for b in (self._spread, self._patches, self._dx))
+
+    def __call__(self, grad: Tensor, weight: Tensor) -> Tensor:
+        self._apart.copy_(grad)
+        self._patches.copy_(_windows(self._spread, self._kernel_size, (1, 1)))
+        self._turned.copy_(weight.flip(-2, -1).movedim((-4, -3), (-2, -1)))
+        self._product(self._rows, self._kernel, out=self._dx)
+        return self._images
 
 
 class Convolution:
@@ -135,6 +213,7 @@ class Convolution:
         self._stride, self._padding = list(_pair(module.stride)), list(_pair(module.padding))
         self.shape = (place.shape[0], len(weight), *size)
         self._wanted = [not place.first, True, True]
+        self.room = 0
         each = 4 if place.first else 6
         self.flops = each * place.shape[0] * size[0] * size[1] * weight.numel()
         self._x = weight
@@ -160,7 +239,7 @@ class Tanh:
     of the time, within 2e-7 in float32. The gradient is that by x, also where 2 x is given."""
 
     def __init__(self, place: Place) -> None:
-        self.shape, self.flops = place.shape, 0
+        self.shape, self.flops, self.room = place.shape, 0, 0
         self._exact, self._doubled = place.exact, place.doubled
         self._minus_one = place.at[0].new_full((), -1)
         self._y = self._minus_one
@@ -181,7 +260,7 @@ class ReLU:
     """max(x, 0), in place."""
 
     def __init__(self, place: Place) -> None:
-        self.shape, self.flops = place.shape, 0
+        self.shape, self.flops, self.room = place.shape, 0, 0
         self._y = torch.empty(0)
 
     def forward(self, x: Tensor, *_: object) -> Tensor:
@@ -200,26 +279,31 @@ class AveragePool:
         pairs = (list(_pair(v)) for v in (module.kernel_size, module.stride, module.padding))
         options = module.ceil_mode, module.count_include_pad, module.divisor_override
         self._settings = (*pairs, *options)
-        meta = torch.empty(place.shape, device="meta")
+        self._lead = place.shape[:-3]  # members and examples as one axis is what torch takes
+        meta = torch.empty((torch.Size(self._lead).numel(), *place.shape[-3:]), device="meta")
         try:
-            self.shape = tuple(torch.ops.aten.avg_pool2d(meta, *self._settings).shape)
+            shape = torch.ops.aten.avg_pool2d(meta, *self._settings).shape
         except RuntimeError as error:
             raise ValueError("the windows do not fit") from error
+        self.shape = (*self._lead, *shape[1:])
         self.flops = 0
         self._x = like
-        self._out = _images(self.shape, like)
-        self._dx = None if place.first else _images(place.shape, like)
+        self._out = _images(tuple(shape), like)
+        self._dx = None if place.first else _images(tuple(meta.shape), like)
+        self.room = self._out.numel() + (0 if self._dx is None else self._dx.numel())
 
     def forward(self, x: Tensor, *_: object) -> Tensor:
-        self._x = x
-        return torch.ops.aten.avg_pool2d.out(x, *self._settings, out=self._out)
+        self._x = x.flatten(0, -4)
+        torch.ops.aten.avg_pool2d.out(self._x, *self._settings, out=self._out)
+        return self._out.unflatten(0, self._lead)
 
     def backward(self, grad: Tensor, *_: object) -> Tensor | None:
         if self._dx is None:
             return None
-        return torch.ops.aten.avg_pool2d_backward.grad_input(
-            grad, self._x, *self._settings, grad_input=self._dx
+        torch.ops.aten.avg_pool2d_backward.grad_input(
+            grad.flatten(0, -4), self._x, *self._settings, grad_input=self._dx
         )
+        return self._dx.unflatten(0, self._lead)
 
 
 class Flatten:
@@ -233,6 +317,7 @@ class Flatten:
         self.shape = (*before, torch.Size(rest).numel())
         self.flops = 0
         self._dx = None if place.first else _images(place.shape, place.at[0])
+        self.room = 0 if self._dx is None else self._dx.numel()
 
     def forward(self, x: Tensor, *_: object) -> Tensor:
         return x.flatten(self._after)
@@ -244,15 +329,27 @@ class Flatten:
 def convolution(place: Place) -> Layer:
     """The faster of the two ways to convolve."""
     weight, module, shape = place.at[place.part.weight], place.part.module, place.shape
-    if len(shape) != 4 or shape[1] != weight.shape[1]:
+    if len(shape) != weight.ndim or shape[-3] != weight.shape[-3]:
         raise ValueError("the inputs have another number of channels or of axes")
-    padding = _pair(module.padding)
-    sides = zip(shape[2:], padding, weight.shape[2:], _pair(module.stride), strict=True)
+    pairs = _pair(module.padding), weight.shape[-2:], _pair(module.stride)
+    sides = zip(shape[-2:], *pairs, strict=True)
     height, width = ((side + 2 * pad - size) // step + 1 for side, pad, size, step in sides)
     if min(height, width) < 1:
         raise ValueError("the kernel is larger than the images")
-    few = place.first and shape[1] <= FEW_CHANNELS and padding == (0, 0)
-    return (ColumnConvolution if few else Convolution)(place, (height, width))
+    return (PatchConvolution if _by_patches(place) else Convolution)(place, (height, width))
+
+
+def _by_patches(place: Place) -> bool:
+    """Whether a product of patches is faster; a ValueError where autograd is as fast as either."""
+    weight = place.at[place.part.weight]
+    if place.stacked:
+        return True
+    if weight.device.type == "cpu":
+        few = weight.shape[1] <= FEW_CHANNELS
+        return place.first and few and _pair(place.part.module.padding) == (0, 0)
+    if weight[0].numel() > SMALL_PATCH:
+        raise ValueError("autograd convolves as fast")
+    return True
 
 
 LAYERS = {
@@ -270,9 +367,18 @@ def _put(view: Tensor, piece: Tensor, add: bool) -> None:
     _ = view.add_(piece) if add else view.copy_(piece)
 
 
+def _windows(images: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    """All patches of images (..., rows, columns, channels): (..., h, w, *kernel, channels)."""
+    windows = images.unfold(-3, kernel[0], stride[0]).unfold(-3, kernel[1], stride[1])
+    return windows.movedim(-3, -1)
+
+
 def _images(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
+    """Room for what a layer gives, images channels last."""
+    if len(shape) < 4:
+        return like.new_empty(shape)
+    *lead, channels, height, width = shape
+    return like.new_empty(*lead, height, width, channels).movedim(-1, -3)
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from isoloss._kernels.chain import Chain, keep_freed_memory, plain, slope_of, stackable
+from isoloss._kernels.chain import Chain, dense, keep_freed_memory, plain, slope_of
 from isoloss._kernels.layers import Part
 from isoloss.errors import one_line
 from isoloss.flat import Layout
@@ -42,22 +42,29 @@ class Stacked:
 
 
 class ByHand:
-    """Plain networks: dense ones all in each product, others by one; a ValueError if none fits."""
+    """Plain networks: `at_once` in each product, or by one; a ValueError if none fits."""
 
     def __init__(
-        self, parts: list[Part], loss: Loss, at: Stacked, inputs: Tensor, targets: Tensor
+        self,
+        parts: list[Part],
+        loss: Loss,
+        at: Stacked,
+        inputs: Tensor,
+        targets: Tensor,
+        at_once: bool,
     ) -> None:
-        dense = stackable(parts)  # torch's stacked and grouped convolutions are slower on a CPU
         self._parts = parts
-        self._stacked = dense and len(inputs) > 1
-        # of dense networks, what tanh loses is lost in float64 too: it costs a third of the time
-        self._exact = not dense and inputs.dtype == torch.float64
+        self._stacked = at_once and len(inputs) > 1
+        on_cpu = inputs.device.type == "cpu"
+        # on a CPU, of dense networks what tanh loses is lost in float64 too: it costs a third of
+        # the time
+        self._exact = not on_cpu or (not dense(parts) and inputs.dtype == torch.float64)
         self._chains: dict[tuple[int, ...], Chain] = {}
         lead = 2 if self._stacked else 1
         mine, batch = (at.all, inputs) if self._stacked else (at.each[0], inputs[0])
         shape = self._chain(mine, batch).shape[lead:]
         self._slope = slope_of(loss, shape, targets, inputs.dtype, self._stacked)
-        if not dense:
+        if on_cpu and not dense(parts):
             keep_freed_memory()
 
     def outputs(self, at: Stacked, inputs: Tensor) -> Tensor:
@@ -125,9 +132,10 @@ def fastest(
     """The fastest way that was measured for a network of this kind, from the inputs of a batch and
     all targets, with kernels captured in a graph or not; where it was not to be had, why."""
     parts, members = plain(model), len(inputs)
-    if parts and inputs.dtype == at.buffer.dtype and (stackable(parts) or not captured):
+    if parts and inputs.dtype == at.buffer.dtype:
+        at_once = captured or dense(parts)  # a CPU is slower in stacked convolutions
         try:
-            return ByHand(parts, loss, at, inputs, targets), ""
+            return ByHand(parts, loss, at, inputs, targets, at_once), ""
         except ValueError:  # they do not fit, which torch itself may know how to do
             pass
     convolves = any(isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) for m in model.modules())

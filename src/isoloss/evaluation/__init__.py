@@ -85,9 +85,9 @@ def choose(
     precision: str = "exact",
     ranks: Ranks | None = None,
 ) -> Evaluation:
-    """The fastest way to evaluate: `ByHand` for plain networks on a CPU, else `Autograd`, with
-    rounded gradients where these are asked for, recorded where a device can; all of it on each of
-    several ranks."""
+    """The fastest way to evaluate: `ByHand` for plain networks, else `Autograd`, with rounded
+    gradients where these are asked for, recorded where a device can; all of it on each of several
+    ranks."""
     if ranks is not None and ranks.count > 1:
         return Distributed(choose(network, chunks, loss, precision), ranks)
     strict = _in_full(network, chunks, loss)
@@ -113,15 +113,14 @@ def recording(evaluation: Evaluation | None) -> Recorded | None:
     return found if isinstance(found, Recorded) else None
 
 
-def _in_full(network: FlatNetwork, chunks: Chunks, loss: Loss) -> Evaluation:
-    if network.device.type != "cpu":
-        return Autograd(network, chunks, loss)
-    keep_freed_memory()
+def _in_full(network: FlatNetwork, chunks: Chunks, loss: Loss) -> ByHand | Autograd:
+    if network.device.type == "cpu":
+        keep_freed_memory()
     parts = None if isinstance(loss, ModelLoss) else plain(network.model)
     if parts is not None and chunks.kept and all(isinstance(c.inputs, Tensor) for c in chunks):
         try:
             return ByHand(network, parts, chunks, loss)
-        except ValueError:  # autograd says what does not fit
+        except ValueError:  # autograd says what does not fit, or is as fast
             pass
     return Autograd(network, chunks, loss)
 
@@ -187,6 +186,9 @@ def _equal_parts(network: FlatNetwork, chunks: Chunks, loss: Loss, most_bytes: f
     """The size of as few equal chunks as need no more memory than that each."""
     first = max(chunks, key=lambda chunk: chunk.examples).first(SAMPLE)
     each = 2 * _bytes_each(network, Autograd(network, chunks, loss), first)
+    by_hand = _in_full(network, chunks.sample(SAMPLE), loss) if chunks.kept else None
+    if isinstance(by_hand, ByHand):
+        each = max(each, by_hand.room // first.examples)
     most, longest = max(1, int(most_bytes) // each), chunks.longest
     return math.ceil(longest / math.ceil(longest / most))
 

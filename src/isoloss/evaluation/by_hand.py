@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from isoloss._kernels.chain import Chain, Head, differentiated, head_of
 from isoloss._kernels.layers import Part
 from isoloss.data import Chunk, Chunks
-from isoloss.evaluation.arithmetic import one_thread
+from isoloss.evaluation.arithmetic import one_thread, reproducible
 from isoloss.evaluation.autograd import Autograd, differentiable, weighted_sum
 from isoloss.flat import FlatNetwork
 from isoloss.losses import Loss
@@ -26,8 +26,8 @@ MOST_BYTES = 64 * 2**20
 
 
 class ByHand:
-    """An `Evaluation` as `Autograd` is, in a fraction of the time; for kept chunks on a CPU. A
-    ValueError says that the layers do not fit the inputs."""
+    """An `Evaluation` as `Autograd` is, in a fraction of the time; for kept chunks. A ValueError
+    says that the layers do not fit the inputs, or that autograd is as fast on their device."""
 
     def __init__(
         self, network: FlatNetwork, parts: Sequence[Part], chunks: Chunks, loss: Loss
@@ -37,17 +37,20 @@ class ByHand:
         self._parts = parts
         self._at = [leaf.detach() for leaf in network.leaves]
         self._autograd = Autograd(network, chunks, loss)
-        self._weight = torch.tensor(1 / chunks.divisor, dtype=torch.float64)
+        self._on_cpu = network.device.type == "cpu"
+        weight = 1 / chunks.divisor
+        self._weight = torch.tensor(weight, dtype=torch.float64, device=network.device)
         self._free: dict[tuple[int, ...], list[Chain]] = {}
         self._heads: list[Head] = []
         self._all_by_hand = True
         self.flops = 0  # of an evaluation
+        self.room = 0  # bytes of the buffers that a chunk takes
         for chunk in self._chunks:
             if chunk.inputs.dtype != network.dtype:
                 raise ValueError("the inputs are of another type")
             with self._chain(chunk) as chain:
                 self.flops += chain.flops
-                weight = self._weight.item()
+                self.room = max(self.room, chain.room * network.dtype.itemsize)
                 head = head_of(loss, chain.shape, chunk.targets, network.dtype, weight)
             if chunk.weights is not None:
                 head = None
@@ -58,7 +61,7 @@ class ByHand:
         """Each chunk with what the network gives for it, a new tensor."""
         self._network.load(theta)
         for chunk in self._chunks:
-            with torch.no_grad(), self._chain(chunk) as chain:
+            with self._kernels(), torch.no_grad(), self._chain(chunk) as chain:
                 outputs = chain.outputs(self._at, chunk.inputs).clone()
             yield chunk, outputs
 
@@ -71,7 +74,8 @@ class ByHand:
     def loss_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """The mean loss, shape (), float64, and its flat gradient, new tensors."""
         self._network.load(theta)
-        totals, grad = self._lanes.sum(self._differentiate, self.threads(len(self._chunks)))
+        with self._kernels():
+            totals, grad = self._lanes.sum(self._differentiate, self.threads(len(self._chunks)))
         return functools.reduce(torch.add, totals) * self._weight, grad
 
     def hvp(self, theta: Tensor, vector: Tensor) -> Tensor:
@@ -83,13 +87,22 @@ class ByHand:
         small = self.flops < WORTH_A_THREAD * len(self._chunks)
         if small or not self._all_by_hand:
             return 1
-        lanes = lane_count(chunks, self._network.size, self._network.dtype.itemsize)
-        return min(torch.get_num_threads(), lanes)
+        return min(torch.get_num_threads(), self._lane_count(chunks))
+
+    def _lane_count(self, chunks: int) -> int:
+        if not self._on_cpu:
+            return 1
+        return lane_count(chunks, self._network.size, self._network.dtype.itemsize)
 
     @functools.cached_property
     def _lanes(self) -> Lanes:
-        network = self._network
-        return Lanes(len(self._chunks), network.size, network.dtype, network.layout.split)
+        network, chunks = self._network, len(self._chunks)
+        vectors = network.leaves[0].new_empty(self._lane_count(chunks), network.size)
+        return Lanes(chunks, vectors, network.layout.split)
+
+    def _kernels(self) -> AbstractContextManager[None]:
+        """On a CPU all kernels are reproducible."""
+        return nullcontext() if self._on_cpu else reproducible(self._network.device)
 
     def _any_head(self, chunk: Chunk, outputs: Tensor) -> tuple[Tensor, Tensor]:
         def total(z: Tensor) -> Tensor:
@@ -112,7 +125,7 @@ class ByHand:
         try:
             chain = free.pop()
         except IndexError:
-            exact = self._network.dtype == torch.float64
+            exact = self._network.dtype == torch.float64 or not self._on_cpu
             chain = Chain(self._parts, self._at, shape, exact=exact)
         try:
             yield chain
@@ -128,14 +141,14 @@ def lane_count(chunks: int, size: int, itemsize: int) -> int:
 
 class Lanes:
     """Partial gradients: lane l sums the chunks l, l + lanes, ... in order on one thread, so that
-    the bits of the whole depend on their number alone. `split` cuts a flat vector into views."""
+    the bits of the whole depend on their number alone. Each has one of the vectors, shape (lanes,
+    size), which `split` cuts into views."""
 
     def __init__(
-        self, chunks: int, size: int, dtype: torch.dtype, split: Callable[[Tensor], list[Tensor]]
+        self, chunks: int, vectors: Tensor, split: Callable[[Tensor], list[Tensor]]
     ) -> None:
-        count = lane_count(chunks, size, dtype.itemsize)
         self._chunks = chunks
-        self._vectors = torch.empty(count, size, dtype=dtype)
+        self._vectors = vectors
         self._views = [split(vector) for vector in self._vectors]
 
     def sum(
