@@ -37,10 +37,6 @@ def large(loss: Any = "cross_entropy") -> Problem:
     return Problem(model, loss, (inputs, targets), chunk_size=60)
 
 
-def room(chunks: int, size: int) -> Tensor:
-    return torch.empty(lane_count(chunks, size, 8), size, dtype=torch.float64)
-
-
 @given(
     chunks=st.integers(1, 1000), size=st.integers(1, 10**9), itemsize=st.sampled_from([4, 8])
 )  # fmt: skip
@@ -53,7 +49,7 @@ def test_lanes_are_few_and_fit_in_memory(chunks: int, size: int, itemsize: int) 
 @pytest.mark.parametrize("chunks", [1, 2, 15, 16, 17, 40])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_every_chunk_is_summed_once(chunks: int, threads: int) -> None:
-    lanes = Lanes(chunks, room(chunks, 3), lambda flat: [flat[:2], flat[2:]])
+    lanes = Lanes(chunks, 3, torch.float64, lambda flat: [flat[:2], flat[2:]])
 
     def differentiate(k: int, views: list[Tensor], add: bool) -> Tensor:
         for view in views:
@@ -90,7 +86,7 @@ def test_bits_are_those_of_one_thread(two_threads: None) -> None:
 def test_threads_share_the_work(two_threads: None) -> None:
     seen: set[int] = set()
     barrier = threading.Barrier(2, timeout=20)
-    lanes = Lanes(2, room(2, 1), lambda flat: [flat])
+    lanes = Lanes(2, 1, torch.float64, lambda flat: [flat])
 
     def differentiate(k: int, views: list[Tensor], add: bool) -> Tensor:
         barrier.wait()  # passes only if two threads are inside at once
@@ -106,7 +102,7 @@ def test_threads_share_the_work(two_threads: None) -> None:
 
 
 def test_after_an_error_nobody_writes_any_more(two_threads: None) -> None:
-    lanes = Lanes(8, room(8, 1), lambda flat: [flat])
+    lanes = Lanes(8, 1, torch.float64, lambda flat: [flat])
     running = []
 
     def fail(k: int, views: list[Tensor], add: bool) -> Tensor:

@@ -140,8 +140,8 @@ def _admitted(module: Any) -> bool:
 # ---------------------------------------------------------------- the loss at the outputs
 
 Head = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From outputs to the weighted sum of their losses, shape (), float64, and the slope of the mean
-loss, a new tensor of their shape and type."""
+"""From outputs to their part of the mean loss, shape (), float64, and its slope, a new tensor of
+their shape and type."""
 
 Slope = Callable[[Tensor, Tensor], Tensor]
 """From outputs and targets of one network, or of many along a leading axis, to the slope of each
@@ -212,25 +212,27 @@ def _form(
     return cross_entropy if int(targets.min()) >= 0 and int(targets.max()) < outputs[0] else None
 
 
+# as few kernels as can be: of a small network on a GPU each counts
+
+
 def _cross_entropy(targets: Tensor, weight: float) -> Head:
     index = targets.unsqueeze(1)
     minus_one = torch.full_like(index, -1.0, dtype=torch.float64)
 
     def head(outputs: Tensor) -> tuple[Tensor, Tensor]:
         log = torch.log_softmax(outputs, 1, dtype=torch.float64)
-        total = log.gather(1, index).sum().neg()
-        grad = log.exp_().scatter_add_(1, index, minus_one).mul_(weight)
-        return total, grad.to(outputs.dtype)
+        part = log.gather(1, index).sum().mul_(-weight)
+        slope = log.exp_().scatter_add_(1, index, minus_one)
+        return part, torch.mul(slope, weight, out=torch.empty_like(outputs))
 
     return head
 
 
 def _mse(targets: Tensor, weight: float) -> Head:
-    each = targets[0].numel()
+    weight /= targets[0].numel()
 
     def head(outputs: Tensor) -> tuple[Tensor, Tensor]:
         error = outputs - targets
-        total = error.square().sum(dtype=torch.float64).div_(each)
-        return total, error.mul_(2 * weight / each)
+        return error.square().sum(dtype=torch.float64).mul_(weight), error.mul_(2 * weight)
 
     return head

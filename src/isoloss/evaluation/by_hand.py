@@ -68,15 +68,18 @@ class ByHand:
     def loss(self, theta: Tensor) -> Tensor:
         """The mean loss, shape (), float64; the bits of `loss_and_grad`."""
         each = zip(self._heads, self.outputs(theta), strict=True)
-        totals = [head(outputs)[0] for head, (_, outputs) in each]
-        return functools.reduce(torch.add, totals) * self._weight
+        return functools.reduce(torch.add, (head(outputs)[0] for head, (_, outputs) in each))
 
     def loss_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """The mean loss, shape (), float64, and its flat gradient, new tensors."""
         self._network.load(theta)
         with self._kernels():
-            totals, grad = self._lanes.sum(self._differentiate, self.threads(len(self._chunks)))
-        return functools.reduce(torch.add, totals) * self._weight, grad
+            if self._on_cpu:
+                threads = self.threads(len(self._chunks))
+                parts, grad = self._lanes.sum(self._differentiate, threads)
+            else:
+                parts, grad = self._in_turn()
+            return functools.reduce(torch.add, parts), grad
 
     def hvp(self, theta: Tensor, vector: Tensor) -> Tensor:
         """The Hessian of the mean loss times a flat vector."""
@@ -87,18 +90,20 @@ class ByHand:
         small = self.flops < WORTH_A_THREAD * len(self._chunks)
         if small or not self._all_by_hand:
             return 1
-        return min(torch.get_num_threads(), self._lane_count(chunks))
+        lanes = lane_count(chunks, self._network.size, self._network.dtype.itemsize)
+        return min(torch.get_num_threads(), lanes)
 
-    def _lane_count(self, chunks: int) -> int:
-        if not self._on_cpu:
-            return 1
-        return lane_count(chunks, self._network.size, self._network.dtype.itemsize)
+    def _in_turn(self) -> tuple[list[Tensor], Tensor]:
+        """The losses of the chunks and the gradient, summed chunk by chunk."""
+        grad = self._at[0].new_empty(self._network.size)
+        views = self._network.layout.split(grad)
+        with torch.no_grad():
+            return [self._differentiate(k, views, k > 0) for k in range(len(self._chunks))], grad
 
     @functools.cached_property
     def _lanes(self) -> Lanes:
-        network, chunks = self._network, len(self._chunks)
-        vectors = network.leaves[0].new_empty(self._lane_count(chunks), network.size)
-        return Lanes(chunks, vectors, network.layout.split)
+        network = self._network
+        return Lanes(len(self._chunks), network.size, network.dtype, network.layout.split)
 
     def _kernels(self) -> AbstractContextManager[None]:
         """On a CPU all kernels are reproducible."""
@@ -108,7 +113,8 @@ class ByHand:
         def total(z: Tensor) -> Tensor:
             return differentiable(weighted_sum(self._autograd.losses(z, chunk), chunk))
 
-        return differentiated(total, outputs, self._weight)
+        found, slope = differentiated(total, outputs, self._weight)
+        return found * self._weight, slope
 
     def _differentiate(self, number: int, views: list[Tensor], add: bool) -> Tensor:
         chunk = self._chunks[number]
@@ -141,14 +147,14 @@ def lane_count(chunks: int, size: int, itemsize: int) -> int:
 
 class Lanes:
     """Partial gradients: lane l sums the chunks l, l + lanes, ... in order on one thread, so that
-    the bits of the whole depend on their number alone. Each has one of the vectors, shape (lanes,
-    size), which `split` cuts into views."""
+    the bits of the whole depend on their number alone. `split` cuts a flat vector into views."""
 
     def __init__(
-        self, chunks: int, vectors: Tensor, split: Callable[[Tensor], list[Tensor]]
+        self, chunks: int, size: int, dtype: torch.dtype, split: Callable[[Tensor], list[Tensor]]
     ) -> None:
+        count = lane_count(chunks, size, dtype.itemsize)
         self._chunks = chunks
-        self._vectors = vectors
+        self._vectors = torch.empty(count, size, dtype=dtype)
         self._views = [split(vector) for vector in self._vectors]
 
     def sum(
