@@ -98,11 +98,8 @@ class Recorder:
     def add(self, state: State, evaluations: float, held: Row | None = None) -> Row:
         """Record the state after a step, with the columns of what is held beside the level."""
         point, step = state.point, len(self.rows)
-        self._now = replace(
-            self._now,
-            arc_length=self._now.arc_length + state.step_length,
-            progress=self._now.progress + (state.kind not in ("start", "correct")),
-        )
+        arc_length = self._now.arc_length + state.step_length
+        progress = self._now.progress + (state.kind not in ("start", "correct"))
         row: Row = {
             "step": step,
             "kind": state.kind,
@@ -115,20 +112,25 @@ class Recorder:
             "kkt_residual": point.kkt_residual,
             "equivalent_penalty": point.equivalent_penalty,
             "step_length": state.step_length,
-            "arc_length": self._now.arc_length,
+            "arc_length": arc_length,
             **(held or {}),
             **self._unmeasured,
         }
         self.rows.append(row)
-        if state.on_level:
-            count = self._now.on_level
-            # kept before the probes run, so that Ctrl-C in one of them loses nothing
-            last = Kept(count, step, point.theta)
-            self._now = replace(self._now, on_level=count + 1, last=last)
-            if count % self._now.spacing == 0:
-                self._keep(last)
-            if count % self._record.probes_every == 0:
-                self._measure(row, point.theta)
+        # kept before the probes run, so that Ctrl-C in one of them loses nothing
+        count = self._now.on_level
+        last = Kept(count, step, point.theta) if state.on_level else None
+        self._now = replace(
+            self._now,
+            arc_length=arc_length,
+            progress=progress,
+            on_level=count + (last is not None),
+            last=last or self._now.last,
+        )
+        if last is not None and count % self._now.spacing == 0:
+            self._keep(last)
+        if last is not None and count % self._record.probes_every == 0:
+            self._measure(row, point.theta)
         return row
 
     def finish(self) -> tuple[pd.DataFrame, Tensor, list[int]]:

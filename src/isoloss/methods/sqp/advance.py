@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from isoloss.methods.sqp import several
 from isoloss.methods.sqp.basis import Array, Basis, padded
 from isoloss.methods.sqp.known import Known
 from isoloss.methods.sqp.model import NONE, RESTORING, Model, Slopes, Trial
+from isoloss.methods.sqp.several import Rules
 from isoloss.methods.sqp.state import SQPState
 from isoloss.outcome import Ending, Outcome
 from isoloss.point import Change, Objective, Origin, Point
@@ -89,7 +91,8 @@ class Center:
         return float(self.prices[0]) if len(self.prices) else self.slopes.multiplier
 
     def padded(self, size: int) -> Center:
-        return replace(self, slopes=self.slopes.padded(size))
+        slopes = self.slopes.padded(size)
+        return self if slopes is self.slopes else replace(self, slopes=slopes)
 
 
 class Search:
@@ -99,7 +102,7 @@ class Search:
         self.objective, self.state, self.model = objective, state, model
         loss = state.point.loss
         rough = loss if state.rough is None else state.rough
-        self.plain, self.rules = state.plain, state.rules
+        self.plain = state.plain
         self.home = self.here = self.center(state.point, state.phi(loss), slopes, rough)
         self.prices = np.array(state.prices)
         self.offset = state.phi(loss) - state.phi(rough)  # of phi from what trials compute
@@ -116,6 +119,11 @@ class Search:
         self.eps = torch.finfo(theta.dtype).eps
         size = state.point.norm if model.basis.metric is None else math.sqrt(slopes.r @ slopes.r)
         self.rounding = 4 * self.eps * size
+
+    @cached_property
+    def rules(self) -> Rules:
+        """What all constraints ask for."""
+        return self.state.rules
 
     def make_room(self, keep: int) -> None:
         """Turn the basis into a smaller one where the next trial might not find room."""
@@ -179,7 +187,7 @@ class Search:
         """Which gradient vanished of those that a step needs, None for none, "" for the level's."""
         slopes = self.here.slopes
         if self.plain:
-            return None if np.any(slopes.a) else ""
+            return None if slopes.a.any() else ""
         names = ["", *(bound.name for bound in self.objective.held)]
         needed = self.rules.free | (self.here.phis > self.rules.tols)
         for name, need, slope in zip(names, needed, slopes.every[1:], strict=True):
@@ -222,7 +230,8 @@ class Search:
         here, reached = self.here, reached.padded(self.model.basis.size)
         noise = self._noise(there)
         fallen = here.point.regularizer - there.regularizer + self.multiplier * (here.phi - phi)
-        fallen += float(self.prices @ (here.beside - reached.beside))
+        if len(self.prices):
+            fallen += float(self.prices @ (here.beside - reached.beside))
         if abs(fallen) <= noise:
             fallen = self._fall_by_slopes(reached.slopes, trial.step)
         missed, before = self._miss(reached), self._miss(here)
@@ -425,8 +434,8 @@ class Search:
         return 30 * self.eps * self._scale(there)
 
     def _scale(self, there: Point) -> float:
-        prices = float(abs(self.prices).sum())
-        return abs(there.regularizer) + abs(self.multiplier) + prices
+        scale = abs(there.regularizer) + abs(self.multiplier)
+        return scale + float(abs(self.prices).sum()) if len(self.prices) else scale
 
 
 def informed(

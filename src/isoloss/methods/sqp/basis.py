@@ -79,7 +79,7 @@ class Basis:
     @property
     def capacity(self) -> int:
         """How many rows there is storage for."""
-        return len(self.rows.values)
+        return self.rows.values.shape[0]
 
     @property
     def room(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -31,7 +32,6 @@ RESTORING = 1.3
 """How much longer than the shortest step that restores phi one may be in any case."""
 FAR = 1e15
 NONE = np.zeros(0)
-ONE = np.ones(1)
 HEAVY = 1e6
 
 
@@ -58,6 +58,8 @@ class Slopes:
 
     def padded(self, size: int) -> Slopes:
         """The same in a grown basis."""
+        if size == len(self.r):
+            return self
         beside = tuple(padded(one, size) for one in self.beside)
         return Slopes(padded(self.r, size), padded(self.a, size), beside)
 
@@ -71,7 +73,7 @@ class Slopes:
         """All of them."""
         return (self.r, self.a, *self.beside)
 
-    @property
+    @cached_property
     def multiplier(self) -> float:
         """The least-squares lambda of r + lambda a = 0."""
         return float(-(self.r @ self.a) / (self.a @ self.a))
@@ -127,7 +129,7 @@ class Model:
             r, a, bend = turn @ r, turn @ a, turn @ bend @ turn
         start = multiplier if multiplier * slopes.multiplier > 0 else slopes.multiplier
         reference = max(start, slopes.multiplier, key=abs)
-        weights, steep = ONE, a
+        weights, steep = None, a
         if self.known is None or not reference > 0:  # then what is known makes it concave
             values, vectors = self._tamed(bend, reference)
         else:
@@ -137,7 +139,8 @@ class Model:
         r, a = vectors.T @ r, vectors.T @ a
         found = solve(r, a, values, self.outside, phi, longest, start, gap, weights)
         step = vectors @ found.step
-        return replace(found, step=step if turn is None else turn @ step)
+        step = step if turn is None else turn @ step
+        return Trial(step, found.multiplier, found.length, found.left)
 
     @property
     def least(self) -> float:
@@ -152,8 +155,9 @@ class Model:
         values, vectors = eigh(bend)
         curved = self.outside + multiplier * values
         low = curved < self.least  # nowhere where the multiplier is 0
-        convex = convexified(curved[low], self.outside, self.least, multiplier > 0)
-        values[low] = (convex - self.outside) / (multiplier or 1.0)
+        if low.any():
+            convex = convexified(curved[low], self.outside, self.least, multiplier > 0)
+            values[low] = (convex - self.outside) / multiplier
         return values, vectors
 
     def _tamed_in_metric(
@@ -294,7 +298,7 @@ def _sr1(matrix: Array, step: Array, change: Array) -> Array:
     along, size = missed @ step, math.sqrt(missed @ missed)
     if abs(along) <= 1e-8 * size * math.sqrt(step @ step):
         return matrix
-    return matrix + np.outer(missed, missed / along)
+    return matrix + missed[:, None] * (missed / along)
 
 
 def _bfgs(matrix: Array, step: Array, change: Array) -> Array:
@@ -337,7 +341,7 @@ def solve(
     radius: float,
     multiplier: float,
     gap: float,
-    weights: Array = ONE,
+    weights: Array | None = None,
 ) -> Trial:
     """Minimize <r, p> + kappa |p|^2 / 2 with phi + <a, p> + <p, b p> / 2 = 0 and |p| <= radius.
 
@@ -347,6 +351,7 @@ def solve(
     in mu. Newton's method in both, one inside the other, kept inside brackets (compare More and
     Sorensen 1983 for the radius alone).
     """
+    weights = np.ones(len(r)) if weights is None else weights
     up, down, rates = b > 0, b < 0, np.where(b == 0, 1.0, b)
     some_up, some_down = bool(up.any()), bool(down.any())
     mu, mu_below, mu_above = 0.0, 0.0, math.inf
@@ -364,9 +369,9 @@ def solve(
             inverse = 1 / (weight + multiplier * b)
             back = (r + multiplier * a) * inverse
             ahead = lean * inverse  # gradient of the constraint at the step, a + b p
-            value = phi - 0.5 * float(back @ (a + ahead))
+            value = phi - 0.5 * float(back.dot(a + ahead))
             sideways = ahead * inverse
-            slope = -float(ahead @ sideways) - 1e-300
+            slope = -float(ahead.dot(sideways)) - 1e-300
             if abs(value) <= gap:
                 break
             below, above = (multiplier, above) if value > 0 else (below, multiplier)
@@ -374,14 +379,15 @@ def solve(
                 break
             newton = multiplier - value / slope
             multiplier = newton if below < newton < above else 0.5 * (below + above)
-        length = math.sqrt(float(back @ (weights * back)))
+        weighted = weights * back
+        length = math.sqrt(back.dot(weighted))
         if (mu == 0 and length <= 1.05 * radius) or abs(length - radius) <= 0.1 * radius:
             break
         if mu > HEAVY * kappa:
             break  # not even the shortest step that meets the constraint is short enough: take it
         mu_below, mu_above = (mu, mu_above) if length > radius else (mu_below, mu)
-        across = float(sideways @ (weights * back))
-        shortening = -2 * float(back @ (weights**2 * back * inverse)) - 2 * across * across / slope
+        across = float(sideways.dot(weighted))
+        shortening = -2 * float(weighted.dot(weighted * inverse)) - 2 * across * across / slope
         newton = mu
         if shortening < 0:
             newton += 2 * length**2 / shortening * (radius - length) / radius
