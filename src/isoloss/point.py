@@ -35,6 +35,10 @@ LEVEL_COLUMNS = ("level_multiplier", "level_active")
 RECORDED = 2**23
 """Entries of a basis up to which launching kernels is what a trial on a GPU costs."""
 
+Array = NDArray[np.float64]
+Seen = tuple[Tensor, float, Array]
+"""A vector, its square, and its inner products with the rows of a basis."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
@@ -133,6 +137,7 @@ class Origin:
     home: Tensor  # from where the distance is measured, shape (n,)
     rows: Tensor  # vectors of which the step is made, shape (capacity, n), zeros where unused;
     # with several ranks, of each vector this one's part
+    inverse: Array  # makes orthonormal ones of those used, shape (capacity used, capacity used)
     loss: float | None  # at the point, where gradients of log L are compared; None for those of L
     metric: Metric | None = None  # whose inverse makes steps of rows, and measures changes
 
@@ -142,9 +147,15 @@ class Change:
     """What is different at a trial."""
 
     vector: Tensor  # g - g_0, or of the gradients of log L, times L: g - (L / L_0) g_0; shape (n,)
-    square: float  # its inner product with itself
-    products: NDArray[np.float64]  # with the rows, shape (capacity used,)
     distance: float  # from home
+    # this rank's part of the vector, and where it is at hand what is left of that without its part
+    # in the span of the rows: each, its square, and its products with the rows used
+    seen: Sequence[Seen]
+
+
+Tried = tuple[Sequence[Tensor], Sequence[float], Sequence[Seen]]
+"""The vectors of a trial, its numbers as `_point` takes them and how far it is from home, and what
+is seen of the change."""
 
 
 class OutOfTime(Exception):  # noqa: N818  # no error: an evaluation would begin too late
@@ -182,7 +193,7 @@ class Objective:
         self.apart = [0] * len(self.held)
         self.steepest = 0.0
         self._each = 0  # evaluations that a point costs
-        self._replayed: Replayed | None = None
+        self._recording: Replayed | None = None
         self.deadline = math.inf
         self.stray: Tensor | None = None
 
@@ -258,48 +269,26 @@ class Objective:
         self.evaluations += self.problem.evaluations - before
         return self._seen(self._beside(_point(vectors, fetched(*numbers))))
 
-    def trial(self, origin: Origin, shares: NDArray[np.float64]) -> tuple[Point, Change]:
+    def trial(self, origin: Origin, shares: Array) -> tuple[Point, Change]:
         """The point that lies so much of each row from an origin, compared with it.
 
         Its loss is rounded where the problem's gradients are. All numbers come from the device in
         one copy; where launching kernels is what takes the time, one recording launches them.
         """
         self._begin()
-        problem, rows, used = self.problem, origin.rows, len(shares)
-        metric = origin.metric
+        problem = self.problem
         # what ranks tell one another cannot be recorded
-        alone = self.ranks.count == 1 and metric is None
-        small = alone and rows.numel() <= RECORDED and records(problem.device)
-        if not small:
-            rows = rows[:used]
-        numbers = np.zeros(1 + len(rows))
-        logs = origin.loss is not None  # all along a walk
-        numbers[0], numbers[1 : used + 1] = origin.loss or 0.0, shares
+        alone = self.ranks.count == 1 and origin.metric is None
+        small = alone and origin.rows.numel() <= RECORDED and records(problem.device)
+        numbers = np.append(origin.loss or 0.0, shares)
         self.ranks.note(numbers.tolist())
-        given = (
-            torch.from_numpy(numbers).to(problem.device),
-            origin.point.theta,
-            origin.point.grad,
-            origin.home,
-            rows,
-        )
         before = problem.evaluations
-        if small:
-            if self._replayed is None:
-                self._replayed = Replayed(partial(self._packed, logs), problem.device)
-            *vectors, together = self._replayed(*given)
-            array = together.cpu().numpy()
-            found = array[: NUMBERS + 2].tolist()
-            products = array[NUMBERS + 2 :][:used]
-        else:
-            vectors, several = self._try(logs, *given, metric)
-            *found, products = fetched(*several)
+        vectors, found, seen = (self._replayed if small else self._launched)(origin, numbers)
         # to record takes further ones
         problem.evaluations = before + self._each
         self.evaluations += self._each
         point = self._seen(self._beside(_point(vectors, found)))
-        distance, square = found[NUMBERS:]
-        return point, Change(vectors[-1], square, products, distance)
+        return point, Change(vectors[-1], found[NUMBERS], seen)
 
     @property
     def rough(self) -> bool:
@@ -400,10 +389,51 @@ class Objective:
         also = (torch.dist(theta, home), inner(change, dual), along)
         return (*vectors, change), (*found, *also)
 
-    def _packed(self, logs: bool, *given: Tensor) -> tuple[Tensor, ...]:
-        numbers, place, grad, home, rows = given
-        vectors, found = self._try(logs, numbers, place, grad, home, rows)
-        return *vectors, torch.cat([number.double().flatten() for number in found])
+    def _launched(self, origin: Origin, numbers: Array) -> Tried:
+        """A trial, and what `Change` holds of its change."""
+        rows, place = origin.rows[: len(numbers) - 1], origin.point
+        given = torch.from_numpy(numbers).to(rows.device), place.theta, place.grad, origin.home
+        logs = origin.loss is not None
+        vectors, several = self._try(logs, *given, rows, origin.metric)
+        *found, square, along = fetched(*several)
+        return vectors, found, [(self.ranks.cut(vectors[-1]), square, along)]
+
+    def _replayed(self, origin: Origin, numbers: Array) -> Tried:
+        """The same by a recording, of as many rows as there is storage for."""
+        used, capacity = len(numbers) - 1, origin.rows.shape[0]
+        padded = np.zeros(1 + capacity + capacity**2)
+        padded[: 1 + used] = numbers
+        padded[1 + capacity :].reshape(capacity, capacity)[:used, :used] = origin.inverse
+        if self._recording is None:
+            logs = origin.loss is not None  # all along a walk
+            self._recording = Replayed(partial(self._packed, logs), self.problem.device)
+        place = origin.point
+        *vectors, rest, together = self._recording(
+            torch.from_numpy(padded).to(self.problem.device, non_blocking=True),
+            place.theta,
+            place.grad,
+            origin.home,
+            origin.rows,
+        )
+        array = together.cpu().numpy()
+        several = zip((vectors[-1], rest), array[NUMBERS + 1 :].reshape(2, -1), strict=True)
+        seen = [(vector, float(one[0]), one[1 : 1 + used]) for vector, one in several]
+        return vectors, array[: NUMBERS + 1].tolist(), seen
+
+    def _packed(
+        self, logs: bool, numbers: Tensor, place: Tensor, grad: Tensor, home: Tensor, rows: Tensor
+    ) -> tuple[Tensor, ...]:
+        """What `_try` gives with its numbers in one tensor, and what the rows leave of the change.
+
+        A basis asks for that next, most of the time.
+        """
+        capacity = rows.shape[0]
+        inverse = numbers[1 + capacity :].view(capacity, capacity)
+        vectors, found = self._try(logs, numbers[: 1 + capacity], place, grad, home, rows)
+        shares = inverse.t().mv(inverse.mv(found[-1]))
+        rest = torch.addmv(vectors[-1], rows.t(), shares.to(rows.dtype), alpha=-1)
+        found = (*found, inner(rest, rest), products(rows, rest))
+        return *vectors, rest, torch.cat([number.double().flatten() for number in found])
 
 
 def _point(vectors: Sequence[Tensor], found: Sequence[Any]) -> Point:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import isoloss
 from isoloss import Problem, Stop, traverse
 from isoloss.evaluation import recorded
 from isoloss.evaluation.recorded import Replayed
+from isoloss.point import Change, Objective, Origin, Point
 
 
 @pytest.fixture
@@ -134,6 +136,35 @@ def test_a_walk_by_recordings_is_the_walk(
     for column in ("evaluations", "loss", "regularizer", "kkt_residual", "step_length"):
         first, second = path.steps[column][:10], usual.steps[column][:10]
         assert list(first) == pytest.approx(list(second), rel=1e-6)
+
+
+@pytest.mark.parametrize("regularizer", ["squared_norm", "path_norm"])
+def test_a_recorded_trial_says_what_the_rows_leave_of_a_change(
+    graphs: list[CpuGraph], monkeypatch: pytest.MonkeyPatch, regularizer: str
+) -> None:
+    trials: list[tuple[Origin, Change]] = []
+    usual = Objective.trial
+
+    def trial(self: Objective, origin: Origin, shares: Any) -> tuple[Point, Change]:
+        found = usual(self, origin, shares)
+        trials.append((replace(origin, rows=origin.rows.clone()), found[1]))
+        return found
+
+    monkeypatch.setattr(Objective, "trial", trial)
+    one, stop = problem(dtype=torch.float64), Stop(evaluations=40)
+    traverse(one, regularizer=regularizer, stop=stop, progress=False)
+    assert graphs[-1].replays > 20
+    for origin, change in trials:
+        rows = origin.rows[: len(origin.inverse)]
+        orthonormal = torch.from_numpy(origin.inverse) @ rows
+        left = change.vector - orthonormal.T @ (orthonormal @ change.vector)
+        for (vector, square, products), expected in zip(
+            change.seen, (change.vector, left), strict=True
+        ):
+            close = {"rtol": 1e-6, "atol": 1e-9 * change.vector.norm().item()}
+            torch.testing.assert_close(vector, expected, **close)
+            assert square == pytest.approx((vector @ vector).item())
+            torch.testing.assert_close(torch.from_numpy(products), rows @ vector, **close)
 
 
 def test_a_check_says_whether_kernels_are_recorded(graphs: list[CpuGraph]) -> None:

@@ -131,7 +131,7 @@ class Search:
         needed = 3 if known else 2  # each trial adds its change, and what is known a direction
         full = self.model.basis.room < needed + len(self.state.beside)
         if full:
-            held = [self.here.slopes, self.home.slopes]
+            held = [self.here.slopes, self.home.slopes.padded(self.model.basis.size)]
             ranks = self.objective.ranks
             # what few rows do not know has to be kept
             most = keep // 2 if known and known.rows.factored else keep
@@ -198,10 +198,10 @@ class Search:
     @property
     def origin(self) -> Origin:
         """From where the next trial starts."""
-        here, rows = self.here.point, self.model.basis.rows.values
+        here, home, basis = self.here, self.home.point.theta, self.model.basis
         logs = self.state.scale is None and not self.state.upper
-        unit = self.here.rough if logs else None
-        return Origin(here, self.home.point.theta, rows, unit, self.model.basis.metric)
+        unit = here.rough if logs else None
+        return Origin(here.point, home, basis.rows.values, basis.inverse, unit, basis.metric)
 
     def shares(self, trial: Trial) -> Array:
         """How much of each of the origin's rows a trial goes."""
@@ -254,8 +254,7 @@ class Search:
 
     def _take(self, model: Model) -> None:
         """Go on with a model whose basis may have grown."""
-        self.model, size = model, model.basis.size
-        self.home, self.here = self.home.padded(size), self.here.padded(size)
+        self.model, self.here = model, self.here.padded(model.basis.size)
 
     def arrival(self) -> SQPState:
         """The state at the point that was landed on."""
@@ -281,7 +280,7 @@ class Search:
     def learn(self, there: Point, step: Array, change: Change) -> Slopes:
         """Teach the model the change of both gradients; the gradients at the trial."""
         here, model, ranks = self.here, self.model, self.objective.ranks
-        seen = change.square, model.basis.inverse @ change.products
+        seen = [(v, square, model.basis.inverse @ along) for v, square, along in change.seen]
         change_a, basis = model.basis.coordinates(change.vector, seen, ranks)
         unit = self.state.unit(there.loss)
         known = model.known
@@ -305,7 +304,7 @@ class Search:
             changes.append(bent)
             beside.append(slope)
         self.model = model.learn(basis, step, change_r, change_a, changes, known)
-        self.home, self.here = self.home.padded(basis.size), here.padded(basis.size)
+        self.here = here.padded(basis.size)
         before = self.here.slopes
         return Slopes(
             before.r + padded(change_r, basis.size),
@@ -426,7 +425,8 @@ class Search:
         self.rejected += 1
         self.landing *= 0.3
         if self.rejected % ROUGH == 0:
-            self.here, self.radius, self.landing = self.home, 0.1 * self.radius, math.inf
+            self.here = self.home = self.home.padded(self.model.basis.size)
+            self.radius, self.landing = 0.1 * self.radius, math.inf
         if self.rejected % (2 * ROUGH) == 0:
             self.model = self.model.forgotten()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -100,7 +101,7 @@ class Basis:
     def coordinates(
         self,
         vector: Tensor,
-        seen: tuple[float, Array] | None = None,
+        seen: Sequence[tuple[Tensor, float, Array]] = (),
         ranks: Ranks = ALONE,
         nothing: float = 0.0,
     ) -> tuple[Array, Basis]:
@@ -108,17 +109,18 @@ class Basis:
 
         One pass over the rows, unless so much of the vector is known that rounding hides what is
         new: then what is known is taken off first ("twice is enough", Giraud et al. 2005). `seen`
-        is its square and its inner products with the basis, where these are at hand; what is new
-        and no longer than `nothing` is rounding.
+        is the vector, then what is left of it, as far as these are at hand: each with its square
+        and its coordinates by inner products. What is new and no longer than `nothing` is rounding.
         """
         found, rest, whole = np.zeros(self.size), ranks.cut(vector), 0.0
-        for _ in range(3):
-            if seen is None:
+        for turn in range(3):
+            if turn < len(seen):
+                rest, square, part = seen[turn]
+            else:
                 dual = rest if self.metric is None else self.metric.solve(rest)
                 several = ranks.sums(inner(rest, dual), products(self._rows, dual))
                 square, known = fetched(*several)
-                seen = square, self.inverse @ known
-            (square, part), seen = seen, None
+                part = self.inverse @ known
             left = math.sqrt(square)
             whole = whole or left
             if left <= max(100 * torch.finfo(vector.dtype).eps * whole, nothing):
@@ -129,7 +131,8 @@ class Basis:
             if shares @ shares + left * left <= GROWTH**2 * new:
                 length = math.sqrt(new)
                 return np.append(found, length), self._grown(rest, left, shares / length, length)
-            rest = torch.addmv(rest, self._rows.t(), self._like_rows(shares), alpha=-1)
+            if turn + 1 >= len(seen):
+                rest = torch.addmv(rest, self._rows.t(), self._like_rows(shares), alpha=-1)
         return found, self
 
     def projected(self, vector: Tensor) -> Array:
@@ -146,7 +149,7 @@ class Basis:
         inverse = padded(self.inverse, size + 1)
         inverse[size, :size] = -shares
         inverse[size, size] = norm / length
-        return replace(self, rows=rows, inverse=inverse)
+        return Basis(rows, inverse, self.metric)
 
     def images(self, rows: GaussNewton) -> Array:
         """The vectors of the basis under a matrix, shape (size, m)."""

@@ -89,6 +89,7 @@ class Known:
         shares = gradient @ self.images @ inverse
         image: Array = self.rows.gram @ shares
         square = max(float(shares @ image), 0.0)  # rounding may say less
-        seen = square, self.images @ shares
-        found, basis = basis.coordinates(self.rows.combined(shares), seen)
+        steepest = self.rows.combined(shares)
+        seen = [(steepest, square, self.images @ shares)]
+        found, basis = basis.coordinates(steepest, seen)
         return known.grown(basis, found, lambda _: image), basis
