@@ -184,6 +184,22 @@ def test_a_check_says_whether_kernels_are_recorded(graphs: list[CpuGraph]) -> No
     assert "| kernels | launched one by one: " in str(isoloss.check(waiting))
 
 
+def test_points_without_a_trial_are_replayed_to_the_bit(
+    graphs: list[CpuGraph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"method": isoloss.Paper(smallest_step=1e-2), "stop": Stop(steps=60)}
+    one = problem()
+    path = traverse(one, **settings, progress=False)
+    assert len(graphs) == 2  # one of gradients, for the checks at the start
+    assert graphs[-1].replays >= 60
+    assert one.evaluations == path.steps["evaluations"].iloc[-1]
+    monkeypatch.setattr("isoloss.point.records", lambda _: False)
+    usual = traverse(problem(), **settings, progress=False)
+    assert torch.equal(path.points, usual.points)
+    kept = [c for c in path.steps if c != "seconds"]
+    assert path.steps[kept].equals(usual.steps[kept])
+
+
 def test_to_record_counts_no_evaluation(graphs: list[CpuGraph]) -> None:
     one = problem()
     theta = one.current()
