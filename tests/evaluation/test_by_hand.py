@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from isoloss import InputError, Problem
+from isoloss._kernels import layers
 from isoloss._kernels.chain import Chain, plain
 from isoloss.evaluation.autograd import Autograd
 from isoloss.evaluation.by_hand import ByHand
@@ -47,6 +48,12 @@ def reference(model: nn.Module, loss: str, pair: tuple[Tensor, Tensor]) -> tuple
     return total.detach(), torch.cat([grad.reshape(-1) for grad in grads])
 
 
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers of the kinds that a GPU is given."""
+    monkeypatch.setattr(layers, "_by_patches", lambda place: True)
+    monkeypatch.setattr(layers, "_by_tiles", lambda place: layers.tile(place.part.module))
+
+
 def is_by_hand(problem: Problem) -> bool:
     return isinstance(problem._evaluation, ByHand)
 
@@ -66,10 +73,15 @@ def poisoned() -> Iterator[None]:
     ("chunk_size", "patches"), [(23, False), (5, False), (1, False), (23, True), (5, True)]
 )
 def test_it_agrees_with_autograd_to_rounding(
-    name: str, loss: str, chunk_size: int, patches: bool, poisoned: None, monkeypatch: Any
+    name: str,
+    loss: str,
+    chunk_size: int,
+    patches: bool,
+    poisoned: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if patches:  # as on a GPU
-        monkeypatch.setattr("isoloss._kernels.layers._by_patches", lambda place: True)
+    if patches:
+        as_on_a_gpu(monkeypatch)
     make, shape = BY_HAND[name]
     model, pair = make(), data(shape, loss)
     problem, single = (
@@ -264,7 +276,7 @@ def test_the_room_of_a_network_is_that_of_its_buffers(
     name: str, patches: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if patches:
-        monkeypatch.setattr("isoloss._kernels.layers._by_patches", lambda place: True)
+        as_on_a_gpu(monkeypatch)
     make, shape = PLAIN[name]
     model = make()
     parts, at = plain(model), list(model.parameters())
