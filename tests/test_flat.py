@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.problems import classifier, normal, snapshot
+from tests.problems import F64, classifier, normal, snapshot
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from isoloss.flat import BLOCK, FlatNetwork, flatten, inner, trainable
+from isoloss.flat import BLOCK, FlatNetwork, flatten, inner, packed, trainable
 from isoloss.names import load_into
 
 
@@ -120,3 +120,12 @@ def test_inner_products_in_float32_keep_six_digits_at_any_length(size: int) -> N
     assert inner(a, a).item() == pytest.approx(exact, rel=2e-6)
     if size <= BLOCK:
         assert inner(a, a) == a.dot(a)
+
+
+def test_numbers_and_vectors_of_several_types_are_packed_in_their_order() -> None:
+    third = torch.tensor(1 / 3)
+    given = [third, torch.ones(2, dtype=F64), torch.tensor(1 / 3, dtype=F64), third + torch.eye(2)]
+    for several in (given, given[::-1], given[1:3], given[:1]):
+        expected = [number for one in several for number in one.double().flatten().tolist()]
+        assert packed(several).tolist() == expected
+        assert packed(several).dtype == F64

@@ -330,7 +330,7 @@ def less(a: Tensor, b: Tensor, over: Tensor, under: Tensor) -> Tensor:
     if a.device.type == "cpu":
         bottom = under.item()
         return a.sub(b, alpha=over.item() / bottom if bottom > 0 else 0.0)
-    share = torch.where(under > 0, over.double() / under.double(), 0.0)
+    share = torch.where(under > 0, over / under, 0.0)
     return torch.addcmul(a, b, share.to(a.dtype), value=-1)
 
 
@@ -339,10 +339,21 @@ def fetched(*tensors: Tensor) -> list[Any]:
     if all(tensor.device.type == "cpu" for tensor in tensors):
         return [t.detach().double().numpy() if t.ndim else t.item() for t in tensors]
     device = next(tensor.device for tensor in tensors if tensor.device.type != "cpu")
-    flat = [tensor.detach().to(device, torch.float64).flatten() for tensor in tensors]
+    together = packed([tensor.detach().to(device) for tensor in tensors])
     ends = np.cumsum([tensor.numel() for tensor in tensors])[:-1]
-    pieces = np.split(torch.cat(flat).cpu().numpy(), ends)
+    pieces = np.split(together.cpu().numpy(), ends)
     return [p if t.ndim else p.item() for p, t in zip(pieces, tensors, strict=True)]
+
+
+def packed(tensors: Sequence[Tensor]) -> Tensor:
+    """The entries of all in one vector of float64, with one conversion for all that need it."""
+    rough = [tensor.flatten() for tensor in tensors if tensor.dtype != torch.float64]
+    exact = [tensor.flatten() for tensor in tensors if tensor.dtype == torch.float64]
+    if not rough:
+        return torch.cat(exact)
+    converted = iter(torch.cat(rough).double().split([len(one) for one in rough]))
+    in_turn = iter(exact)
+    return torch.cat([next(in_turn if t.dtype == torch.float64 else converted) for t in tensors])
 
 
 def fixed(model: Model) -> dict[str, Tensor]:

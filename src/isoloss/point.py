@@ -16,7 +16,7 @@ from torch import Tensor
 from isoloss._kernels.capture import records
 from isoloss.constraints import COLUMNS, Bound, Constraint, balanced
 from isoloss.evaluation import Replayed
-from isoloss.flat import fetched, inner, less, products
+from isoloss.flat import fetched, inner, less, packed, products
 from isoloss.problem import Problem, inside
 from isoloss.regularizers import AnyRegularizer, get_regularizer
 from isoloss.regularizers.metric import Metric
@@ -405,7 +405,7 @@ class Objective:
     def _measured(self, theta: Tensor) -> tuple[Tensor, ...]:
         """What `_measure` gives but theta, with its numbers in one tensor."""
         (_, *vectors), numbers = self._measure(theta, self.problem.loss_and_grad)
-        return *vectors, torch.stack([number.double() for number in numbers])
+        return *vectors, packed(numbers)
 
     def _launched(self, origin: Origin, numbers: Array) -> Tried:
         """A trial, and what `Change` holds of its change."""
@@ -451,7 +451,7 @@ class Objective:
         shares = inverse.t().mv(inverse.mv(found[-1]))
         rest = torch.addmv(vectors[-1], rows.t(), shares.to(rows.dtype), alpha=-1)
         found = (*found, inner(rest, rest), products(rows, rest))
-        return *vectors, rest, torch.cat([number.double().flatten() for number in found])
+        return *vectors, rest, packed(found)
 
 
 def _point(vectors: Sequence[Tensor], found: Sequence[Any]) -> Point:

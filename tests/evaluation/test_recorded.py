@@ -36,7 +36,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[CpuGraph]:
 
 
 def _less(a: Tensor, b: Tensor, over: Tensor, under: Tensor) -> Tensor:
-    share = torch.where(under > 0, over.double() / under.double(), 0.0)
+    share = torch.where(under > 0, over / under, 0.0)
     return torch.addcmul(a, b, share.to(a.dtype), value=-1)
 
 
