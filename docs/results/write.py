@@ -317,7 +317,7 @@ LOOK_UPS = {
     look.__name__: look
     for look in (
         walk, measured, penalties, decay, best, held_out, lost, collapsed,
-        change, after, equivalent, ends, kinds, runs, all_converged,
+        change, after, equivalent, ends, kinds, runs, all_converged, table,
     )
 }  # fmt: skip
 FORMATS = {
