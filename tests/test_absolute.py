@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from isoloss import SQP, Checkpoint, Outcome, Path, Problem, Record, Stop, traverse
-from isoloss.point import Objective, Tolerance
+from isoloss.objective import Objective
+from isoloss.point import Tolerance
 
 F64 = torch.float64
 CENTER = torch.tensor([3.0, -1.0, 2.0], dtype=F64)

@@ -38,7 +38,8 @@ from isoloss import (
     weighted_sum,
 )
 from isoloss.methods.paper import PaperState
-from isoloss.point import Objective, Tolerance
+from isoloss.objective import Objective
+from isoloss.point import Tolerance
 from isoloss.regularizers import Regularizer
 from isoloss.snapshot import Snapshot
 from isoloss.store import generations as generations_module

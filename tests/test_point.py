@@ -20,7 +20,8 @@ from tests.problems import (
 )
 from torch import Tensor
 
-from isoloss.point import Objective, Point
+from isoloss.objective import Objective
+from isoloss.point import Point
 from isoloss.regularizers import SquaredNorm
 
 

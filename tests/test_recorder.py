@@ -17,8 +17,9 @@ from torch import Tensor
 
 from isoloss import Problem, Record
 from isoloss.methods.paper import PaperState
+from isoloss.objective import Objective
 from isoloss.path import COLUMNS
-from isoloss.point import Objective, Tolerance
+from isoloss.point import Tolerance
 from isoloss.recorder import Recorder
 from isoloss.regularizers import SquaredNorm
 

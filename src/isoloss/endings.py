@@ -13,9 +13,10 @@ import torch
 from isoloss.checking import why_not_finite, with_cause
 from isoloss.evaluation import Ranks
 from isoloss.methods import State
+from isoloss.objective import Objective
 from isoloss.outcome import Ending, Outcome
 from isoloss.path import Row, Stop, count
-from isoloss.point import Objective, Tolerance
+from isoloss.point import Tolerance
 from isoloss.problem import ALONE
 
 FIRST_STEPS = 3

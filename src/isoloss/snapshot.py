@@ -21,8 +21,9 @@ from isoloss.flat import digest
 from isoloss.losses import OwnTensors
 from isoloss.methods import Method, State
 from isoloss.methods.sqp.basis import Rows
+from isoloss.objective import Objective
 from isoloss.path import Record
-from isoloss.point import Objective, Tolerance
+from isoloss.point import Tolerance
 from isoloss.problem import Problem, inside
 from isoloss.recorder import Recorded
 from isoloss.regularizers import REGULARIZERS

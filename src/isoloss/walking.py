@@ -27,9 +27,10 @@ from isoloss.errors import InputError, check_takes
 from isoloss.flat import digest, fixed, vector
 from isoloss.methods import Method, State, get_method
 from isoloss.names import state_keys
+from isoloss.objective import Objective, OutOfTime
 from isoloss.outcome import Ending, Outcome
 from isoloss.path import Path, Record, Row, Stop
-from isoloss.point import Objective, OutOfTime, Tolerance
+from isoloss.point import Tolerance
 from isoloss.problem import Problem, inside
 from isoloss.recorder import Recorder
 from isoloss.regularizers import AnyRegularizer

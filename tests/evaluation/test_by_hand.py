@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from isoloss import InputError, Problem
-from isoloss._kernels import layers
+from isoloss._kernels import images
 from isoloss._kernels.chain import Chain, plain
 from isoloss.evaluation.autograd import Autograd
 from isoloss.evaluation.by_hand import ByHand
@@ -50,8 +50,8 @@ def reference(model: nn.Module, loss: str, pair: tuple[Tensor, Tensor]) -> tuple
 
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers of the kinds that a GPU is given."""
-    monkeypatch.setattr(layers, "_by_patches", lambda place: True)
-    monkeypatch.setattr(layers, "_by_tiles", lambda place: layers.tile(place.part.module))
+    monkeypatch.setattr(images, "_by_patches", lambda place: True)
+    monkeypatch.setattr(images, "_by_tiles", lambda place: images.tile(place.part.module))
 
 
 def is_by_hand(problem: Problem) -> bool:

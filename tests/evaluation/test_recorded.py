@@ -15,7 +15,8 @@ import isoloss
 from isoloss import Problem, Stop, traverse
 from isoloss.evaluation import recorded
 from isoloss.evaluation.recorded import Replayed
-from isoloss.point import Change, Objective, Origin, Point
+from isoloss.objective import Objective
+from isoloss.point import Change, Origin, Point
 
 
 @pytest.fixture
@@ -30,8 +31,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[CpuGraph]:
     monkeypatch.setattr(recorded, "graph_for", new)
     monkeypatch.setattr(recorded, "WORTH_IT", torch.inf)
     monkeypatch.setattr("isoloss.evaluation.records", lambda _: True)
-    monkeypatch.setattr("isoloss.point.records", lambda _: True)
-    monkeypatch.setattr("isoloss.point.less", _less)  # the usual one fetches the share
+    monkeypatch.setattr("isoloss.objective.records", lambda _: True)
+    monkeypatch.setattr("isoloss.objective.less", _less)  # the usual one fetches the share
     return made
 
 
@@ -130,7 +131,7 @@ def test_a_walk_by_recordings_is_the_walk(
     assert len(graphs) == recordings
     assert graphs[-1].replays > 20
     monkeypatch.setattr("isoloss.evaluation.records", lambda _: False)
-    monkeypatch.setattr("isoloss.point.records", lambda _: False)
+    monkeypatch.setattr("isoloss.objective.records", lambda _: False)
     usual = traverse(problem(dtype=torch.float64), **settings)
     # sums over padded rows are rounded otherwise, which tells more with every step
     for column in ("evaluations", "loss", "regularizer", "kkt_residual", "step_length"):
@@ -193,7 +194,7 @@ def test_points_without_a_trial_are_replayed_to_the_bit(
     assert len(graphs) == 2  # one of gradients, for the checks at the start
     assert graphs[-1].replays >= 60
     assert one.evaluations == path.steps["evaluations"].iloc[-1]
-    monkeypatch.setattr("isoloss.point.records", lambda _: False)
+    monkeypatch.setattr("isoloss.objective.records", lambda _: False)
     usual = traverse(problem(), **settings, progress=False)
     assert torch.equal(path.points, usual.points)
     kept = [c for c in path.steps if c != "seconds"]

@@ -14,7 +14,7 @@ from tests.problems import F64, generator, normal
 from torch import Tensor, nn
 
 from isoloss import Checkpoint, Problem, Stop, check, traverse
-from isoloss.point import Objective
+from isoloss.objective import Objective
 
 N, CLASSES = 23, 4
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from isoloss import SQP, Outcome, Paper, Path, Problem, Stop, traverse
 from isoloss.methods.sqp.approach import _Line, _newton
 from isoloss.methods.sqp.basis import Rows, row_of
-from isoloss.point import Objective, Tolerance
+from isoloss.objective import Objective
+from isoloss.point import Tolerance
 from isoloss.problem import ALONE
 
 F64 = torch.float64

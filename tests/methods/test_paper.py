@@ -28,7 +28,8 @@ from tests.problems import (
 from torch import Tensor
 
 from isoloss import Outcome, Paper, Path, Problem, Record, Stop, traverse
-from isoloss.point import Objective, Tolerance
+from isoloss.objective import Objective
+from isoloss.point import Tolerance
 from isoloss.regularizers import SquaredNorm
 
 LossAndGrad = Callable[[Vector], tuple[float, Vector]]

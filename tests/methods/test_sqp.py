@@ -35,7 +35,8 @@ from torch import Tensor, nn
 
 from isoloss import SQP, Outcome, Paper, Path, Problem, Record, Stop, experiments, traverse
 from isoloss.methods.sqp.advance import Search
-from isoloss.point import Objective, Tolerance
+from isoloss.objective import Objective
+from isoloss.point import Tolerance
 from isoloss.regularizers import SquaredNorm
 
 F64 = torch.float64

@@ -14,7 +14,7 @@ from isoloss import L1, GroupLasso, NuclearNorm, Problem, SquaredNorm, Stop, tra
 from isoloss.flat import Layout
 from isoloss.methods.sqp.basis import Basis
 from isoloss.methods.sqp.model import Model, Slopes
-from isoloss.point import Objective
+from isoloss.objective import Objective
 from isoloss.regularizers import get_regularizer
 from isoloss.regularizers.metric import Metric, diagonal
 from isoloss.regularizers.regularizer import metric_of

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from isoloss import InputError
-from isoloss._kernels import layers
+from isoloss._kernels import images
 from isoloss.flat import flatten, trainable
 from isoloss.losses import CrossEntropy, accuracy
 from isoloss.training import Adam, Training, train
@@ -34,7 +34,7 @@ def graphs(request, monkeypatch):
 
     if request.param == "captured":
         monkeypatch.setattr("isoloss.training.graph_for", graph_for)
-        monkeypatch.setattr(layers, "_by_tiles", lambda place: layers.tile(place.part.module))
+        monkeypatch.setattr(images, "_by_tiles", lambda place: images.tile(place.part.module))
     return made
 
 

@@ -13,8 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from isoloss._kernels.layers import LAYERS, Layer, Part, Place, Tensors
+from isoloss._kernels.images import average_pool, convolution
+from isoloss._kernels.layers import Flatten, Layer, Linear, Part, Place, ReLU, Tanh, Tensors
 from isoloss.losses import Loss, NamedLoss, cross_entropy, mse
+
+LAYERS: dict[type[nn.Module], Callable[[Place], Layer]] = {
+    nn.Linear: Linear,
+    nn.Conv2d: convolution,
+    nn.Tanh: Tanh,
+    nn.ReLU: ReLU,
+    nn.AvgPool2d: average_pool,
+    nn.Flatten: Flatten,
+}
+"""What stands in for each module."""
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 SHADOWS = {"forward", "weight", "bias"}

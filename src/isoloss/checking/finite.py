@@ -9,7 +9,8 @@ from torch import Tensor
 
 from isoloss.checking.exact import in_float64
 from isoloss.errors import InputError
-from isoloss.point import Objective, Point, Tolerance
+from isoloss.objective import Objective
+from isoloss.point import Point, Tolerance
 from isoloss.problem import Problem, inside
 
 OVERFLOW = "Use dtype=torch.float64, whose numbers reach 1e308 where float32's reach 3e38."

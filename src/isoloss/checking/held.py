@@ -8,7 +8,8 @@ from isoloss.checking.function import check_function, check_tolerance
 from isoloss.checking.gradient import check_gradient
 from isoloss.constraints import RTOL, Bound
 from isoloss.errors import InputError
-from isoloss.point import Objective, Point, Tolerance
+from isoloss.objective import Objective
+from isoloss.point import Point, Tolerance
 from isoloss.problem import Problem
 
 

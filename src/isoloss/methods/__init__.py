@@ -10,8 +10,9 @@ from isoloss.arguments import checked
 from isoloss.errors import InputError, unknown
 from isoloss.methods.paper import Paper
 from isoloss.methods.sqp import SQP
+from isoloss.objective import Objective
 from isoloss.outcome import Ending
-from isoloss.point import Objective, Point, Tolerance
+from isoloss.point import Point, Tolerance
 
 METHODS: dict[str, type[Paper] | type[SQP]] = {"sqp": SQP, "paper": Paper}
 

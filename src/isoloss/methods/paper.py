@@ -10,8 +10,9 @@ from pydantic import PositiveFloat, model_validator
 from torch import Tensor
 
 from isoloss.errors import InputError
+from isoloss.objective import Objective
 from isoloss.outcome import Ending, Outcome
-from isoloss.point import Objective, Point, Tolerance
+from isoloss.point import Point, Tolerance
 from isoloss.settings import Count, Settings
 
 

@@ -19,8 +19,9 @@ from isoloss.methods.sqp.model import Bend, Model, Slopes
 from isoloss.methods.sqp.restore import step_inside
 from isoloss.methods.sqp.several import Measure
 from isoloss.methods.sqp.state import SQPState
+from isoloss.objective import Objective
 from isoloss.outcome import Ending, Outcome
-from isoloss.point import Objective, Tolerance
+from isoloss.point import Tolerance
 from isoloss.settings import Count, Settings
 
 LEAST_MEMORY, MOST_MEMORY = 16, 10_000

@@ -16,8 +16,9 @@ from isoloss.methods.sqp.known import Known
 from isoloss.methods.sqp.model import NONE, RESTORING, Model, Slopes, Trial
 from isoloss.methods.sqp.several import Rules
 from isoloss.methods.sqp.state import SQPState
+from isoloss.objective import Objective
 from isoloss.outcome import Ending, Outcome
-from isoloss.point import Change, Objective, Origin, Point
+from isoloss.point import Change, Origin, Point
 
 LOOSE = 0.15
 """|phi| up to which a trial outside the band becomes a center, from which the step goes on."""

@@ -14,8 +14,9 @@ from isoloss.evaluation import Ranks
 from isoloss.flat import inner
 from isoloss.methods.sqp.basis import Rows, row_of
 from isoloss.methods.sqp.state import SQPState
+from isoloss.objective import Objective
 from isoloss.outcome import Ending, Outcome
-from isoloss.point import Objective, Point
+from isoloss.point import Point
 
 Pair = tuple[Rows, Rows]
 """A step and the change of the gradient over it, a row each."""

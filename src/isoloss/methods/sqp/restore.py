@@ -12,8 +12,8 @@ from isoloss.methods.sqp.basis import padded
 from isoloss.methods.sqp.model import Model, Slopes
 from isoloss.methods.sqp.several import restoring
 from isoloss.methods.sqp.state import SQPState
+from isoloss.objective import Objective
 from isoloss.outcome import Ending, Outcome
-from isoloss.point import Objective
 
 ENOUGH = 0.05
 """Least fall of the sum of misses, as a share of the modeled one, of a step that is taken."""

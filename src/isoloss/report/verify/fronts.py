@@ -12,7 +12,7 @@ import torch
 from isoloss import experiments
 from isoloss.explore.branches import FALLING, RISING
 from isoloss.explore.front import Front
-from isoloss.point import Objective
+from isoloss.objective import Objective
 from isoloss.report.verify.checks import NOT_DONE, OF_SLOPES, Check, bound, columns, facts, problems
 
 ROUNDING = 1e-5

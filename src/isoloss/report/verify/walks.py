@@ -19,9 +19,10 @@ from isoloss.endings import slowed
 from isoloss.experiments.catalog import Experiment
 from isoloss.methods import METHODS, Tolerance
 from isoloss.names import state_keys
+from isoloss.objective import Objective
 from isoloss.outcome import Ending, Outcome
 from isoloss.path import COLUMNS, Path, Record, Stop
-from isoloss.point import Objective, Point
+from isoloss.point import Point
 from isoloss.problem import Problem
 from isoloss.recorder import Recorder
 from isoloss.report.verify.checks import (
