@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from isoloss import InputError, Problem
+from isoloss import evaluation as choice
 from isoloss._kernels import images
 from isoloss._kernels.chain import Chain, plain
+from isoloss.evaluation import choose
 from isoloss.evaluation.autograd import Autograd
 from isoloss.evaluation.by_hand import ByHand
 from isoloss.flat import flatten
@@ -295,3 +297,19 @@ def test_the_room_of_a_network_is_that_of_its_buffers(
     kernels = 2 * sum(p.numel() for p in at)  # which are no matter of the batch
     assert found - kernels <= 1.05 * chain.room
     assert chain.room <= 2 * found + kernels
+
+
+@pytest.mark.parametrize("most_bytes", [3e6, 5e6, 1e9])
+def test_as_many_examples_are_taken_at_once_as_the_buffers_leave_room_for(
+    most_bytes: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_on_a_gpu(monkeypatch)
+    both = nn.Conv2d(2, 16, 3), nn.Tanh(), nn.Conv2d(16, 16, 3), nn.Tanh()
+    model = seeded(*both, nn.Flatten(), nn.Linear(16 * 4 * 2, 3))
+    problem = Problem(model, "mse", data((2, 8, 6), "mse", 200))
+    own = problem._inside
+    size = choice._equal_parts(own.network, own.chunks, own.loss, most_bytes)
+    evaluation = choose(own.network, own.chunks.recut(size), own.loss)
+    assert isinstance(evaluation, ByHand)
+    assert evaluation.room <= most_bytes
+    assert (size == 200) == (most_bytes == 1e9)
