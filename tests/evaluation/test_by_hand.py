@@ -51,7 +51,8 @@ def reference(model: nn.Module, loss: str, pair: tuple[Tensor, Tensor]) -> tuple
 
 
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers of the kinds that a GPU is given."""
+    """Evaluations and layers as on a GPU."""
+    monkeypatch.setattr("isoloss.evaluation.by_hand.on_cpu", lambda device: False)
     monkeypatch.setattr(images, "_by_patches", lambda place: True)
     monkeypatch.setattr(images, "_by_tiles", lambda place: images.tile(place.part.module))
 
@@ -91,8 +92,6 @@ def test_it_agrees_with_autograd_to_rounding(
     )
     assert is_by_hand(problem)
     assert is_by_hand(single)
-    for one in (problem, single) if patches else ():
-        vars(one._evaluation)["_on_cpu"] = False
     kept = pair[0].clone()
     for _ in range(2):  # what an evaluation left behind does not matter
         theta = flatten(list(model.parameters()))
@@ -103,7 +102,7 @@ def test_it_agrees_with_autograd_to_rounding(
         value_32, grad_32 = single.loss_and_grad(theta.float())
         assert value_32.item() == pytest.approx(expected.item(), rel=2e-6)
         assert (grad_32.double() - expected_grad).norm() <= 2e-6 * expected_grad.norm()
-        assert problem.loss(theta) == value
+        assert problem.loss(theta).item() == pytest.approx(value.item(), rel=1e-13 * patches, abs=0)
         assert problem.evaluate(theta)[0] == pytest.approx(expected.item(), rel=1e-13)
         torch.nn.utils.vector_to_parameters(0.9 * theta, model.parameters())
     assert torch.equal(pair[0], kept)
@@ -313,3 +312,16 @@ def test_as_many_examples_are_taken_at_once_as_the_buffers_leave_room_for(
     assert isinstance(evaluation, ByHand)
     assert evaluation.room <= most_bytes
     assert (size == 200) == (most_bytes == 1e9)
+
+
+def test_outputs_alone_leave_no_buffers_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_on_a_gpu(monkeypatch)
+    make, shape = PLAIN["images"]
+    problem = Problem(make(), "cross_entropy", data(shape, "cross_entropy"))
+    evaluation = problem._evaluation
+    assert isinstance(evaluation, ByHand)
+    problem.loss(problem.current())
+    problem.evaluate(problem.current())
+    assert not evaluation._free
+    evaluation.loss_and_grad(problem.current())
+    assert evaluation._free

@@ -65,6 +65,9 @@ SAMPLE = 32
 VECTORS_BESIDE = 100
 """Vectors of the size of theta that a walk with the default settings may hold."""
 
+BY_HAND = {"cpu", "cuda"}
+"""Devices on which networks were differentiated by hand."""
+
 ROUNDS = 3
 HANDING_OVER = 2e-4
 """Seconds that it costs to spread an evaluation over threads, on a busy machine."""
@@ -116,7 +119,8 @@ def recording(evaluation: Evaluation | None) -> Recorded | None:
 def _in_full(network: FlatNetwork, chunks: Chunks, loss: Loss) -> ByHand | Autograd:
     if network.device.type == "cpu":
         keep_freed_memory()
-    parts = None if isinstance(loss, ModelLoss) else plain(network.model)
+    known = network.device.type in BY_HAND and not isinstance(loss, ModelLoss)
+    parts = plain(network.model) if known else None
     if parts is not None and chunks.kept and all(isinstance(c.inputs, Tensor) for c in chunks):
         try:
             return ByHand(network, parts, chunks, loss)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class ByHand:
         self._parts = parts
         self._at = [leaf.detach() for leaf in network.leaves]
         self._autograd = Autograd(network, chunks, loss)
-        self._on_cpu = network.device.type == "cpu"
+        self._on_cpu = on_cpu(network.device)
         weight = 1 / chunks.divisor
         self._weight = torch.tensor(weight, dtype=torch.float64, device=network.device)
         self._free: dict[tuple[int, ...], list[Chain]] = {}
@@ -56,30 +56,35 @@ class ByHand:
                 head = None
             self._all_by_hand = self._all_by_hand and head is not None
             self._heads.append(head or functools.partial(self._any_head, chunk))
+        if not self._on_cpu:  # buffers for many examples, which test sets never need
+            self._free.clear()
 
     def outputs(self, theta: Tensor) -> Iterator[tuple[Chunk, Tensor]]:
         """Each chunk with what the network gives for it, a new tensor."""
         self._network.load(theta)
+        if not self._on_cpu:
+            yield from self._autograd.outputs(theta)
+            return
         for chunk in self._chunks:
-            with self._kernels(), torch.no_grad(), self._chain(chunk) as chain:
+            with torch.no_grad(), self._chain(chunk) as chain:
                 outputs = chain.outputs(self._at, chunk.inputs).clone()
             yield chunk, outputs
 
     def loss(self, theta: Tensor) -> Tensor:
-        """The mean loss, shape (), float64; the bits of `loss_and_grad`."""
+        """The mean loss, shape (), float64; on a CPU the bits of `loss_and_grad`."""
         each = zip(self._heads, self.outputs(theta), strict=True)
         return functools.reduce(torch.add, (head(outputs)[0] for head, (_, outputs) in each))
 
     def loss_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """The mean loss, shape (), float64, and its flat gradient, new tensors."""
         self._network.load(theta)
-        with self._kernels():
-            if self._on_cpu:
-                threads = self.threads(len(self._chunks))
-                parts, grad = self._lanes.sum(self._differentiate, threads)
-            else:
+        if self._on_cpu:
+            threads = self.threads(len(self._chunks))
+            parts, grad = self._lanes.sum(self._differentiate, threads)
+        else:
+            with reproducible(self._network.device):
                 parts, grad = self._in_turn()
-            return functools.reduce(torch.add, parts), grad
+        return functools.reduce(torch.add, parts), grad
 
     def hvp(self, theta: Tensor, vector: Tensor) -> Tensor:
         """The Hessian of the mean loss times a flat vector."""
@@ -104,10 +109,6 @@ class ByHand:
     def _lanes(self) -> Lanes:
         network = self._network
         return Lanes(len(self._chunks), network.size, network.dtype, network.layout.split)
-
-    def _kernels(self) -> AbstractContextManager[None]:
-        """On a CPU all kernels are reproducible."""
-        return nullcontext() if self._on_cpu else reproducible(self._network.device)
 
     def _any_head(self, chunk: Chunk, outputs: Tensor) -> tuple[Tensor, Tensor]:
         def total(z: Tensor) -> Tensor:
@@ -137,6 +138,11 @@ class ByHand:
             yield chain
         finally:
             free.append(chain)
+
+
+def on_cpu(device: torch.device) -> bool:
+    """Whether chunks are spread over threads, and buffers are kept for outputs alone too."""
+    return device.type == "cpu"
 
 
 def lane_count(chunks: int, size: int, itemsize: int) -> int:
