@@ -125,6 +125,7 @@ def test_inner_products_in_float32_keep_six_digits_at_any_length(size: int) -> N
 def test_numbers_and_vectors_of_several_types_are_packed_in_their_order() -> None:
     third = torch.tensor(1 / 3)
     given = [third, torch.ones(2, dtype=F64), torch.tensor(1 / 3, dtype=F64), third + torch.eye(2)]
+    given.append(torch.tensor([2**24 + 1]))
     for several in (given, given[::-1], given[1:3], given[:1]):
         expected = [number for one in several for number in one.double().flatten().tolist()]
         assert packed(several).tolist() == expected

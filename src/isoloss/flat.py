@@ -346,14 +346,13 @@ def fetched(*tensors: Tensor) -> list[Any]:
 
 
 def packed(tensors: Sequence[Tensor]) -> Tensor:
-    """The entries of all in one vector of float64, with one conversion for all that need it."""
-    rough = [tensor.flatten() for tensor in tensors if tensor.dtype != torch.float64]
-    exact = [tensor.flatten() for tensor in tensors if tensor.dtype == torch.float64]
-    if not rough:
-        return torch.cat(exact)
-    converted = iter(torch.cat(rough).double().split([len(one) for one in rough]))
-    in_turn = iter(exact)
-    return torch.cat([next(in_turn if t.dtype == torch.float64 else converted) for t in tensors])
+    """The entries of all in one vector of float64, those of float32 converted together."""
+    rough = [tensor.flatten() for tensor in tensors if tensor.dtype == torch.float32]
+    sizes = [len(one) for one in rough]
+    whole = iter(torch.cat(rough).double().split(sizes) if rough else ())
+    return torch.cat(
+        [next(whole) if t.dtype == torch.float32 else t.double().flatten() for t in tensors]
+    )
 
 
 def fixed(model: Model) -> dict[str, Tensor]:
