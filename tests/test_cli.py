@@ -304,7 +304,9 @@ def test_folders_that_cannot_be_read_or_written_are_refused(tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_what_was_walked_and_the_next_call_goes_on(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_all_processes_keeps_what_was_walked(tmp_path, number, code):
+    """Ctrl-C, and what ends a job of a cluster."""
     command = [sys.executable, "-m", "isoloss", "traverse", "IRIS_FF", "--runs", "1"]
     command += ["--method", "paper", "--set", "steps=1000000", "--out", str(tmp_path)]
     command += ["--checkpoint-every", "0.2"]
@@ -316,14 +318,15 @@ def test_ctrl_c_keeps_what_was_walked_and_the_next_call_goes_on(tmp_path):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, number)
         said, _ = process.communicate(timeout=240)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "run the same command again" in said
+    assert "failed" not in said
     (path,) = open_results(tmp_path).paths("IRIS_FF", "paper")
     assert path.outcome.value == "interrupted"
     assert len(path.steps) >= 1

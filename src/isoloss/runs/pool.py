@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
@@ -246,6 +247,8 @@ def _inherited() -> Generator[None]:
     outside = {name: os.environ[name] for name in THREADS if name in os.environ}
     os.environ.update(dict.fromkeys(THREADS, "1"))
     masks = hasattr(signal, "pthread_sigmask")
+    if sys.platform != "win32":  # Python's own start of it lets signals through to what comes next
+        resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING) if masks else set[int]()
     try:
         yield
