@@ -289,7 +289,7 @@ def test_the_room_of_a_network_is_that_of_its_buffers(
         if isinstance(one, Tensor) and one.untyped_storage().data_ptr() not in seen:
             seen.add(one.untyped_storage().data_ptr())
             found += one.untyped_storage().nbytes() // one.itemsize
-        elif isinstance(one, list):
+        elif isinstance(one, (list, tuple)):
             queue += one
         elif type(one).__module__.startswith("isoloss"):
             queue += vars(one).values()

@@ -44,13 +44,11 @@ class PatchConvolution:
         self._product = torch.bmm if lead else torch.mm
         entries, positions = channels * down * right, many[-1] * size[0] * size[1]
         self._entries, wide = entries, -(-(entries + 1) // ALIGNED) * ALIGNED
-        self._padded = self._inside = None
+        self._padded: tuple[Tensor, Tensor] | None = None  # the images in a border, and the inside
         if padding != (0, 0):
-            sides = height + 2 * padding[0], width + 2 * padding[1]
-            self._padded = like.new_zeros(*many, *sides, channels)
-            self._inside = self._padded[
-                ..., padding[0] : padding[0] + height, padding[1] : padding[1] + width, :
-            ]
+            (top, left), bottom, end = padding, padding[0] + height, padding[1] + width
+            padded = like.new_zeros(*many, bottom + top, end + left, channels)
+            self._padded = padded, padded[..., top:bottom, left:end, :]
         if channels <= FEW_CHANNELS:  # then a row of an image is longer than that of a patch
             columns = like.new_zeros(*lead, wide, positions)
             self._rows = columns.mT
@@ -65,14 +63,15 @@ class PatchConvolution:
         self._images = self._out.view(*many, *size, outputs).movedim(-1, -3)
         self._back = None if place.first else _Back(place, size)
         self.flops = (4 if place.first else 6) * self._out.numel() * entries
-        buffers = [self._rows, self._out, *([] if self._padded is None else [self._padded])]
+        buffers = [self._rows, self._out, *([self._padded[0]] if self._padded else [])]
         self.room = sum(b.numel() for b in buffers) + (self._back.room if self._back else 0)
 
     def forward(self, x: Tensor, at: Tensors) -> Tensor:
         x, weight = x.movedim(-3, -1), at[self._weight]
-        if self._padded is not None and self._inside is not None:
-            self._inside.copy_(x)
-            x = self._padded
+        if self._padded is not None:
+            whole, inside = self._padded
+            inside.copy_(x)
+            x = whole
         self._patches.copy_(_windows(x, self._kernel_size, self._stride))
         self._of(self._kernel).copy_(weight)
         self._kernel[..., self._entries, :].copy_(at[self._bias])
