@@ -210,20 +210,22 @@ def test_ctrl_c_a_second_time_does_not_wait(tmp_path: Path) -> None:
 
 
 ALONE = """
-import sys
+import multiprocessing, signal, sys
 from pathlib import Path
 from isoloss.runs.pool import run_all
 from tests.runs.test_pool import toys
 if __name__ == "__main__":
-    run_all(toys(Path(sys.argv[1]), "waits"), lambda news: print(news.row["pid"], flush=True)
+    run_all(toys(Path(sys.argv[1]), {does!r}), lambda news: print(news.row["pid"], flush=True)
         if news.phase == "training" else None)
 """
 
 
-def alone(tmp_path: Path, **variables: str) -> subprocess.Popen[str]:
-    """A command with a run that waits."""
+def alone(
+    tmp_path: Path, does: str = "waits", then: str = "", **variables: str
+) -> subprocess.Popen[str]:
+    """A command with a run, and what comes after it."""
     script = tmp_path / "alone.py"
-    script.write_text(ALONE)
+    script.write_text(ALONE.format(does=does) + then)
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, **variables}
     command = [sys.executable, str(script), str(tmp_path)]
@@ -248,3 +250,19 @@ def test_no_folder_for_temporary_files_is_needed(tmp_path: Path) -> None:
         assert int(parent.stdout.readline())
         parent.terminate()
         assert parent.wait() == 0
+
+
+AND_ONE_OF_ITS_OWN = """
+    own = multiprocessing.get_context("forkserver").Process(
+        target=signal.raise_signal, args=(signal.SIGTERM,))
+    own.start()
+    own.join()
+    print(signal.Signals(-own.exitcode).name)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no server forks the runs")
+def test_the_processes_of_whoever_called_isoloss_hold_no_signals(tmp_path: Path) -> None:
+    with alone(tmp_path, "", AND_ONE_OF_ITS_OWN) as parent:
+        assert parent.stdout.read().split()[1:] == ["SIGTERM"]

@@ -28,10 +28,13 @@ if TYPE_CHECKING:
     from isoloss.runs.run import News, Run
 
 PRELOADED = [
+    "isoloss.runs.served",
     "isoloss.runs.decay",
     "isoloss.runs.front",
     "torch.fx.experimental.symbolic_shapes",  # with the first gradient, in half a second
 ]
+RUNS = "isoloss-runs"
+"""The name of processes that execute runs."""
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 SECONDS_TO_LOOK = 0.2  # how long a signal may wait to be noticed
@@ -107,7 +110,7 @@ class Process:
             context = _context()
             pipe, theirs = context.Pipe()
             work = (_Environment(os.environ), runs, theirs)
-            self._process = context.Process(target=_work, args=work)
+            self._process = context.Process(target=_work, name=RUNS, args=work)
             self._process.start()
         self._pipe: Connection | None = pipe
         theirs.close()  # so that the pipe ends with the process
