@@ -558,7 +558,7 @@ def test_what_is_known_of_directions_of_hardly_anything_new_is_not_rounding(
     z = normal(5, 60, seed=1).to(dtype)
     z[:, 30:] = 0  # what is new is orthogonal to all rows, or nearly so
     vectors = normal(2, 60, seed=2).to(dtype)
-    rows = GaussNewton((StoredRows(z),), 5, np.eye(5))
+    rows = GaussNewton(StoredRows(z), np.eye(5))
     basis = spanned(*vectors)
     known = Known(rows, basis.images(rows), np.zeros(basis.size))
     for k in range(4):
@@ -577,7 +577,7 @@ def test_where_a_smaller_norm_lowers_the_loss_what_is_known_is_taken_as_what_was
     """It then makes the Lagrangian concave, and is bounded like it."""
     basis, a = spanned(*normal(3, 3, seed=6)), np.array([0.1, 0.02, 0.0])
     slopes, images = Slopes(np.array([1.0, 0.5, 0.2]), a), np.diag([2.0, 3.0, 0.5])
-    rows = GaussNewton((StoredRows(torch.eye(3, dtype=F64)),), 3, np.eye(3))
+    rows = GaussNewton(StoredRows(torch.eye(3, dtype=F64)), np.eye(3))
     known = Known(rows, images, np.zeros(3))
     model = Model(basis, np.zeros((3, 3)), None, 2.0, known=known)
     alike = Model(basis, images @ images.T, None, 2.0)

@@ -67,25 +67,21 @@ def gauss_newton(
         return None
 
 
-def dense_layers(network: FlatNetwork) -> list[tuple[nn.Linear, int, int]] | None:
-    """The layers that have all parameters, each with the places of its weight and its bias."""
+def dense_layers(network: FlatNetwork) -> list[tuple[nn.Linear, int, int | None]] | None:
+    """The layers that have all parameters, each with the numbers of its weight and its bias."""
     if not isinstance(network.model, nn.Module):
         return None
-    starts: dict[int, int] = {}
-    start = 0
-    for leaf in network.leaves:
-        starts[id(leaf)] = start
-        start += leaf.numel()
-    found: list[tuple[nn.Linear, int, int]] = []
+    left = {id(leaf): number for number, leaf in enumerate(network.leaves)}
+    found: list[tuple[nn.Linear, int, int | None]] = []
     for module in network.model.modules():
-        own = [p for p in module.parameters(recurse=False) if id(p) in starts]
+        own = [p for p in module.parameters(recurse=False) if id(p) in left]
         if not own:
             continue
         if type(module) is not nn.Linear or not bare(module) or own[0] is not module.weight:
             return None
-        bias = starts.pop(id(module.bias), -1)
-        found.append((module, starts.pop(id(module.weight)), bias))
-    return found if found and not starts else None
+        bias = left.pop(id(module.bias), None)
+        found.append((module, left.pop(id(module.weight)), bias))
+    return found if found and not left else None
 
 
 @dataclass(frozen=True)
@@ -153,7 +149,7 @@ def _bends(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
 
 def _factored(
     network: FlatNetwork,
-    layers: list[tuple[nn.Linear, int, int]],
+    layers: list[tuple[nn.Linear, int, int | None]],
     inputs: Tensor,
     slopes: Tensor,
 ) -> GaussNewton | None:
@@ -178,11 +174,13 @@ def _factored(
     through = [output for _, output in calls]
     found = torch.autograd.grad(total, [*through, *network.leaves], materialize_grads=True)
     backs, whole = found[: len(layers)], flatten(found[len(layers) :])
-    dense = tuple(
-        DenseRows(weight, bias, given, back)
-        for (_, weight, bias), (given, _), back in zip(layers, calls, backs, strict=True)
+    dense = DenseRows(
+        [leaf.numel() for leaf in network.leaves],
+        tuple((weight, bias) for _, weight, bias in layers),
+        tuple(given for given, _ in calls),
+        torch.cat(backs, 1),
     )
-    return _checked(GaussNewton.of(dense, network.size), whole)
+    return _checked(GaussNewton.of(dense), whole)
 
 
 def _stored(
@@ -217,7 +215,7 @@ def _stored(
     if held is not None:
         values[:, held] = 0.0
         whole[held] = 0.0
-    return _checked(GaussNewton.of((StoredRows(values),), network.size), whole)
+    return _checked(GaussNewton.of(StoredRows(values)), whole)
 
 
 def _checked(rows: GaussNewton, whole: Tensor) -> GaussNewton | None:

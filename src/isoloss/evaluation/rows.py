@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,44 +17,61 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class DenseRows:
-    """The entries of all rows that belong to one dense layer: of row i, slopes_i inputs_i'."""
+    """Rows that are outer products in each of a network's dense layers: slopes_i inputs_i'.
 
-    weight: int  # where the layer's weight begins in the flat vector
-    bias: int  # likewise; -1 where it has none
-    inputs: Tensor  # shape (m, features)
-    slopes: Tensor  # shape (m, outputs)
+    Attributes:
+        sizes: Numbers of entries of the network's parameters, in the order of the flat vector.
+        places: Of each layer, which of these is its weight, and which its bias, None for none.
+        inputs: Of each layer, shape (m, features).
+        slopes: Those of all layers side by side, shape (m, all outputs).
+    """
 
-    def split(self, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The part of flat vectors, shape (..., n), that is this layer's weight, and its bias's."""
-        outputs, features = self.slopes.shape[1], self.inputs.shape[1]
-        weight = vectors[..., self.weight : self.weight + outputs * features]
-        bias = None if self.bias < 0 else vectors[..., self.bias : self.bias + outputs]
-        return weight.unflatten(-1, (outputs, features)), bias
+    sizes: list[int]
+    places: tuple[tuple[int, int | None], ...]
+    inputs: tuple[Tensor, ...]
+    slopes: Tensor
+
+    @cached_property
+    def widths(self) -> list[int]:
+        """The number of each layer's outputs."""
+        pairs = zip(self.places, self.inputs, strict=True)
+        return [self.sizes[weight] // inputs.shape[1] for (weight, _), inputs in pairs]
 
     def scaled(self, root: float) -> DenseRows:
         """The rows times a number."""
         return replace(self, slopes=self.slopes * root)
 
     def products(self, vectors: Tensor) -> Tensor:
-        """What these entries add to the rows' inner products with vectors, shape (k, m)."""
-        weight, bias = self.split(vectors)
-        along = torch.mm(self.inputs, weight.reshape(-1, self.inputs.shape[1]).t())
-        along = along.view(len(self.inputs), *weight.shape[:2])
-        if bias is not None:
-            along += bias
-        return torch.linalg.vecdot(along, self.slopes.unsqueeze(1)).t()
+        """The rows' inner products with vectors, shape (k, m)."""
+        many, pieces = len(vectors), vectors.split(self.sizes, 1)
+        along = self.slopes.new_empty(many, *self.slopes.shape)
+        places = along.split(self.widths, 2)
+        for (weight, bias), inputs, out in zip(self.places, self.inputs, places, strict=True):
+            matrices = pieces[weight].view(many, -1, inputs.shape[1]).transpose(1, 2)
+            torch.bmm(inputs.expand(many, -1, -1), matrices, out=out)
+            if bias is not None:
+                out += pieces[bias].unsqueeze(1)
+        return torch.linalg.vecdot(along, self.slopes)
 
-    def combine(self, shares: Tensor, found: Tensor) -> None:
-        """Write a combination of the rows into the part of a flat vector that they reach."""
-        weight, bias = self.split(found)
+    def combined(self, shares: Tensor) -> Tensor:
+        """A combination of the rows, shape (n,)."""
         slopes = self.slopes * shares.unsqueeze(1)
-        torch.mm(slopes.t(), self.inputs, out=weight)
-        if bias is not None:
-            torch.sum(slopes, 0, out=bias)
+        sums = slopes.sum(0).split(self.widths)
+        pieces = [sums[0]] * len(self.sizes)
+        layers = zip(self.places, self.inputs, slopes.split(self.widths, 1), sums, strict=True)
+        for (weight, bias), inputs, each, total in layers:
+            pieces[weight] = torch.mm(each.t(), inputs).view(-1)
+            if bias is not None:
+                pieces[bias] = total
+        return torch.cat(pieces)
 
     def gram(self) -> Tensor:
-        """What these entries add to the inner products of the rows, shape (m, m)."""
-        return (self.inputs @ self.inputs.t() + (self.bias >= 0)) * (self.slopes @ self.slopes.t())
+        """The inner products of the rows, shape (m, m)."""
+        found = self.slopes.new_zeros(len(self.slopes), len(self.slopes))
+        layers = zip(self.places, self.inputs, self.slopes.split(self.widths, 1), strict=True)
+        for (_, bias), inputs, slopes in layers:
+            found += (inputs @ inputs.t() + (bias is not None)) * (slopes @ slopes.t())
+        return found
 
 
 @dataclass(frozen=True)
@@ -71,9 +88,9 @@ class StoredRows:
         """The rows' inner products with vectors, shape (k, m)."""
         return gram(vectors, self.values)
 
-    def combine(self, shares: Tensor, found: Tensor) -> None:
-        """Write a combination of the rows into a flat vector."""
-        torch.mv(self.values.t(), shares, out=found)
+    def combined(self, shares: Tensor) -> Tensor:
+        """A combination of the rows, shape (n,)."""
+        return torch.mv(self.values.t(), shares)
 
     def gram(self) -> Tensor:
         """The inner products of the rows, shape (m, m)."""
@@ -89,47 +106,35 @@ class GaussNewton:
     dense layer it is the outer product of a slope and an input, and is kept as these.
 
     Attributes:
-        parts: The rows, layer by layer; all in one where they are stored.
-        size: Number of parameters, n.
+        rows: The rows.
         gram: Z Z', shape (m, m).
-        factored: Whether they are kept as outer products, and there are many.
     """
 
-    parts: tuple[DenseRows, ...] | tuple[StoredRows]
-    size: int
+    rows: DenseRows | StoredRows
     gram: Array
 
     @staticmethod
-    def of(parts: tuple[DenseRows, ...] | tuple[StoredRows], size: int) -> GaussNewton:
+    def of(rows: DenseRows | StoredRows) -> GaussNewton:
         """The rows with their inner products."""
-        total = sum(part.gram() for part in parts)
-        assert isinstance(total, Tensor)  # noqa: S101
-        return GaussNewton(parts, size, total.double().numpy())
+        return GaussNewton(rows, rows.gram().double().numpy())
 
     @property
     def factored(self) -> bool:
-        return isinstance(self.parts[0], DenseRows)
+        """Whether they are kept as outer products, and there are many."""
+        return isinstance(self.rows, DenseRows)
 
     def scaled(self, factor: float) -> GaussNewton:
         """That of a multiple of the loss."""
-        parts = tuple(part.scaled(factor**0.5) for part in self.parts)
-        return GaussNewton(cast("Any", parts), self.size, self.gram * factor)
+        return GaussNewton(self.rows.scaled(factor**0.5), self.gram * factor)
 
     def products(self, vectors: Tensor) -> Array:
         """Z times each of vectors of shape (k, n), shape (k, m)."""
-        total = sum(part.products(vectors) for part in self.parts)
-        assert isinstance(total, Tensor)  # noqa: S101
-        return total.double().numpy()
+        return self.rows.products(vectors).double().numpy()
 
     def combined(self, shares: Array) -> Tensor:
         """Z' times a vector of shape (m,), shape (n,)."""
-        first = self.parts[0]
-        like = first.slopes if isinstance(first, DenseRows) else first.values
-        found = like.new_empty(self.size)
-        each = torch.from_numpy(shares).to(like.dtype)
-        for part in self.parts:
-            part.combine(each, found)
-        return found
+        like = self.rows.slopes if isinstance(self.rows, DenseRows) else self.rows.values
+        return self.rows.combined(torch.from_numpy(shares).to(like.dtype))
 
     def inverse(self, shift: float) -> Array:
         """(shift I + Z Z')^-1, shape (m, m)."""

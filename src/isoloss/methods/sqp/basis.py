@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -53,11 +53,13 @@ class Basis:
         inverse: Shape (size, size), lower triangular.
         metric: Of which all inner products are, those of its inverse; None for the usual ones. Then
             coordinates are of gradients, and a step is the metric's inverse times a vector.
+        newest: Coordinates of the vector that was stored last, where the basis grew by it.
     """
 
     rows: Rows
     inverse: Array
     metric: Metric | None = None
+    newest: Array | None = None
 
     @staticmethod
     def empty(capacity: int, like: Tensor, metric: Metric | None = None) -> Basis:
@@ -86,13 +88,6 @@ class Basis:
     def room(self) -> int:
         """How many more there is storage for."""
         return self.capacity - self.size
-
-    @property
-    def last(self) -> tuple[Array, Tensor]:
-        """The vector stored last, with its coordinates."""
-        end = np.append(np.zeros(self.size - 1), 1.0)
-        found = np.linalg.solve(self.inverse.T, end).astype(np.float64, copy=False)
-        return found, self.rows.values[self.size - 1]
 
     @property
     def _rows(self) -> Tensor:
@@ -130,7 +125,8 @@ class Basis:
             new = left * left - float(part @ part)
             if shares @ shares + left * left <= GROWTH**2 * new:
                 length = math.sqrt(new)
-                return np.append(found, length), self._grown(rest, left, shares / length, length)
+                stored = np.append(part, length)
+                return np.append(found, length), self._grown(rest, left, shares, stored)
             if turn + 1 >= len(seen):
                 rest = torch.addmv(rest, self._rows.t(), self._like_rows(shares), alpha=-1)
         return found, self
@@ -139,17 +135,18 @@ class Basis:
         """Coordinates of the part of a vector that lies in this basis."""
         return self.inverse @ fetched(products(self._rows, vector))[0]
 
-    def _grown(self, vector: Tensor, norm: float, shares: Array, length: float) -> Basis:
-        """The basis with a vector of this norm, of which so much is new, stored as its last row."""
+    def _grown(self, vector: Tensor, norm: float, shares: Array, coordinates: Array) -> Basis:
+        """The basis with a vector of this norm as its last row: of which so much of each row is
+        known, and which has these coordinates in the new basis."""
         rows, size = self.rows, self.size
         if rows.used > size:
             rows = Rows(rows.values.clone())
         torch.mul(vector, 1 / norm, out=rows.values[size])
         rows.used = size + 1
         inverse = padded(self.inverse, size + 1)
-        inverse[size, :size] = -shares
-        inverse[size, size] = norm / length
-        return Basis(rows, inverse, self.metric)
+        inverse[size, :size] = shares / -coordinates[-1]
+        inverse[size, size] = norm / coordinates[-1]
+        return Basis(rows, inverse, self.metric, coordinates / norm)
 
     def images(self, rows: GaussNewton) -> Array:
         """The vectors of the basis under a matrix, shape (size, m)."""
@@ -177,7 +174,7 @@ class Basis:
         dual = made if self.metric is None else self.metric.solve(made)
         (square,) = fetched(*ranks.sums(gram(made, dual)))
         square = square.reshape(kept, kept)
-        return replace(self, rows=rows, inverse=np.linalg.inv(np.linalg.cholesky(square)))
+        return Basis(rows, np.linalg.inv(np.linalg.cholesky(square)), self.metric)
 
     def measured(self, metric: Metric) -> tuple[Basis, Array] | None:
         """The basis of the same vectors in another metric, and the lower triangle that the old one
@@ -193,7 +190,7 @@ class Basis:
         known = np.square(np.diag(lower)) / np.diag(square)
         if not known.min() > 1e3 * torch.finfo(rows.dtype).eps:
             return None
-        return replace(self, inverse=inverse, metric=metric), lower
+        return Basis(self.rows, inverse, metric), lower
 
     def _like_rows(self, array: Array) -> Tensor:
         values = self.rows.values

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from isoloss.evaluation import GaussNewton
-from isoloss.methods.sqp.basis import GROWTH, Array, Basis
+from isoloss.methods.sqp.basis import GROWTH, Array, Basis, padded
 
 STIFFEST = 1e10
 """Largest curvature, beside that of R, that the metric of a trial has."""
@@ -38,8 +38,13 @@ class Known:
     @cached_property
     def bend(self) -> Array:
         """The Hessian in the basis."""
-        slope = np.append(self.slope, np.zeros(len(self.images) - len(self.slope)))
+        slope = padded(self.slope, len(self.images))
         return self.square - np.outer(slope, slope)
+
+    def bent(self, step: Array) -> Array:
+        """The Hessian times a step."""
+        slope = padded(self.slope, len(self.images))
+        return self.images @ (step @ self.images) - slope * float(slope @ step)
 
     def stiffness(self, price: float) -> Array:
         """Z' Z in the basis times a price, of which a negative one counts as none.
@@ -61,8 +66,9 @@ class Known:
         if basis.size == len(self.images):
             return self
         if np.linalg.norm(coordinates) > GROWTH * coordinates[-1]:
-            coordinates, stored = basis.last
-            found = self.rows.products(stored[None])[0]
+            assert basis.newest is not None  # noqa: S101
+            coordinates = basis.newest
+            found = self.rows.products(basis.rows.values[basis.size - 1 : basis.size])[0]
         else:
             found = image(self.rows)
         found = (found - coordinates[:-1] @ self.images) / coordinates[-1]
@@ -70,7 +76,7 @@ class Known:
 
     def turned(self, columns: Array) -> Known:
         """The same in the basis of orthonormal columns of this one."""
-        slope = np.append(self.slope, np.zeros(len(columns) - len(self.slope)))
+        slope = padded(self.slope, len(columns))
         return replace(self, images=columns.T @ self.images, slope=columns.T @ slope)
 
     def with_steepest(

@@ -196,7 +196,7 @@ class Model:
         """The model after gradients at both ends of a step were seen."""
         size = basis.size
         step, change_a = padded(step, size), padded(change_a, size)
-        rest = change_a if known is None else change_a - known.bend @ step
+        rest = change_a if known is None else change_a - known.bent(step)
         bend = _sr1(padded(self.bend, size), step, rest)
         curvature = self.curvature
         if curvature is not None:
