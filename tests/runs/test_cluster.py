@@ -27,7 +27,8 @@ from isoloss.runs.cluster import Cluster, _look_around, _Sealed
 from isoloss.runs.place import Place
 from isoloss.runs.run import Contact, News
 from isoloss.runs.walk import WalkRun, walk_settings
-from isoloss.store.folder import LockedError, only_writer, problem
+from isoloss.store.folder import problem
+from isoloss.store.lock import LockedError, only_writer
 
 ray = pytest.importorskip("ray")
 

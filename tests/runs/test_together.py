@@ -13,7 +13,8 @@ from isoloss.runs import pool
 from isoloss.runs.decay import DecayRun, decay_settings
 from isoloss.runs.run import Run
 from isoloss.store import run_folder
-from isoloss.store.folder import CHECKPOINT, only_writer
+from isoloss.store.folder import CHECKPOINT
+from isoloss.store.lock import only_writer
 from isoloss.training import Training
 
 IRIS = experiments.get("IRIS_FF")

@@ -18,15 +18,14 @@ from isoloss.settings import ONLY_IN_PYTHON
 from isoloss.store import ResultsError, check_out_folder, run_folder
 from isoloss.store.checkpoint import TrainingCheckpoint, load_start, save_start, training_folder
 from isoloss.store.folder import (
-    LockedError,
     begin,
     check,
     load_config,
-    only_writer,
     problem,
     save_failure,
     save_walk,
 )
+from isoloss.store.lock import LockedError, only_writer
 
 RUN_FILES = ["config.json", "outcome.json", "points.safetensors", "steps.parquet"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.torture.victim import Findings, child, make, wait
 
-from isoloss.store.folder import LockedError
+from isoloss.store.lock import LockedError
 
 PROCESSES = 8
 

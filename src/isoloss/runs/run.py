@@ -25,7 +25,7 @@ from isoloss.path import Row
 from isoloss.progress import columns
 from isoloss.store import folder
 from isoloss.store.checkpoint import TrainingCheckpoint
-from isoloss.store.folder import LockedError, only_writer
+from isoloss.store.lock import LockedError, only_writer
 
 SECONDS_BETWEEN_NEWS = 0.1
 MOST_LINES = 30  # on a terminal, of runs that wait or have ended too

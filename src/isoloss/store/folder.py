@@ -1,4 +1,4 @@
-"""A run folder, of whatever kind of run: where it is, its one writer, how it begins and ends.
+"""A run folder, of whatever kind of run: where it is, how it begins and ends.
 
 `config.json` is written before the run, `outcome.json` last: it holds the checksums of the others,
 and a run without it is not finished. Until then `checkpoint/` holds what the run continues from.
@@ -6,34 +6,28 @@ and a run without it is not finished. Until then `checkpoint/` holds what the ru
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import socket
-import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
 import pandas as pd
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from isoloss.disk import (
     DamagedError,
     ResultsError,
-    StorageError,
     quarantine,
     refuse_links,
     refuse_links_in,
     remove,
     remove_folder,
-    writing,
 )
 from isoloss.endings import ASKED, LIMITS, ends_later
-from isoloss.errors import InputError, IsolossError, shown
+from isoloss.errors import InputError, shown
 from isoloss.files import (
     FAILED,
     OUTCOME,
@@ -146,68 +140,6 @@ def check_out_folder(folder: FilePath, *below: FilePath) -> None:
         refuse_links(folder, place)
 
 
-# ---------------------------------------------------------------- its one writer
-
-
-class LockedError(IsolossError):
-    """Another process writes to the folder; the text says which."""
-
-
-@contextlib.contextmanager
-def only_writer(folder: FilePath) -> Generator[str | None]:
-    """Be the only process that writes to a run folder; who held it and died without letting go."""
-    # both lie beside the run folder, so that it can be moved; the lock file is never deleted, and
-    # the system lets go of the lock when its owner dies
-    note = folder.with_name(f".{folder.name}.holder.json")
-    lock_file = folder.with_name(f".{folder.name}.lock")
-    lock = FileLock(lock_file)
-    give_up = time.monotonic() + 5.0  # by then the holder has written who it is
-    for file in (folder, lock_file):
-        refuse_links(folder.parent, file)
-    with writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            with contextlib.suppress(Timeout):
-                lock.acquire(timeout=0)
-                break
-            holder, alive = _holder(note)  # a dead one, until the living one has said who it is
-            if alive or time.monotonic() > give_up:
-                raise LockedError(
-                    f"{folder} is being written to by {holder if alive else 'another process'}; "
-                    f"wait until it is done, or stop it and call the same command again"
-                )
-            time.sleep(0.02)
-    try:
-        died, _ = _holder(note)
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(note, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
-        try:
-            yield died
-        finally:
-            with contextlib.suppress(OSError):
-                note.unlink(missing_ok=True)
-    finally:
-        lock.release()
-
-
-def _holder(note: FilePath) -> tuple[str | None, bool]:
-    """Who holds a lock, and whether it is alive, as far as can be seen from here."""
-    try:
-        content = read_json(note)
-        pid, host = int(content["pid"]), content["host"]
-    except (ResultsError, StorageError, KeyError, TypeError, ValueError):
-        return None, False  # not written yet: the lock tells that there is somebody
-    alive = True
-    if host == socket.gethostname():
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            alive = False
-        except (PermissionError, OverflowError):
-            pass
-    return f"process {pid} on {host} since {content.get('since')}", alive
-
-
 # ---------------------------------------------------------------- how a run stands
 
 
@@ -241,7 +173,7 @@ def begin(
     try:  # raises as `check`; with another `made_with`, the run is the same
         anew = _goes_on(folder, config, later)
         if anew:
-            with contextlib.suppress(DamagedError):  # of which is told below
+            with suppress(DamagedError):  # of which is told below
                 whole(folder)
                 remove(folder / OUTCOME)
     except DamagedError as error:
