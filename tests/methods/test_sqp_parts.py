@@ -20,7 +20,8 @@ from isoloss.evaluation.rows import StoredRows
 from isoloss.methods.sqp import several
 from isoloss.methods.sqp.basis import GROWTH, Basis
 from isoloss.methods.sqp.known import Known
-from isoloss.methods.sqp.model import Bend, Model, Slopes, Trial, solve
+from isoloss.methods.sqp.model import Bend, Model, Slopes
+from isoloss.methods.sqp.subproblem import Trial, solve
 
 F64 = torch.float64
 TYPES = pytest.mark.parametrize("dtype", [torch.float32, F64])

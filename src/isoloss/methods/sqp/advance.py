@@ -13,9 +13,10 @@ from isoloss.flat import inner
 from isoloss.methods.sqp import several
 from isoloss.methods.sqp.basis import Array, Basis, padded
 from isoloss.methods.sqp.known import Known
-from isoloss.methods.sqp.model import NONE, RESTORING, Model, Slopes, Trial
+from isoloss.methods.sqp.model import Model, Slopes
 from isoloss.methods.sqp.several import Rules
 from isoloss.methods.sqp.state import SQPState
+from isoloss.methods.sqp.subproblem import NONE, RESTORING, Trial
 from isoloss.objective import Objective
 from isoloss.outcome import Ending, Outcome
 from isoloss.point import Change, Origin, Point

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isoloss.methods.sqp.basis import Array, eigh, padded
-from isoloss.methods.sqp.model import CLIP, HEAVY, Model, Slopes, Trial, convexified, inverse_root
+from isoloss.methods.sqp.model import CLIP, Model, Slopes, convexified, inverse_root
+from isoloss.methods.sqp.subproblem import HEAVY, Trial
 
 NEAREST = 0.5
 """Share of a bound below which log(value / bound) continues as a straight line, down to values of 0
