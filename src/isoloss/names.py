@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from isoloss.errors import InputError
 from isoloss.flat import Layout, Model, Shapes, dense, digest, trainable
@@ -107,3 +108,24 @@ def state_keys(model: Model, names: Mapping[str, Any]) -> dict[str, str]:
     first = {id(t): n for n, t in [*model.named_buffers(), *model.named_parameters()]}
     kept: dict[str, Any] = model.state_dict(keep_vars=True)
     return {key: first[id(t)] for key, t in kept.items() if id(t) in first}
+
+
+def functional(model: nn.Module) -> Callable[..., Any]:
+    """The model as a function of (parameters by name, arguments).
+
+    A parameter used in several places is given once. So is a module there under several names, in
+    which `functional_call`, left to itself, would leave the tensors that it was given.
+    """
+    slots: dict[int, list[str]] = {}
+    for prefix, module in model.named_modules():
+        for key, parameter in module.named_parameters(
+            prefix, recurse=False, remove_duplicate=False
+        ):
+            slots.setdefault(id(parameter), []).append(key)
+    places = {keys[0]: keys for keys in slots.values()}
+
+    def call(parameters: Mapping[str, Tensor], *args: Any) -> Any:
+        named = {key: t for name, t in parameters.items() for key in places[name]}
+        return functional_call(model, named, args, tie_weights=False)
+
+    return call

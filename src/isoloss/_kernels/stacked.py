@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 
 from isoloss._kernels.chain import Chain, dense, keep_freed_memory, plain, slope_of
 from isoloss._kernels.layers import Part
 from isoloss.errors import one_line
 from isoloss.flat import Layout
 from isoloss.losses import Loss
+from isoloss.names import functional
 
 
 class Stacked:
@@ -91,7 +92,7 @@ class ByAutograd:
     """Networks of any kind: all at once by `torch.func.vmap`, or one after another."""
 
     def __init__(self, model: nn.Module, loss: Loss, at_once: bool) -> None:
-        self._model = copy.deepcopy(model)
+        self._call = functional(copy.deepcopy(model))
         self._loss = loss
         self._at_once = at_once
 
@@ -114,9 +115,6 @@ class ByAutograd:
             found = torch.autograd.grad(mean, leaves, allow_unused=True, materialize_grads=True)
             for tensor, piece in zip(own, found, strict=True):
                 tensor.copy_(piece)
-
-    def _call(self, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        return functional_call(self._model, parameters, (inputs,))
 
     def _mean(self, parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
         losses = self._loss(self._call(parameters, inputs), targets)

@@ -16,6 +16,7 @@ from isoloss.data import Chunk, Chunks, random_state_kept
 from isoloss.evaluation.rows import DenseRows, GaussNewton, StoredRows
 from isoloss.flat import FlatNetwork, flatten
 from isoloss.losses import Loss, ModelLoss
+from isoloss.names import functional
 
 SHARE, LEAST, MOST = 0.5, 8, 500
 """Rows of dense layers as a share of the training examples, and how many at least and at most."""
@@ -188,15 +189,11 @@ def _stored(
 ) -> GaussNewton | None:
     """The rows from a gradient for each; None if they are not the model's."""
     model = network.model
+    call = functional(model) if isinstance(model, nn.Module) else model
     point = dict(zip(network.layout.shapes, (p.detach() for p in network.leaves), strict=True))
 
     def along(point: dict[str, Tensor], one: Tensor, slope: Tensor) -> Tensor:
-        one = one.unsqueeze(0)
-        if isinstance(model, nn.Module):
-            outputs = torch.func.functional_call(model, point, (one,))
-        else:
-            outputs = model(point, one)
-        return (outputs.squeeze(0) * slope).sum()
+        return (call(point, one.unsqueeze(0)).squeeze(0) * slope).sum()
 
     each = torch.func.vmap(torch.func.grad(along), in_dims=(None, 0, 0))
     values = slopes.new_empty(len(inputs), network.size)

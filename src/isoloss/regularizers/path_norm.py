@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from isoloss.arguments import checked
 from isoloss.errors import InputError
+from isoloss.names import functional
 from isoloss.problem import Problem, inside
 from isoloss.regularizers.regularizer import (
     Combinable,
@@ -73,11 +73,11 @@ class PathNorm(Settings, Combinable):
         with torch.no_grad():
             for weight in (*paths.parameters(), *paths.buffers()):
                 weight.data = weight.square()  # those that are frozen keep this
-        ones = torch.ones_like(inputs[:1], dtype=problem.dtype)
+        call, ones = functional(paths), torch.ones_like(inputs[:1], dtype=problem.dtype)
 
         def value(parameters: Parameters) -> Tensor:
             squares = {name: weight.square() for name, weight in parameters.items()}
-            return functional_call(paths, squares, (ones,)).sum().sqrt()
+            return call(squares, ones).sum().sqrt()
 
         return Differentiated(self.name, value, problem.shapes)
 
@@ -97,10 +97,10 @@ class _SquaredPool(nn.Module):
 def _paths(module: nn.Module) -> nn.Module:
     """The network along whose edges the squared weights multiply."""
     if isinstance(module, nn.Sequential):
-        for name, child in module.named_children():
-            module.add_module(name, _paths(child))
+        for place, child in enumerate(module):
+            module[place] = _paths(child)
         return module
-    if isinstance(module, nn.Flatten) or (
+    if isinstance(module, (nn.Flatten, _SquaredPool)) or (
         isinstance(module, WEIGHTED) and getattr(module, "padding_mode", "zeros") == "zeros"
     ):
         return module
