@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tests.problems import F64, normal
+from tests.regularizers.checks import assert_gradient_is_the_slope
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
@@ -95,7 +96,13 @@ def embedding() -> nn.Module:
     return nn.Sequential(nn.Embedding(7, 4, sparse=True), nn.Flatten(), nn.Linear(12, 2))
 
 
+def under_two_names() -> nn.Module:
+    layer, norm = nn.Linear(3, 3), nn.LayerNorm(3)
+    return nn.Sequential(layer, nn.Tanh(), norm, layer, nn.Tanh(), norm, nn.Linear(3, 2))
+
+
 MODELS: dict[str, Callable[[], nn.Module]] = {
+    "modules under two names": under_two_names,
     "keeps what it computed": lambda: Net(keeps),
     "observed by a hook": observed,
     "weight norm by a hook": old_weight_norm,
@@ -583,3 +590,39 @@ def test_a_model_made_in_inference_mode_is_walked_and_loaded() -> None:
     with torch.inference_mode():
         loss = functional.cross_entropy(model.double()(X.double()), Y).item()
     assert loss == pytest.approx(path.level, rel=1.01e-3)
+
+
+@pytest.mark.parametrize(
+    "around", [lambda: torch.autocast("cpu", torch.bfloat16), torch.inference_mode]
+)
+def test_what_is_switched_on_around_a_walk_does_not_reach_it(around: Any) -> None:
+    model = made("modules under two names")
+    found: list[isoloss.Path] = []
+    for context in (suppress, around):
+        with context():
+            problem = Problem(model, "cross_entropy", (X, Y))
+            test = Problem(model, "cross_entropy", (X[:9], Y[:9]))
+            path = isoloss.traverse(
+                problem, stop=Stop(steps=3), probes={"test": test}, progress=False
+            )
+            found.append(path)
+            assert problem.loss(problem.current()).item() == path.level
+    assert torch.equal(found[0].points, found[1].points)
+    assert found[0].steps["test_loss"].tolist() == found[1].steps["test_loss"].tolist()
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1, None])
+@pytest.mark.parametrize("layer", [nn.Linear(3, 8), nn.Conv1d(3, 8, 1)])
+def test_second_derivatives_behind_weight_norm_are_right(layer: nn.Module, dim: int | None) -> None:
+    """torch's own are off by some 10 %, without a word."""
+    normed = parametrizations.weight_norm(copy.deepcopy(layer), dim=dim)
+    rest = [] if isinstance(layer, nn.Linear) else [nn.Flatten()]
+    inputs = X if isinstance(layer, nn.Linear) else X[..., None]
+    model = nn.Sequential(normed, *rest, nn.Tanh(), nn.Linear(8, 2))
+    problem = Problem(model, "cross_entropy", (inputs, Y), dtype=F64)
+    theta, v, h = problem.current(), normal(problem.size, seed=1), 1e-5
+    ahead, behind = (problem.loss_and_grad(theta + s * h * v)[1] for s in (1, -1))
+    torch.testing.assert_close(
+        problem.hvp(theta, v), (ahead - behind) / (2 * h), rtol=1e-6, atol=1e-8
+    )
+    assert_gradient_is_the_slope("gradient_norm", problem)

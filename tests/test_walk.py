@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -347,6 +348,62 @@ def test_probes_are_measured_at_the_stored_points_and_no_part_of_the_walk(
     assert unmeasured[["test_loss", "test_metric"]].isna().all(axis=None)
 
 
+def changed_norm(model: nn.Module) -> None:
+    model[1].running_mean += 0.1
+
+
+def changed_layer(model: nn.Module) -> None:
+    model[3].bias.data += 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "name"), [(changed_norm, "1.running_mean"), (changed_layer, "3.bias")]
+)
+@pytest.mark.parametrize("use", ["probes", "hold", "regularizer"])
+def test_a_problem_of_before_the_training_is_refused_wherever_it_is_given(
+    refuses, change: Callable[[nn.Module], None], name: str, use: str
+) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)).eval()
+    model[3].requires_grad_(False)
+    data = normal(8, 3, seed=0).float(), torch.arange(8) % 2
+    before = Problem(model, "cross_entropy", data)
+    change(model)
+    given: dict[str, Any] = {
+        "probes": {"test": before},
+        "hold": {"test": isoloss.at_most(before, 5.0)},
+        "regularizer": before,
+    }
+    with refuses(f"another {name!r}", "after its training"):
+        walk(Problem(model, "cross_entropy", data), **{use: given[use]})
+
+
+def test_a_probe_with_the_same_parameters_in_another_order_is_refused(refuses) -> None:
+    class Two(nn.Module):
+        def __init__(self, *names: str) -> None:
+            super().__init__()
+            for one in names:
+                setattr(self, one, nn.Linear(3, 3))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.b(torch.tanh(self.a(inputs)))
+
+    data = normal(8, 3, seed=0).float(), torch.arange(8) % 3
+    one, two = (Problem(Two(*names), "cross_entropy", data) for names in ("ab", "ba"))
+    with refuses("probe 'test'", "'b.weight' of shape (3, 3) where that has 'a.weight'"):
+        walk(one, probes={"test": two})
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_one_parameter_is_walked_whatever_its_sign(sign: float) -> None:
+    inputs = normal(20, 1, seed=0)
+    data = inputs, 3 * sign * inputs + normal(20, 1, seed=1)
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.constant_(model.weight, 2.0 * sign)
+    path = walk(Problem(model, "mse", data))
+    assert path.outcome is Outcome.CONVERGED  # its level set is two points
+    assert path.points[-1].item() == pytest.approx(2 * sign, abs=1e-2)
+
+
 # ---------------------------------------------------------------- determinism, and the user's model
 
 
@@ -463,7 +520,7 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "probe size": (
         {"probes": {"test": classifier(sizes=(3, 4, 4)).problem()}},
-        ["probe 'test'", "got 36", "44"],
+        ["probe 'test'", "'0.weight' of shape (4, 3) where that has '0.weight' of shape (5, 3)"],
     ),
     "probe name taken": (
         {"probes": {"level": classifier().problem()}},

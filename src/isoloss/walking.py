@@ -24,6 +24,7 @@ from isoloss.checking import (
 from isoloss.constraints import RTOL, Constraint, bind, level_of
 from isoloss.endings import asked_for, out_of_time, told
 from isoloss.errors import InputError, check_takes
+from isoloss.evaluation.arithmetic import undisturbed
 from isoloss.flat import digest, fixed, vector
 from isoloss.methods import Method, State, get_method
 from isoloss.names import state_keys
@@ -31,7 +32,7 @@ from isoloss.objective import Objective, OutOfTime
 from isoloss.outcome import Ending, Outcome
 from isoloss.path import Path, Record, Row, Stop
 from isoloss.point import Tolerance
-from isoloss.problem import Problem, inside
+from isoloss.problem import Problem, check_same_network, inside
 from isoloss.recorder import Recorder
 from isoloss.regularizers import AnyRegularizer
 from isoloss.settings import ONLY_IN_PYTHON
@@ -180,6 +181,7 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
 
     @checked
     @_jointly
+    @undisturbed()
     def __init__(
         self,
         problem: Problem,
@@ -268,7 +270,7 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
 
     def __next__(self) -> Row:
         """Take a step and record it; the start is the first row."""
-        with self._ranks.together():
+        with self._ranks.together(), undisturbed():
             return self._next()
 
     def _next(self) -> Row:
@@ -505,11 +507,7 @@ def _start_of(problem: Problem, start: Tensor | None) -> Tensor:
 def checked_probes(probes: Mapping[str, Problem], problem: Problem) -> Mapping[str, Problem]:
     """Problems of the same parameters, under names that can be columns."""
     for name, probe in probes.items():
-        if probe.size != problem.size:
-            raise InputError(
-                f"probe {name!r} must have the problem's {problem.size} parameters, got "
-                f"{probe.size}; make it from the same model"
-            )
+        check_same_network(f"the probe {name!r}", probe, problem)
         if not str(name).isidentifier() or name in TAKEN:
             raise InputError(
                 f"the name of a probe must be plain, such as 'test', and none of "

@@ -120,6 +120,10 @@ def test_path_norm_is_the_sum_over_all_paths() -> None:
     assert value_at("path_norm", net.problem()) == pytest.approx(math.sqrt(total), rel=1e-12)
     net.model[0].weight.requires_grad_(False)  # it counts
     assert value_at("path_norm", net.problem()) == pytest.approx(math.sqrt(total), rel=1e-12)
+    act = nn.Tanh()
+    shared = nn.Sequential(*(act if isinstance(m, nn.Tanh) else m for m in net.model))
+    problem = Problem(shared, "cross_entropy", net.data)
+    assert value_at("path_norm", problem) == pytest.approx(math.sqrt(total), rel=1e-12)
 
 
 def test_path_norm_of_convolutions_and_pools_is_that_of_their_dense_matrices() -> None:

@@ -38,6 +38,21 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 @contextmanager
+def undisturbed() -> Generator[None]:
+    """Nothing within of what the caller has switched on around: autocast, which would round the
+    walk's own algebra too, and inference mode, in which nothing can be differentiated."""
+    kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    if not kinds and not torch.is_inference_mode_enabled():
+        yield
+        return
+    with ExitStack() as settings:
+        settings.enter_context(torch.inference_mode(False))
+        for kind in kinds:
+            settings.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextmanager
 def reproducible(device: torch.device, precision: str = "exact") -> Generator[None]:
     """Kernels that give the same bits each time; on CUDA, cuDNN else picks convolutions by timing
     them, and rounds their inputs to TF32 unasked, too coarse to hold a level."""
@@ -74,10 +89,11 @@ def _products(rounded: bool) -> Generator[None]:
 
 @contextmanager
 def twice_differentiable(device: torch.device) -> Generator[None]:
-    """Kernels that can be differentiated twice: plain attention, on CUDA plain recurrent layers."""
+    """Kernels that can be differentiated twice: plain attention, weights normalized in plain
+    operations, on CUDA plain recurrent layers."""
     cuda = device.type == "cuda"
     recurrent = torch.backends.cudnn.flags(enabled=False) if cuda else nullcontext()
-    with sdpa_kernel(SDPBackend.MATH), recurrent:
+    with sdpa_kernel(SDPBackend.MATH), _PlainWeightNorm(), recurrent:
         yield
 
 
@@ -105,6 +121,27 @@ def pays_channels_last(device: torch.device, precision: str) -> bool:
     """Whether images are convolved faster so: on CPUs, and on GPUs by products of rounded inputs
     (of an H200's full ones by 0 to 9 % slower)."""
     return device.type == "cpu" or precision != "exact"
+
+
+class _PlainWeightNorm(TorchFunctionMode):
+    """`weight_norm` in plain operations: the second derivatives of torch's own are wrong without a
+    word (seen in 2.13; tests/regularizers/test_derivatives.py)."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch._weight_norm:  # pyright: ignore[reportPrivateUsage]
+            return _weight_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    over = None if dim == -1 else [k for k in range(v.ndim) if k != dim % v.ndim]
+    return v * (g / torch.linalg.vector_norm(v, dim=over, keepdim=dim != -1))
 
 
 class plain_norms(TorchFunctionMode):  # noqa: N801  # a context, as torch names its own

@@ -78,8 +78,9 @@ def wrong_gradient(
     """The mismatch of a wrong gradient, and the parameters it is wrong in, at least the worst; None
     for a right one. Along one direction, half the gradient's and half random."""
     v, size = random_direction(x, seed), grad.double().norm()
-    if size > 0:
-        v = (v.double() / v.double().norm() + grad.double() / size).to(x)
+    if size > 0:  # the random half not against the other, which with one parameter it would undo
+        v = v.double() if v.double().dot(grad.double()) >= 0 else -v.double()
+        v = (v / v.norm() + grad.double() / size).to(x)
     error = mismatch(function, grad.double().dot(v.double()), x, v, noise=noise)
     if error <= allowed:
         return None

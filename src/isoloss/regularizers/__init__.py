@@ -11,7 +11,7 @@ from torch import Tensor
 
 from isoloss.arguments import checked
 from isoloss.errors import InputError, shown, unknown
-from isoloss.problem import Problem, inside
+from isoloss.problem import Problem, check_same_network, inside
 from isoloss.regularizers.derivatives import GradientNorm, HessianTrace, InputGradient
 from isoloss.regularizers.outputs import Outputs
 from isoloss.regularizers.parity import ParityGap
@@ -114,10 +114,11 @@ def get_regularizer(regularizer: AnyRegularizer, problem: Problem) -> Regularize
         name = regularizer.__name__
         raise InputError(f"regularizer must be an object, got the class {name}; give {name}()")
     if isinstance(regularizer, Problem):
-        if regularizer.shapes != problem.shapes or regularizer.dtype != problem.dtype:
+        check_same_network("the problem given as regularizer", regularizer, problem)
+        if regularizer.dtype != problem.dtype:
             raise InputError(
-                "the problem given as regularizer has other parameters than the one walked; make "
-                "it from the same model, in the same dtype"
+                f"the problem given as regularizer is in {str(regularizer.dtype)!r}, and the one "
+                f"that is walked in {str(problem.dtype)!r}; make it in the same dtype"
             )
         _check_mask(regularizer, problem)
         return _OtherLoss(regularizer)
