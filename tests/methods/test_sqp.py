@@ -33,7 +33,18 @@ from tests.problems import (
 )
 from torch import Tensor, nn
 
-from isoloss import SQP, Outcome, Paper, Path, Problem, Record, Stop, experiments, traverse
+from isoloss import (
+    SQP,
+    Outcome,
+    Paper,
+    Path,
+    Problem,
+    Record,
+    Stop,
+    experiments,
+    maximize,
+    traverse,
+)
 from isoloss.methods.sqp.advance import Search
 from isoloss.objective import Objective
 from isoloss.point import Tolerance
@@ -174,6 +185,27 @@ def test_a_regularizer_without_a_known_curvature_is_made_stationary(
     assert sine(4 * end**3 + 2 * end, net.loss_and_grad(end)[1]) <= 1.01e-4
     assert path.steps["regularizer"].iloc[-1] == pytest.approx((end**4 + end**2).sum())
     assert band_errors(net, path).max() <= 1e-3
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_largest_norm_of_a_linear_regression_is_found_in_a_few_evaluations(seed: int) -> None:
+    """R is concave all along; largest of many points drawn on the ellipsoid of the level."""
+    inputs, noise = normal(20, 4, seed=seed), normal(20, 1, seed=seed + 10)
+    targets = inputs @ normal(4, 1, seed=seed + 20) + 0.3 * noise
+    best = torch.linalg.lstsq(inputs, targets).solution
+    least = (inputs @ best - targets).square().mean()
+    problem = Problem(nn.Linear(4, 1, bias=False).double(), "mse", (inputs, targets))
+    path = traverse(
+        problem, start=normal(4, seed=seed + 30), level=1.5 * least.item(),
+        regularizer=maximize("squared_norm"), progress=False,
+    )  # fmt: skip
+    root = torch.linalg.cholesky(inputs.T @ inputs / 20)
+    ways = torch.nn.functional.normalize(normal(100_000, 4, seed=0))
+    away = torch.linalg.solve_triangular(root.T, ways.T, upper=True)
+    largest = (best + (0.5 * least).sqrt() * away).square().sum(0).max().item()
+    assert path.outcome is Outcome.CONVERGED
+    assert -path.steps["regularizer"].iloc[-1] == pytest.approx(largest, rel=2e-3)
+    assert path.steps["evaluations"].iloc[-1] <= 40
 
 
 def test_it_takes_far_fewer_evaluations_than_the_paper() -> None:

@@ -285,12 +285,19 @@ def _sr1(matrix: Array, step: Array, change: Array) -> Array:
 
 
 def _bfgs(matrix: Array, step: Array, change: Array) -> Array:
-    """BFGS with Powell's damping, which keeps it positive definite (there, procedure 18.2)."""
+    """BFGS with Powell's damping, which keeps it positive definite (there, procedure 18.2).
+
+    Where R is concave along the step, it gets the least curvature there that damping leaves. The
+    change of the gradient, which points back, would add curvature across the step, more each time.
+    """
     image = matrix @ step
     curved, along = step @ image, step @ change
     if not curved > TINY:
         return matrix
-    if along < 0.2 * curved:
+    if along < 0:
+        change = 0.2 * image
+        along = 0.2 * curved
+    elif along < 0.2 * curved:
         share = 0.8 * curved / (curved - along)
         change = share * change + (1 - share) * image
         along = step @ change
