@@ -6,12 +6,15 @@ import json
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from isoloss import Path as Walk
 from isoloss import experiments, open_results, problem
+from isoloss.errors import InputError
+from isoloss.runs import walk
 from isoloss.runs.run import News
 from isoloss.runs.walk import WalkRun, walk_settings
 from isoloss.store import run_folder
@@ -67,8 +70,8 @@ def test_bad_pairs_get_one_sentence(refuses, pair: str, words: list[str]) -> Non
         walk_settings(IRIS, "paper", pair.split())
 
 
-def go(out: Path, *pairs: str, cancelled: bool = False) -> Walk:
-    settings = walk_settings(HARDLY_TRAINED, "sqp", ["steps=6", *pairs])
+def go(out: Path, *pairs: str, steps: int = 6, cancelled: bool = False) -> Walk:
+    settings = walk_settings(HARDLY_TRAINED, "sqp", [f"steps={steps}", *pairs])
     one = WalkRun(0, 3, run_folder(out, "IRIS_FF", "sqp", 0), settings)
     phases: list[str] = []
     one.execute(lambda news: phases.append(news.phase), lambda: cancelled and "walking" in phases)
@@ -78,6 +81,29 @@ def go(out: Path, *pairs: str, cancelled: bool = False) -> Walk:
 
 def measured(monkeypatch: pytest.MonkeyPatch, size: int | None) -> None:
     monkeypatch.setattr(problem, "measured_size", lambda *_: size)
+
+
+def test_a_walk_that_fails_on_the_way_to_a_later_end_is_still_what_it_was(
+    tmp_path, monkeypatch
+) -> None:
+    before = go(tmp_path)
+
+    def fails(*_args: Any, **settings: Any) -> Any:
+        settings["callback"][-1]({"kind": "sqp"})
+        raise MemoryError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(walk, "traverse", fails)
+        after = go(tmp_path, steps=9)
+    assert after.outcome is before.outcome
+    assert torch.equal(after.points, before.points)
+    assert after.metadata["config"] == before.metadata["config"]
+    at_once = go(tmp_path / "at once", steps=9)
+    assert torch.equal(go(tmp_path, steps=9).points, at_once.points)
+    settings = walk_settings(HARDLY_TRAINED, "sqp", ["steps=6"])
+    earlier = WalkRun(0, 3, run_folder(tmp_path, "IRIS_FF", "sqp", 0), settings)
+    with pytest.raises(InputError, match="other settings"):
+        earlier.finished()
 
 
 def test_a_run_is_resumed_with_the_chunk_size_it_began_with(tmp_path, monkeypatch) -> None:

@@ -24,6 +24,7 @@ from isoloss.store.folder import (
     problem,
     save_failure,
     save_walk,
+    settle,
 )
 from isoloss.store.lock import LockedError, only_writer
 
@@ -96,8 +97,13 @@ def test_a_walk_that_a_limit_ended_goes_on_to_a_later_one(tmp_path, outcome, lat
     assert begin(tmp_path, with_stop(), {}, later=True) == (outcome is Outcome.INTERRUPTED)
     assert not check(tmp_path, with_stop(**later), later=True)
     assert begin(tmp_path, with_stop(**later), {}, later=True)
-    assert names(tmp_path) == ["checkpoint", "config.json", *RUN_FILES[2:]]
+    stays = outcome is not Outcome.INTERRUPTED  # what a limit ended is there until it is replaced
+    there = RUN_FILES if stays else ["config.json", *RUN_FILES[2:]]
+    assert names(tmp_path) == ["checkpoint", *there]
+    assert load_config(tmp_path) == with_stop(**({} if stays else later))
+    settle(tmp_path, with_stop(**later), {})
     assert load_config(tmp_path) == with_stop(**later)
+    assert problem(tmp_path) == "not finished"
     save_walk(tmp_path, made_path(outcome=Outcome.CONVERGED))
     assert names(tmp_path) == RUN_FILES
     assert check(tmp_path, with_stop(**later), later=True)

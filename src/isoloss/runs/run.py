@@ -70,7 +70,7 @@ class Contact:
         run = self.run
         try:
             left = folder.begin(
-                run.folder, run.config(), _made_with(), self.notes.append, later=run.goes_on
+                run.folder, run.config(), made_with(), self.notes.append, later=run.goes_on
             )
         except Exception as error:
             return self.ended_by(error)
@@ -90,8 +90,7 @@ class Contact:
         if not isinstance(error, Interrupted):
             news = self.run.failed(error)
             if self._begun:  # else it is perhaps another run's
-                with suppress(StorageError):  # what cannot be written is said all the same
-                    folder.save_failure(self.run.folder, news.ending)
+                self.run.save_failure(news.ending)
         return replace(news, notes=tuple(self.notes))
 
     def tell(self, phase: str, done: int = 0, row: Row | None = None) -> bool:
@@ -238,11 +237,16 @@ class Run(ABC):
         what = what or f"{type(error).__name__}: {error}"
         return News(self.index, "done", ending=what, failed=True)
 
+    def save_failure(self, why: str) -> None:
+        """Write how the run failed, unless there is what it came to before."""
+        with suppress(StorageError):  # what cannot be written is said all the same
+            if folder.problem(self.folder) is not None:
+                folder.save_failure(self.folder, why)
+
     def lost(self, why: str) -> News:
         """The last news of a run whose process died without a word."""
         with suppress(StorageError, LockedError, ResultsError), only_writer(self.folder):
-            if folder.problem(self.folder) is not None:  # it may have died after its last word
-                folder.save_failure(self.folder, why)
+            self.save_failure(why)
         return News(self.index, "done", ending=why, failed=True)
 
     def put_aside(self) -> FilePath | None:
@@ -253,7 +257,7 @@ class Run(ABC):
             return move_aside(self.folder, self.folder.parent / folder.REPLACED)
 
 
-def _made_with() -> dict[str, Any]:
+def made_with() -> dict[str, Any]:
     """Versions and hardware that a run's bits depend on."""
     return {
         "isoloss": __version__,

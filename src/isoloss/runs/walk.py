@@ -18,7 +18,7 @@ from isoloss.path import Path, Record, Row, Stop
 from isoloss.progress import FIGURES
 from isoloss.projects import Project
 from isoloss.regularizers import REGULARIZERS
-from isoloss.runs.run import Contact, News, Run
+from isoloss.runs.run import Contact, News, Run, made_with
 from isoloss.settings import ONLY_IN_PYTHON, Count, Settings, override, parse_pairs
 from isoloss.store import Results, run_folder
 from isoloss.store.checkpoint import (
@@ -28,7 +28,7 @@ from isoloss.store.checkpoint import (
     save_start,
     training_folder,
 )
-from isoloss.store.folder import CHECKPOINT, save_walk
+from isoloss.store.folder import CHECKPOINT, save_walk, settle
 from isoloss.subject import Start
 from isoloss.trackers import Tracker, tracker_of_run
 from isoloss.training import TrainingState
@@ -161,6 +161,7 @@ class WalkRun(Run):
         # its usual end is no limit to raise: what it would go on from takes room
         usual = settings.method.takes_all_steps and settings.stop == settings.subject.stop()
         extra = {**start.extra, "chunk_size": _size(start)}
+        settle(self.folder, self.config(), made_with())
         save_walk(self.folder, path, extra, for_good=usual)
         return self._done(path)
 

@@ -167,19 +167,22 @@ def begin(
 ) -> bool:
     """Lay claim to a run folder, as its only writer; False where the run is finished.
 
-    `later` as for `check`.
+    `later` as for `check`. A finished walk that goes on to a later end stays as it was, with its
+    settings, until `settle` and what it then comes to replace it.
     """
     refuse_links_in(folder)
+    stays = False
     try:  # raises as `check`; with another `made_with`, the run is the same
         anew = _goes_on(folder, config, later)
         if anew:
             with suppress(DamagedError):  # of which is told below
-                whole(folder)
-                remove(folder / OUTCOME)
+                stays = _ended(folder) is not None
+                if not stays:
+                    remove(folder / OUTCOME)
     except DamagedError as error:
-        _settle_config(folder, config, tell, str(error))
+        _quarantine_config(folder, config, tell, str(error))
         anew = True
-    if anew:
+    if anew and not stays:
         write_json(folder / "config.json", {"config": config, "made_with": made_with})
     ended = None
     try:
@@ -192,7 +195,14 @@ def begin(
     remove(*folder.glob(".*.part"), *folder.glob(".tmp*"))  # of a process that was killed
     if ended is not None and ended not in LATER:
         _delete_checkpoint(folder)
-    return ended is None
+    return ended is None or stays
+
+
+def settle(folder: FilePath, config: Mapping[str, Any], made_with: Mapping[str, Any]) -> None:
+    """Let a run that has come to a later end have the settings that asked for it."""
+    if differences(load_config(folder), dict(config)):
+        remove(folder / OUTCOME)  # which is of the earlier one
+        write_json(folder / "config.json", {"config": config, "made_with": made_with})
 
 
 def whole(folder: FilePath) -> Ending:
@@ -334,7 +344,9 @@ def _ended(folder: FilePath) -> str | None:
     return None if outcome in (FAILED, Outcome.INTERRUPTED.value) else outcome
 
 
-def _settle_config(folder: FilePath, config: Mapping[str, Any], tell: Tell, damage: str) -> None:
+def _quarantine_config(
+    folder: FilePath, config: Mapping[str, Any], tell: Tell, damage: str
+) -> None:
     """Move away a damaged `config.json`, and results of which nothing else tells the settings."""
     file = folder / "config.json"
     others = [folder / name for name in (CHECKPOINT, *_FILES) if (folder / name).exists()]
