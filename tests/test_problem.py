@@ -561,6 +561,25 @@ COPIED: dict[str, Callable[[], Problem]] = {
 }
 
 
+def test_an_error_within_the_model_is_told_with_its_type_and_line(refuses) -> None:
+    class Fails(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.layer({}["weights"])
+
+    line = Fails.forward.__code__.co_firstlineno + 1
+    place = f"KeyError: 'weights', in line {line} of test_problem.py"
+    data = normal(6, 3, seed=0).float(), torch.zeros(6, dtype=torch.long)
+    problem = Problem(Fails(), "cross_entropy", data)
+    with refuses(f"cannot be evaluated on inputs of shape (6, 3) ({place})"):
+        problem.loss(problem.current())
+    with refuses(f"failed on a batch of the data ({place})"):
+        Problem(Fails(), lambda model, batch: model(batch[0]).sum(1), [data])
+
+
 @pytest.mark.parametrize("make", COPIED.values(), ids=COPIED)
 @pytest.mark.parametrize("used", [False, True])
 @pytest.mark.parametrize("copied", [lambda p: pickle.loads(pickle.dumps(p)), copy.deepcopy])

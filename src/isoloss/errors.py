@@ -5,13 +5,18 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 MOST = 2**63 - 1
 """The largest whole number that files and random number generators hold."""
 LONGEST = 80
 """Characters of a user's value that a sentence shows."""
+LIBRARIES = (str(Path(__file__).parent), *sysconfig.get_paths().values(), "<")
+"""How the names of files begin that are not a user's own."""
 
 
 class IsolossError(Exception):
@@ -77,6 +82,20 @@ def one_line(error: BaseException) -> str:
 def said(error: BaseException) -> str:
     """The type of another library's error and what it says, for use within a sentence."""
     return f"{type(error).__name__}: {one_line(error)}"
+
+
+def placed(error: BaseException) -> str:
+    """The same with the last line of the user's own code that it came through, if any."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(LIBRARIES) and "-packages" not in frame.filename
+    ]
+    if not frames:
+        return said(error)
+    cell = "ipykernel" in frames[-1].filename
+    place = "a cell" if cell else Path(frames[-1].filename).name
+    return f"{said(error)}, in line {frames[-1].lineno} of {place}"
 
 
 def shown(value: object) -> str:

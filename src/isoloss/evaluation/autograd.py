@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from isoloss.data import Chunk, Chunks, leaves, map_tensors
-from isoloss.errors import DerivativeError, InputError, kind, one_line
+from isoloss.errors import DerivativeError, InputError, kind, one_line, placed
 from isoloss.evaluation.arithmetic import plain_norms, reproducible, twice_differentiable
 from isoloss.evaluation.differences import TOLERANCE, mismatch, own_functions, random_direction
 from isoloss.evaluation.failures import of_the_device
@@ -316,7 +316,7 @@ def losses_of(loss: ModelLoss, network: FlatNetwork, batch: Any) -> Tensor:
         if of_the_device(error):
             raise
         raise InputError(
-            f"the loss of (model, batch) failed on a batch of the data ({one_line(error)}); it is "
+            f"the loss of (model, batch) failed on a batch of the data ({placed(error)}); it is "
             f"called with the model and each batch as it was given"
         ) from error
 
@@ -372,6 +372,6 @@ def _explained(inputs: Any, dtype: torch.dtype, error: Exception) -> InputError:
         )
     given = ", ".join(f"{name} of shape {tuple(tensor.shape)}" for name, tensor in named)
     return InputError(
-        f"the model cannot be evaluated on {given or 'its inputs'} ({said}); give inputs that "
-        f"model(inputs) takes: a tuple or list becomes its arguments, a dict its keyword arguments"
+        f"the model cannot be evaluated on {given or 'its inputs'} ({placed(error)}); give inputs "
+        f"that model(inputs) takes: a tuple or list becomes its arguments, a dict its keywords"
     )
