@@ -592,6 +592,14 @@ def test_a_tensor_from_outside_is_still_found_in_a_loss_of_the_model(refuses) ->
         traverse(problem, progress=False)
 
 
+@pytest.mark.parametrize("loss", [mean, per_example])
+def test_batch_norm_in_training_mode_is_refused_by_its_name(loss: Any, refuses) -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), network()).double()
+    problem = Problem(model, loss, PAIR)
+    with refuses("in training mode are 0 (BatchNorm1d)", "model.eval()"):
+        traverse(problem, progress=False)
+
+
 def test_a_number_that_is_not_for_the_whole_set_says_how_to_write_it(refuses) -> None:
     problem = Problem(network(), lambda outputs, targets: outputs.mean(), PAIR)
     with refuses("one value per example", "(model, batch)"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -361,6 +362,17 @@ def fixed(model: Model) -> dict[str, Tensor]:
         return {}
     frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
     return {**dict(model.named_buffers()), **frozen}
+
+
+@contextmanager
+def buffers_kept(model: Model) -> Generator[None]:
+    """Put a module's buffers back at the end, which batch norm changes in training mode."""
+    kept = {name: t.clone() for name, t in fixed(model).items()}
+    yield
+    with torch.no_grad():
+        for name, now in fixed(model).items():
+            if name in kept and not same(kept[name], now):
+                now.copy_(kept[name])
 
 
 def same(kept: Tensor, now: Tensor) -> bool:

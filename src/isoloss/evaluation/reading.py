@@ -12,7 +12,7 @@ from isoloss.errors import InputError
 from isoloss.evaluation.autograd import losses_of
 from isoloss.evaluation.ranks import Ranks
 from isoloss.evaluation.shares import check_sampler, check_shares
-from isoloss.flat import FlatNetwork
+from isoloss.flat import FlatNetwork, buffers_kept
 from isoloss.losses import ComparingLoss, Loss, ModelLoss, TorchLoss
 
 
@@ -36,7 +36,7 @@ def read_for(
         )
 
     def losses_in(batch: Any) -> int:
-        with random_state_kept(), torch.enable_grad():
+        with random_state_kept(), buffers_kept(network.model), torch.enable_grad():
             values = losses_of(cast("ModelLoss", loss), network, batch)
         return len(values) if values.ndim else 0
 
