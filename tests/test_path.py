@@ -136,6 +136,32 @@ def test_a_model_with_other_buffers_is_refused_and_left_alone(refuses: Any) -> N
     assert all(torch.equal(a, b) for a, b in zip(before, other.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_too_coarse_for_the_level_is_refused_and_left_alone(
+    refuses: Any, dtype: torch.dtype
+) -> None:
+    path, model = walked(with_batch_norm()), with_batch_norm().to(dtype)
+    before = [tensor.clone() for tensor in model.state_dict().values()]
+    with refuses("'0.weight'", str(dtype), "torch.float64", "model.float() first"):
+        path.load_into(model)
+    after = model.state_dict().values()
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    path.load_into(model.float())
+    assert plain_loss(model.double()) == pytest.approx(path.level, rel=1.1e-3)
+
+
+def test_a_walk_that_never_met_its_level_has_no_point_and_says_why(refuses: Any) -> None:
+    problem, stop = classifier().problem(), Stop(evaluations=3)
+    path = isoloss.traverse(problem, level=1e-30, stop=stop, progress=False)
+    assert path.outcome is Outcome.LEVEL_UNREACHABLE
+    hold = {"norm": isoloss.at_most("squared_norm", 1e-9)}
+    crowded = isoloss.traverse(problem, hold=hold, stop=stop, progress=False)
+    for each, what in ((path, "its level"), (crowded, "all that is held")):
+        for give in (each.state_dict, lambda each=each: each.load_into(classifier().model)):
+            with refuses(f"no point of the walk met {what}", each.message):
+                give()
+
+
 def test_another_frozen_layer_is_refused_by_name(refuses: Any) -> None:
     model = with_batch_norm(frozen=True)
     path = walked(model)

@@ -36,6 +36,12 @@ def load_into(
     if buffers is not None:
         given = {name: tuple(buffer.shape) for name, buffer in buffers.items()}
         _check_same("buffers", given, held, places)
+    for name, parameter in named.items():
+        if parameter.dtype.itemsize < 4 and parameter.dtype != theta.dtype:
+            raise InputError(
+                f"the model's parameter {name!r} is {parameter.dtype}, to which a point in "
+                f"{theta.dtype} would be rounded, off the level; call model.float() first"
+            )
     for name, known in (frozen or {}).items():
         parameter = beside.get(places[name])
         if parameter is None or digest(parameter.to(theta)) != known:

@@ -169,8 +169,9 @@ class Path:
             k: Which of the kept points; the last by default.
 
         Raises:
-            InputError: There is no such point, or the model is another: its trainable parameters,
-                its buffers, or the values of its frozen parameters. It is left as it was then.
+            InputError: There is no such point, the model's parameters are coarser than float32, or
+                it is another: its trainable parameters, its buffers, or the values of its frozen
+                parameters. It is left as it was then.
         """
         load_into(model, self._point(k), self.shapes, self.buffers, self.frozen)
 
