@@ -383,6 +383,27 @@ def test_data_of_inference_mode(chunk_size: int | None) -> None:
     traverse(problem, stop=Stop(steps=2), progress=False)
 
 
+def test_complex_inputs_are_of_the_problems_precision() -> None:
+    class Modulus(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, z: Tensor) -> Tensor:
+            return (z @ self.layer.weight.T.to(z.dtype)).abs() + self.layer.bias
+
+    model, inputs = Modulus(), torch.complex(X, 1 - X).to(torch.complex64)
+    wide = Problem(model, "mse", (inputs, X[:, :2]), dtype=F64)
+    again = Problem(model, "mse", (inputs, X[:, :2])).with_dtype(F64)
+    narrow = Problem(model, "mse", (inputs.to(torch.complex128), X[:, :2]))
+    exact = copy.deepcopy(model).double()
+    plain = functional.mse_loss(exact(inputs.to(torch.complex128)), X[:, :2])
+    agrees(wide, plain, exact)
+    assert again.loss(again.current()) == wide.loss(wide.current())
+    assert narrow.loss(narrow.current()).item() == pytest.approx(plain.item(), rel=1e-6)
+
+
 def test_packed_sequences_are_of_the_problems_type() -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:

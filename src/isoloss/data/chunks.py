@@ -302,6 +302,7 @@ class Chunks(Iterable[Chunk]):
 
     def _place(self, tensor: Tensor) -> Tensor:
         dtype = self._dtype if tensor.is_floating_point() else None
+        dtype = self._dtype.to_complex() if tensor.is_complex() else dtype
         placed = tensor.detach().to(self._device, dtype)
         if placed.is_inference():  # autograd could not keep it
             placed = placed.clone()
