@@ -92,6 +92,14 @@ def test_what_an_iterator_cannot_use_is_refused_at_once(refuses: Any) -> None:
         isoloss.walk(classifier().problem(), rtol=2.0)
 
 
+def test_a_path_is_asked_for_after_a_row(refuses: Any) -> None:
+    steps = isoloss.walk(classifier().problem())
+    with refuses("no row yet", "next(walk)"):
+        steps.path  # noqa: B018
+    next(steps)
+    assert len(steps.path.steps) == 1
+
+
 # ---------------------------------------------------------------- back in the model
 
 

@@ -81,6 +81,30 @@ def test_any_of_them_ends_the_walk_and_all_hear_its_last_row(stopper: int) -> No
     assert all(len(one.told) == 6 for one in both)
 
 
+@pytest.mark.parametrize(
+    ("answer", "ends"),
+    [
+        (np.bool_(True), True), (torch.tensor(True), True), (torch.tensor([True]), True),
+        (np.bool_(False), False), (torch.tensor(False), False), (torch.tensor(1.0), False),
+        (torch.tensor([True, True]), False), (1, False), ({"loss": 1}, False), ("yes", False),
+    ],
+)  # fmt: skip
+def test_true_of_numpy_and_torch_ends_a_walk_and_nothing_else_does(answer: Any, ends: bool) -> None:
+    path = go(lambda _: answer, steps=2)
+    assert path.outcome is (Outcome.INTERRUPTED if ends else Outcome.STEP_LIMIT)
+
+
+def test_ctrl_c_before_the_first_row_is_ctrl_c() -> None:
+    class Slow(Listener):
+        def begin(self, settings: dict[str, Any]) -> None:
+            raise KeyboardInterrupt
+
+    listener = Slow()
+    with pytest.raises(KeyboardInterrupt):
+        go(listener)
+    assert listener.told == [("end", None)]
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_the_end_is_told_whatever_ends_the_walk(error: type[BaseException]) -> None:
     def broken(row: Row) -> None:

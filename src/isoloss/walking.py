@@ -138,6 +138,8 @@ def traverse(
                         if any(heard):
                             steps.interrupt("the callback returned True" if heard[0] else "Ctrl-C")
                 except KeyboardInterrupt:
+                    if not steps._recorder.rows:  # pyright: ignore[reportPrivateUsage]
+                        raise
                     steps.interrupt("Ctrl-C")
             try:
                 path = steps.path
@@ -373,7 +375,11 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
 
     @property
     def path(self) -> Path:
-        """The walk so far; `Outcome.INTERRUPTED` where it has not ended by itself."""
+        """The walk so far, from its first row on; `Outcome.INTERRUPTED` where it has not ended."""
+        if not self._recorder.rows:
+            raise InputError(
+                "the walk has no row yet, so that there is no path; take a step first, next(walk)"
+            )
         if self._checkpoint is not None:
             self._keep(self._checkpoint)
         ending = self._ending or Ending(Outcome.INTERRUPTED, "the iteration was left")
