@@ -7,6 +7,7 @@ import sys
 from pathlib import Path as FilePath
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.problems import Net, classifier

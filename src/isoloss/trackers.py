@@ -12,6 +12,9 @@ from contextlib import suppress
 from pathlib import Path as FilePath
 from typing import Any, cast
 
+import numpy as np
+from torch import Tensor
+
 from isoloss.arguments import checked
 from isoloss.errors import InputError, check_takes, kind, require_extra, said, unknown
 from isoloss.files import FAILED
@@ -43,7 +46,7 @@ class Callbacks:
     def __call__(self, row: Row) -> bool:
         """A row; whether any asks for the end, which all hear of."""
         answers = [one(row) for one in self._all]
-        return any(answer is True for answer in answers)
+        return any(map(_is_true, answers))
 
     def end(self, path: Path | None) -> None:
         """The path, or None where an error ended the walk."""
@@ -51,6 +54,13 @@ class Callbacks:
             if callable(getattr(one, "end", None)):
                 with suppress(KeyboardInterrupt):  # which would lose the path
                     one.end(path)
+
+
+def _is_true(answer: Any) -> bool:
+    """Whether it is True, NumPy's and torch's included; anything else ends no walk."""
+    if isinstance(answer, np.bool_) or (isinstance(answer, Tensor) and answer.numel() == 1):
+        answer = answer.item()
+    return answer is True
 
 
 class Tracker(ABC):
