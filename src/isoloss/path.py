@@ -236,6 +236,9 @@ class Path:
         return {key: held[name].clone() for key, name in keys.items() if name in held}
 
     def _point(self, k: int) -> Tensor:
+        if not len(self.points):
+            held = "all that is held" if self.constraints else "its level"
+            raise InputError(f"no point of the walk met {held}, so none is kept: {self.message}")
         if not isinstance(k, Integral) or not -len(self.points) <= k < len(self.points):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(
                 f"k must be the number of one of the {len(self.points)} points kept, got {shown(k)}"
