@@ -102,6 +102,8 @@ class Problem:
             loss of (model, batch), a batch as that takes it, or a list of batches, which are never
             cut. Tensors, lists and generators are kept; a DataLoader is read again at every
             evaluation, one batch in memory at a time, so give `list(loader)` where the batches fit.
+            Tensors that need no conversion are shared, not copied: change none of them in place
+            while the problem is used, or the loss changes unnoticed.
         weights: How much each example counts in the mean, shape (examples,), in the order of the
             data, not negative; None for all alike. An example of weight 0 is left out and may hold
             NaN.
