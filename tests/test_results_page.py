@@ -148,3 +148,26 @@ def test_the_readme_says_the_same():
         told = said.format(found=found, lost=lost, interval=interval, runs=end["runs"])
         assert f"({told} starts)" in readme
     assert f"any of {len(write.penalties(RESULTS, 'MPG_FF'))} penalties" in readme
+
+
+def test_one_test_says_what_can_be_told_from_chance():
+    """The paired t-test, on the page, in the README and in the paper."""
+    root = RESULTS.parents[1]
+    readme = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    lost, told = ["IRIS_FF", "MNIST_FF"], ["MPG_FF", "MNIST_CONV", "CIFAR10_CONV"]
+    p = {name: write.change(RESULTS, name)["t_p"] for name in (*lost, *told)}
+    said = " and ".join(f"{p[name]:.2f}" for name in lost)
+    assert min(p[name] for name in lost) > 0.05
+    assert (
+        f"(paired t-tests, p = {said}; all the other changes named here have p < 0.001)" in readme
+    )
+    kinds = write.kinds(RESULTS)
+    others = [kinds[name] for name in ("vision transformer", "residual, ReLU, batch norm")]
+    small = [p[name] for name in told]
+    small += [write.after(RESULTS, "MNIST_CONV")["t_p"]]
+    small += [write.change(RESULTS, "CIFAR10_CONV", quantity="test_metric")["t_p"]]
+    small += [found["test_metric_end_change"].t_p for found in others]
+    assert max(small) < 0.001
+    for text in (readme, (root / "paper" / "paper.md").read_text(encoding="utf-8")):
+        assert "paired t-tests" in text
+    assert all("wilcoxon" not in line.lower() or "0.0625" in line for line in PAGE.splitlines())
