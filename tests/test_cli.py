@@ -325,6 +325,9 @@ def test_a_signal_to_all_processes_keeps_what_was_walked(tmp_path, number, code)
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert process.returncode == code
+    assert "Stopping: what is under way is brought to where the runs can be continued" in said
+    assert ("Ctrl-C again ends them at once" in said) == (number == signal.SIGINT)
+    assert said.count("Stopping") == 1
     assert "run the same command again" in said
     assert "failed" not in said
     (path,) = open_results(tmp_path).paths("IRIS_FF", "paper")

@@ -100,7 +100,7 @@ def _mutated(command: list[str], rng: random.Random) -> list[str]:
 def unexecuted() -> Iterator[None]:
     """Runs say at once that they are done: each is a process of its own and catches its errors."""
 
-    def run_all(planned: Any, show: Any) -> int:
+    def run_all(planned: Any, show: Any, say: Any) -> int:
         for one in planned:
             one.config()
             show(News(one.index, "walking", 1, {

@@ -232,7 +232,7 @@ def _run(
     with engine as execute:
         display = Display(title, todo)
         with display.live:
-            code = execute(todo, display.show)
+            code = execute(todo, display.show, display.say)
     options.console.print(display.summary())
     for sentence in display.notes:
         options.say(sentence, "note:", "yellow")

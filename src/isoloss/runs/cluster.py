@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from isoloss.runs.pool import (
     cores,
     handling,
     insists,
+    said_to_stop,
 )
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class Cluster:
     @contextmanager
     def opened(
         self, out: FilePath, files: Sequence[FilePath], tell: Callable[[str], object]
-    ) -> Generator[Callable[[Sequence[Run], Callable[[News], None]], int]]:
+    ) -> Generator[Callable[[Sequence[Run], Callable[[News], None], Callable[[str], object]], int]]:
         """Connect, and insist that nodes see what runs need; gives what takes `run_all`'s place.
 
         InputError: nothing answers, no node has what a run asks for, or one does not see a file.
@@ -71,7 +73,7 @@ class Cluster:
             with Place.here(out, files) as place:
                 _look_around(ray, nodes, place)
                 tell(f"Ray at {ray.get_runtime_context().gcs_address}: {_what(nodes)}.")
-                yield lambda runs, show: self._run_all(ray, place, runs, show)
+                yield partial(self._run_all, ray, place)
         except ray.exceptions.RayError as error:
             raise ClusterError(f"Ray failed ({said(error)}); {CONTINUE}") from error
 
@@ -138,10 +140,16 @@ class Cluster:
         return able
 
     def _run_all(
-        self, ray: Any, place: Place, runs: Sequence[Run], show: Callable[[News], None]
+        self,
+        ray: Any,
+        place: Place,
+        runs: Sequence[Run],
+        show: Callable[[News], None],
+        say: Callable[[str], object] = str,
     ) -> int:
         """As `pool.run_all`."""
         came: list[tuple[int, float]] = []
+        told = False
 
         def note(number: int, *_: object) -> None:
             came.append((number, time.monotonic()))
@@ -152,6 +160,7 @@ class Cluster:
                 for news in sent.news():
                     show(news)
                 if came:
+                    told = told or said_to_stop(came, say)
                     sent.stop(at_once=insists(came))
         return 128 + came[0][0] if came else 0
 

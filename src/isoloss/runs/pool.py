@@ -57,10 +57,14 @@ def sigterm_raises() -> Generator[None]:
         yield
 
 
-def run_all(runs: Sequence[Run], show: Callable[[News], None]) -> int:
-    """Execute runs in parallel, whichever of them fail; 0, or 130 or 143 after a signal."""
+def run_all(
+    runs: Sequence[Run], show: Callable[[News], None], say: Callable[[str], object] = str
+) -> int:
+    """Execute runs in parallel, whichever of them fail; 0, or 130 or 143 after a signal, of which
+    it is said what happens now."""
     waiting, workers = deque(_jobs(runs)), list[_Worker]()
     came: list[tuple[int, float]] = []
+    told = False
 
     def note(number: int, *_: object) -> None:
         came.append((number, time.monotonic()))
@@ -72,6 +76,7 @@ def run_all(runs: Sequence[Run], show: Callable[[News], None]) -> int:
                     workers.append(_Worker(waiting.popleft()))
                 wait([end for one in workers for end in one.ends], SECONDS_TO_LOOK)
                 if came:
+                    told = told or said_to_stop(came, say)
                     for one in workers:
                         one.stop(at_once=insists(came))
                 for one in workers:
@@ -98,6 +103,13 @@ def insists(came: list[tuple[int, float]]) -> bool:
     """Whether Ctrl-C was pressed a second time, of the signals that came and when."""
     pressed = [when for number, when in came if number == signal.SIGINT]
     return len(pressed) > 1 and pressed[-1] - pressed[0] > SECONDS_TO_INSIST
+
+
+def said_to_stop(came: list[tuple[int, float]], say: Callable[[str], object]) -> bool:
+    """Say, once, what becomes of the runs now that a signal came."""
+    again = "; Ctrl-C again ends them at once" if came[0][0] == signal.SIGINT else ""
+    say(f"Stopping: what is under way is brought to where the runs can be continued{again}.")
+    return True
 
 
 class Process:

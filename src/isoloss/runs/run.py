@@ -320,6 +320,10 @@ class Display:
                     line += f": {news.done:,} {one.unit}, {one.figures.format_map(news.row)}"
                 self.live.console.print(printable(line), soft_wrap=True)
 
+    def say(self, sentence: str) -> None:
+        """Print a sentence beside what is shown of the runs."""
+        self.live.console.print(printable(sentence), soft_wrap=True)
+
     def summary(self) -> Table:
         """A table with a line per run: where it started, where it ended, and why."""
         first = next(iter(self._runs.values()))
