@@ -102,7 +102,7 @@ def by_isoloss(
         quantities,
         level=isoloss.at_most(problem, bounds.most[0] / 1.001),
         hold={"validation": isoloss.at_most(validation, bounds.most[1] / 1.001)},
-        stop=isoloss.Stop(regularizer_below=-ENOUGH, evaluations=evaluations, gain=0),
+        stop=isoloss.Stop(regularizer_below=-ENOUGH, evaluations=evaluations),
         gain=gain,
         workers=1,
     )
@@ -289,7 +289,7 @@ def digits(count: int, evaluations: int) -> None:
             count,
             level=isoloss.at_most(problem, bounds.most[0] / 1.001),
             hold=hold,
-            stop=isoloss.Stop(evaluations=evaluations, gain=0),
+            stop=isoloss.Stop(evaluations=evaluations),
             progress=False,
         )
         times[name] = time.process_time() - began

@@ -62,7 +62,7 @@ class Outcome(enum.Enum):
     SLOWED = (
         "slowed",
         "The last steps gained less than was asked for.",
-        "To go on, lower gain=, or give 0 for no such end.",
+        "To go on, lower Stop(gain=...), or give 0 for no such end.",
     )
     INTERRUPTED = (
         "interrupted",

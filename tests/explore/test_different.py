@@ -127,3 +127,27 @@ def test_what_cannot_be_compared_is_refused(refuses) -> None:
     found = ask(other, pool, 1, kind="values", stop=Stop(evaluations=20), progress=False)
     assert found.spread > 0
     assert "spread" in repr(found)
+
+
+def test_the_given_network_is_the_one_passed_where_the_level_moves_the_start() -> None:
+    model, problem, pool = classifier(3, "cross_entropy")
+    given = problem.current()
+    level = 1.5 * problem.loss(given).item()
+    held = {"norm": isoloss.at_most("squared_norm", 0.5 * given.square().sum().item())}
+    found = isoloss.different(problem, pool, 2, start=given, level=level, hold=held, **QUICK)
+    start = found.ends[0].path.points[0]
+    assert not torch.allclose(start, given, rtol=1e-2)
+    labels: list[np.ndarray] = []
+    for theta in (given, *(end.theta for end in found.ends)):
+        nn.utils.vector_to_parameters(theta, model.parameters())
+        with torch.no_grad():
+            labels.append(model(pool).argmax(1).numpy())
+    differ = np.stack(labels[1:]) != labels[0]
+    assert found.ambiguity == pytest.approx(differ.any(0).mean())
+    assert found.discrepancy == pytest.approx(differ.mean(1).max())
+    assert found.disagreement["given"].to_numpy()[1:] == pytest.approx(differ.mean(1))
+    # what the walks make small is the mean probability of the given network's labels
+    nn.utils.vector_to_parameters(found.ends[0].theta, model.parameters())
+    with torch.no_grad():
+        chances = model(pool).softmax(1).numpy()[np.arange(len(pool)), labels[0]]
+    assert found.ends[0].value == pytest.approx(chances.mean(), rel=1e-5)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.optimize
+import sklearn.linear_model
 import torch
 from torch import Tensor, nn
 
@@ -146,6 +147,113 @@ def test_what_is_held_narrows_an_interval_as_slsqp_finds() -> None:
         assert end.held["validation"] == pytest.approx(validation.loss(end.theta).item(), rel=1e-12)
         assert end.held["validation"] <= 0.53 * (1 + 1e-9)
         assert end.level_error <= 1e-9
+
+
+def test_a_walk_leaves_the_optimum_of_the_other_kind_that_it_begins_at() -> None:
+    model, inputs, targets = regression()
+    problem = Problem(model, "mse", (inputs, targets))
+    at = torch.randn(1, 5, dtype=torch.float64)
+    prediction = Outputs(at, lambda outputs: outputs.sum())
+    level = problem.loss(problem.current()).item()
+    ends = ellipsoid(inputs, targets, level, at[0])
+    first = isoloss.extent(problem, prediction, **TIGHT)
+    for end in (first.low_end, first.high_end):
+        again = isoloss.extent(problem, prediction, start=end.theta, **TIGHT)
+        assert (again.low, again.high) == pytest.approx(ends, rel=1e-6)
+        stays = again.low_end if end is first.low_end else again.high_end
+        assert torch.allclose(stays.theta, end.theta, atol=1e-5)
+        assert stays.outcome is Outcome.CONVERGED
+
+
+@pytest.mark.parametrize("upper", [False, True])
+def test_a_regularized_regression_of_scikit_learn_has_no_largest_norm(upper: bool) -> None:
+    (problem, _), data = logistic()
+    x, y = data[0]
+    fit = sklearn.linear_model.LogisticRegression(C=1.0, tol=1e-10, max_iter=10_000)
+    fit.fit(x[:, :5], y)
+    given = np.append(fit.coef_[0], fit.intercept_)
+    start, norm = torch.from_numpy(given), isoloss.SquaredNorm(without_biases=True)
+    level = problem.loss(start).item()
+    held = isoloss.at_most(problem, level) if upper else level
+    found = isoloss.extent(problem, norm, start=start, level=held, progress=False)
+    # the penalty makes it the least one; the largest one by SLSQP from several starts
+    assert found.low == pytest.approx(given[:5] @ given[:5], rel=1e-3)
+    most = 0.0
+    for seed in range(5):
+        solved = scipy.optimize.minimize(
+            lambda w: -w[:5] @ w[:5], given + 0.5 * np.random.default_rng(seed).normal(size=6),
+            jac=lambda w: np.append(-2 * w[:5], 0.0), method="SLSQP",
+            constraints={
+                "type": "eq",
+                "fun": lambda w: np.mean(np.logaddexp(0, x @ w) - y * (x @ w)) - level,
+                "jac": lambda w: x.T @ (1 / (1 + np.exp(-x @ w)) - y) / len(y),
+            },
+            options={"ftol": 1e-13, "maxiter": 1000},
+        )  # fmt: skip
+        most = max(most, -solved.fun if solved.success else 0.0)
+    assert most > 1.5 * found.low
+    assert found.high == pytest.approx(most, rel=5e-3)
+
+
+def test_a_bound_that_all_values_are_above_ends_the_low_side_alone() -> None:
+    model, inputs, targets = regression()
+    problem = Problem(model, "mse", (inputs, targets))
+    at = torch.randn(1, 5, dtype=torch.float64)
+    level = problem.loss(problem.current()).item()
+    low, high = ellipsoid(inputs, targets, level, at[0])
+    assert low < 0 < high
+    end = high if model(at).item() > 0 else low  # up on the start's side
+    square = Outputs(at, lambda outputs: outputs.square().sum())
+    stop = Stop(kkt_residual=1e-6, regularizer_below=1e-4)
+    found = isoloss.extent(problem, square, stop=stop, rtol=1e-8, gain=0, progress=False)
+    assert found.low_end.outcome is Outcome.REGULARIZER_REACHED
+    assert found.low <= 1e-4
+    assert found.high_end.outcome is Outcome.CONVERGED
+    assert found.high == pytest.approx(end * end, rel=1e-5)
+    # a negative one is far enough on either side
+    one = Outputs(at, lambda outputs: outputs.sum())
+    enough = 0.5 * min(-low, high)
+    stop = Stop(regularizer_below=-enough)
+    found = isoloss.extent(problem, one, stop=stop, progress=False)
+    assert low < found.low <= -enough
+    assert enough <= found.high < high
+
+
+def test_one_gain_says_when_a_walk_has_slowed() -> None:
+    _, problem = network()
+    at = torch.randn(1, 4)
+    level = problem.loss(problem.current()).item() * 1.2
+    asked = {"level": level, "progress": False}
+
+    def ends(**given: Any) -> list[tuple[Outcome, float]]:
+        found = isoloss.extent(problem, probability(at), **asked, **given)
+        return [(end.outcome, end.value) for end in (found.low_end, found.high_end)]
+
+    usual = ends()
+    assert {outcome for outcome, _ in usual} == {Outcome.SLOWED}
+    assert ends(gain=1e-3, stop=Stop(evaluations=500, gain=0)) == usual
+    on = ends(gain=0)
+    assert Outcome.SLOWED not in {outcome for outcome, _ in on}
+    assert ends(stop=Stop(evaluations=500, gain=0)) == on
+    assert ends(gain=0, stop=Stop(evaluations=500)) == on
+
+
+def test_ten_steps_that_gain_nothing_are_told_so() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(80, 3, dtype=torch.float64)
+    slope = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)
+    targets = (inputs @ slope + torch.randn(80).double() > 0).double()[:, None]
+    problem = Problem(nn.Linear(3, 1).double(), "bce_with_logits", (inputs, targets))
+    gap = isoloss.ParityGap(inputs, torch.arange(80) % 3)
+    asked = {"level": 0.5, "rtol": 0.05, "gain": 1e-2, "progress": False}
+    found = isoloss.extent(problem, gap, **asked)
+    slowed = [e for e in (found.low_end, found.high_end) if e.outcome is Outcome.SLOWED]
+    assert slowed
+    for end in slowed:
+        values = end.path.steps["regularizer"]
+        gained = values.iloc[-11] - values.iloc[-1]
+        assert ("(nothing in 10 steps" in end.path.message) == (gained <= 0)
+        assert "(-" not in end.path.message
 
 
 def test_a_start_outside_of_what_is_held_is_brought_in_once_for_all(refuses) -> None:

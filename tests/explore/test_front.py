@@ -96,6 +96,38 @@ def test_the_front_of_a_linear_model_is_the_ridge_path() -> None:
         assert abs(row["level_error"]) <= 1e-12
 
 
+def test_the_front_of_the_largest_norm_leaves_the_network_of_the_least() -> None:
+    _, inputs, targets = linear()
+    x = inputs[:, :3]
+    model = nn.Linear(3, 1, bias=False, dtype=F64)
+    problem = Problem(model, "mse", (torch.tensor(x), torch.tensor(targets)[:, None]))
+    best = np.linalg.lstsq(x, targets, rcond=None)[0]
+    least = np.mean((targets - x @ best) ** 2)
+    levels = least + np.array([0.05, 0.1, 0.2])
+    # |w| is largest, and least, on the ellipsoid where w = m A (w - best)
+    size, axes = np.linalg.eigh(x.T @ x / len(x))
+    center = axes.T @ best
+
+    def off(m: float) -> Any:
+        return center / (m * size - 1)  # w - best, along the axes
+
+    def network(level: float, low: float, high: float) -> Any:
+        m = brentq(lambda m: size @ off(m) ** 2 - (level - least), low, high, xtol=1e-14)
+        return axes @ off(m) + best
+
+    start = network(levels[0], -1e6, -1e-6)
+    front = isoloss.front(
+        problem, levels=levels, regularizer=isoloss.maximize("squared_norm"),
+        starts=torch.tensor(start), evaluations=300, progress=False,
+    )  # fmt: skip
+    assert len(front.table) == 5
+    for row in front.table.to_dict("records"):
+        w = network(row["level"], (1 + 1e-9) / size[0], 1e6)
+        assert w @ w > 1.2 * start @ start
+        assert -row["regularizer"] == pytest.approx(w @ w, rel=5e-3)
+    assert not len(front.folds)
+
+
 @pytest.mark.slow
 def test_the_front_of_a_linear_model_is_the_lasso_path() -> None:
     problem, inputs, targets = linear()

@@ -16,6 +16,7 @@ from torch import Tensor
 from isoloss.checking.exact import in_float64
 from isoloss.disk import ResultsError, quarantine, remove_folder
 from isoloss.errors import InputError
+from isoloss.explore.aside import beside
 from isoloss.files import OUTCOME, read_ending, read_table, read_tensors, write_folder
 from isoloss.flat import digest
 from isoloss.methods import SQP
@@ -115,13 +116,17 @@ def follow(plan: Plan, number: int, start: Tensor, tell: Tell) -> Branch:
     Args:
         plan: What is asked of every branch.
         number: Of the start, which names its folder.
-        start: Where to begin, shape (n,).
+        start: Where to begin, shape (n,); beside it, where it is stationary on its own level.
         tell: Called with each row.
 
     Returns:
         The ends, up to the last level, to one that is not reached on the way down, or to where
         `tell` returned True.
     """
+    start = beside(
+        plan.problem, plan.regularizer, start, level=None, hold=plan.also.get("hold"),
+        kkt_residual=plan.stop.kkt_residual,
+    )  # fmt: skip
     kept = None if plan.folder is None else _Kept(plan.folder / f"start-{number:03d}", plan, start)
     branch = Branch([], []) if kept is None else kept.load()
     legs, before = plan.legs, None if kept is None else kept.walk(branch.last)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from isoloss.arguments import checked, whole
 from isoloss.errors import InputError, unknown
+from isoloss.explore.aside import check_varies
 from isoloss.explore.cores import over_cores
-from isoloss.explore.ends import End, Job, WalkTo, begin, beside, share
+from isoloss.explore.ends import End, Job, WalkTo, begin, share
 from isoloss.losses import Loss, accuracy, binary_accuracy, mae, mse
 from isoloss.methods import Method
 from isoloss.path import Stop
@@ -24,7 +25,7 @@ from isoloss.regularizers import Outputs, get_regularizer
 if TYPE_CHECKING:
     import pandas as pd
 
-USUAL = Stop(evaluations=200, gain=0)
+USUAL = Stop(evaluations=200)
 """When a walk to another network stops by default."""
 KINDS: tuple[tuple[Loss, str], ...] = (
     (accuracy, "classes"), (binary_accuracy, "binary"), (mse, "values"), (mae, "values"),
@@ -36,6 +37,8 @@ GIVEN = "given"
 @dataclass(frozen=True)
 class Different:
     """Networks of one training loss that disagree with a given one and with one another.
+
+    The given one is that passed to `different`, which `level` or `hold` may not allow itself.
 
     Attributes:
         kind: What the outputs are: "classes", "binary" or "values".
@@ -92,15 +95,25 @@ def different(
     rtol: float = 1e-3,
     atol: float | None = None,
     stop: Stop | None = None,
-    gain: float = 1e-3,
+    gain: float | None = None,
     progress: bool = True,
 ) -> Different:
-    """Networks of one training loss that disagree most about a pool of inputs.
+    """Networks of one training loss that disagree about a pool of inputs.
 
     One after another, each by a walk from the given network that makes small the probability, mean
     over the pool, of the labels which the given one and those found so far give it. Of values, it
     makes large the mean over these networks of log(1 + d / v), d the mean squared difference from
     one and v the variance of the given one's outputs.
+
+    That probability is smooth where a share of labels is not, but it is not the share: it also
+    falls where the same labels are given with less confidence. Networks with many parameters change
+    labels all the same; a model of a few may end at one that is unsure and labels nearly alike,
+    while others of the same loss change many more. How many labels can be changed at all, the
+    extents of the log odds of single examples tell (`isoloss.extent`): those that cross 0.
+
+    The given network is the one passed, as it is. Where `level` or `hold` moves the start, walks
+    begin at the point to which it is brought, and what they find is still compared with the
+    network passed, which need not meet what is held.
 
     The training loss says nothing about inputs unlike the training set's: without a further
     constraint, such as a validation loss in `hold`, what is found differs more, and is worse, than
@@ -118,9 +131,10 @@ def different(
         method: As for `traverse`.
         rtol: Relative tolerance of the level.
         atol: Absolute tolerance of the level, in place of `rtol`.
-        stop: When each walk stops; `Stop(evaluations=200, gain=0)` by default. The longer, the
+        stop: When each walk stops; `Stop(evaluations=200)` by default. The longer, the
             more the networks differ.
-        gain: As for `extent`.
+        gain: A walk also ends, with `Outcome.SLOWED`, once ten steps gain less than this share of
+            all that it gained. None takes `stop.gain`, as for `extent`; 0 for no such end.
         progress: Show on a terminal how many networks there are.
 
     Returns:
@@ -130,7 +144,8 @@ def different(
         InputError: A value cannot be used, the pool holds no example, the level cannot be reached,
             or the model's outputs are not one tensor.
     """
-    count, gain = whole("count", count, 1), share(gain)
+    stop = stop or USUAL
+    count, gain = whole("count", count, 1), share(gain, stop)
     kind = _kind(kind, problem)
     if isinstance(pool, type):
         raise InputError(f"pool must hold inputs, got the class {pool.__name__}")
@@ -141,16 +156,17 @@ def different(
     theta, settings = begin(
         problem, start, level=level, hold=hold, method=method, rtol=rtol, atol=atol
     )
-    settings["stop"] = stop or USUAL
+    settings["stop"] = stop
+    given = problem.current() if start is None else start.detach().to(theta)
     exact = problem.with_dtype(torch.float64)
-    outputs, ends = [_outputs(problem, exact, pool, theta)], list[End]()
+    outputs, ends = [_outputs(problem, exact, pool, given)], list[End]()
     with count_progress(enabled=progress, total=count, what="different") as show:
         try:
             while len(ends) < count:
                 quantity = Outputs(pool, _agreement(kind, outputs), "agreement")
-                begun = beside(get_regularizer(quantity, problem), problem, theta)
+                check_varies(get_regularizer(quantity, problem), problem, theta)
                 work = WalkTo(problem, {"": quantity}, settings, gain)
-                for _, end in over_cores(work, [Job("", False, begun, 0.0)], workers=1):
+                for _, end in over_cores(work, [Job("", False, theta, 0.0)], workers=1):
                     ends.append(end)
                     outputs.append(_outputs(problem, exact, pool, end.theta))
                     apart = _apart(kind, outputs[-1], outputs[0])

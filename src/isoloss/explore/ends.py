@@ -13,24 +13,16 @@ from torch import Tensor
 
 from isoloss.arguments import real
 from isoloss.errors import InputError
-from isoloss.evaluation.differences import random_direction
+from isoloss.explore.aside import beside
 from isoloss.methods import Method
 from isoloss.outcome import Ending, Outcome
 from isoloss.path import Path, Record, Row, Stop
 from isoloss.problem import Problem, inside
-from isoloss.regularizers import (
-    AnyRegularizer,
-    Regularizer,
-    get_regularizer,
-    in_dtype,
-    maximize,
-)
+from isoloss.regularizers import AnyRegularizer, get_regularizer, in_dtype, maximize
 from isoloss.walking import traverse, walk
 
 PATIENCE = 10
 """Steps over which the gain of a walk is judged."""
-ASIDE = 1e-3
-"""How far from a start without a gradient, as a share of |theta|, a walk starts instead."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +58,7 @@ class End:
 
     @property
     def kkt_residual(self) -> float:
-        """How far from stationary the end is: 0 where it is a local optimum on the level set."""
+        """How far from stationary on the level set the end is: 0 at local optima and saddles."""
         return float(self.path.steps["kkt_residual"].iloc[-1])
 
     @property
@@ -95,15 +87,54 @@ class WalkTo:
     gain: float  # share of the width below which `PATIENCE` steps are too slow; 0 for none
 
     def __call__(self, job: Job, stopping: Callable[[], bool]) -> End:
-        """Walk until the settings' `stop`, a slow gain, or Ctrl-C."""
+        """Walk until the settings' `stop`, a slow gain, or Ctrl-C.
+
+        Where the start is stationary, as the other kind of optimum is too, another walk begins
+        beside it; the more extreme of the two ends is the end.
+        """
+        path = self._walked(job, job.start, stopping)
+        end = self._rechecked(path, job)
+        if path.outcome is not Outcome.CONVERGED or len(path.points) > 1:
+            return end
+        start = beside(
+            self.problem, self._sought(job), job.start, level=self.settings["level"],
+            hold=self.settings.get("hold"), kkt_residual=self._stop(job).kkt_residual,
+        )  # fmt: skip
+        if start is job.start:
+            return end
+        path = self._walked(job, start, stopping)
+        if not len(path.points):
+            return end
+        other = self._rechecked(path, job)
+        if (other.value > end.value) if job.high else (other.value < end.value):
+            return other
+        if other.outcome is Outcome.CONVERGED:  # it came back
+            return end
+        return replace(end, path=replace(end.path, outcome=path.outcome, message=path.message))
+
+    def _sought(self, job: Job) -> AnyRegularizer:
+        """What a walk makes small."""
         quantity = self.quantities[job.name]
+        return maximize(quantity) if job.high else quantity
+
+    def _stop(self, job: Job) -> Stop:
+        """When a walk ends; whether it has slowed, `gain` of the interval's width says."""
+        stop: Stop = self.settings["stop"]
+        below = stop.regularizer_below
+        # R is minus the quantity on the high side, which is above -b nearly everywhere for b >= 0
+        if job.high and below is not None and below >= 0:
+            below = None
+        return stop.model_copy(update={"gain": 0.0, "regularizer_below": below})
+
+    def _walked(self, job: Job, start: Tensor, stopping: Callable[[], bool]) -> Path:
+        settings: dict[str, Any] = {**self.settings, "stop": self._stop(job)}
         steps = walk(
             self.problem,
-            start=job.start,
-            regularizer=maximize(quantity) if job.high else quantity,
+            start=start,
+            regularizer=self._sought(job),
             record=Record(points_at_most=2),
             check=False,
-            **self.settings,
+            **settings,
         )
         slow = _Slow(self.gain, job.width)
         slowed = False
@@ -113,14 +144,16 @@ class WalkTo:
             elif slowed := slow(row):
                 steps.interrupt("")
         path = steps.path
-        if slowed:
-            detail = (
-                f"{slow.last:.3g} in {PATIENCE} steps, of {slow.width:.3g} in all, KKT residual "
-                f"{path.steps['kkt_residual'].iloc[-1]:.3g}"
-            )
-            message = Ending(Outcome.SLOWED, detail).message(self.problem.dtype)
-            path = replace(path, outcome=Outcome.SLOWED, message=message)
-        return self._rechecked(path, job)
+        if not slowed:
+            return path
+        gained = f"{slow.last:.3g}" if slow.last > 0 else "nothing"
+        detail = (
+            f"{gained} in {PATIENCE} steps, of {slow.width:.3g} in all, KKT residual "
+            f"{path.steps['kkt_residual'].iloc[-1]:.3g}"
+        )
+        ending = Ending(Outcome.SLOWED, detail, "To go on, lower gain=, or give 0 for no such end.")
+        message = ending.message(self.problem.dtype)
+        return replace(path, outcome=Outcome.SLOWED, message=message)
 
     @cached_property
     def _exact(self) -> tuple[Problem, dict[str, Any], dict[str, Any]]:
@@ -211,29 +244,10 @@ def begin(
     return path.points[0], settings
 
 
-def beside(quantity: Regularizer, problem: Problem, theta: Tensor) -> Tensor:
-    """A point where the quantity has a gradient: the one given, or beside it."""
-    walked = inside(problem).walked
-    value, grad = quantity.value_and_grad(theta)
-    if not math.isfinite(value.item()):
-        raise InputError(
-            f"the quantity {quantity.name!r} must be finite at the start, got {value.item()}"
-        )
-    if walked(grad).any():
-        return theta
-    v = walked(random_direction(theta))
-    aside = theta + ASIDE * (theta.norm() or 1.0) * v / v.norm()
-    if not walked(quantity.value_and_grad(aside)[1]).any():
-        raise InputError(
-            f"the quantity {quantity.name!r} is constant or has no derivative: its gradient is 0 "
-            f"at the start and beside it; use a smooth one, for example a probability in place of "
-            f"a class"
-        )
-    return aside
-
-
-def share(gain: float) -> float:
-    """Insist on a share for `WalkTo.gain`."""
+def share(gain: float | None, stop: Stop) -> float:
+    """Insist on a share for `WalkTo.gain`; that of `stop` where none is given."""
+    if gain is None:
+        return stop.gain
     gain = real("gain", gain)
     if not 0 <= gain < 1:
         raise InputError(f"gain must be a share of the width in [0, 1), got {gain}")

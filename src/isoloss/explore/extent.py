@@ -12,8 +12,9 @@ from torch import Tensor
 
 from isoloss.arguments import checked
 from isoloss.errors import InputError, shown
+from isoloss.explore.aside import check_varies
 from isoloss.explore.cores import WorkerError, over_cores
-from isoloss.explore.ends import End, Job, WalkTo, begin, beside, share
+from isoloss.explore.ends import End, Job, WalkTo, begin, share
 from isoloss.methods import Method
 from isoloss.path import Stop
 from isoloss.problem import Problem
@@ -23,7 +24,7 @@ from isoloss.regularizers import AnyRegularizer, Regularizer, get_regularizer
 if TYPE_CHECKING:
     import pandas as pd
 
-USUAL = Stop(evaluations=500, gain=0)
+USUAL = Stop(evaluations=500)
 """When a walk to an end stops by default."""
 FIRST = 4
 """Quantities that start from the given network; after them, as many more as there were."""
@@ -121,14 +122,14 @@ class Extents(Mapping[str, Extent]):
 def extent(
     problem: Problem, quantity: AnyRegularizer, *, start: Tensor | None = ...,
     level: Any = ..., hold: Any = ..., method: str | Method = ..., rtol: float = ...,
-    atol: float | None = ..., stop: Stop | None = ..., gain: float = ...,
+    atol: float | None = ..., stop: Stop | None = ..., gain: float | None = ...,
     workers: int | None = ..., progress: bool = ...,
 ) -> Extent: ...  # fmt: skip
 @overload
 def extent(
     problem: Problem, quantity: Mapping[str, Any] | list[Any], *, start: Tensor | None = ...,
     level: Any = ..., hold: Any = ..., method: str | Method = ..., rtol: float = ...,
-    atol: float | None = ..., stop: Stop | None = ..., gain: float = ...,
+    atol: float | None = ..., stop: Stop | None = ..., gain: float | None = ...,
     workers: int | None = ..., progress: bool = ...,
 ) -> Extents: ...  # fmt: skip
 @checked
@@ -143,7 +144,7 @@ def extent(
     rtol: float = 1e-3,
     atol: float | None = None,
     stop: Stop | None = None,
-    gain: float = 1e-3,
+    gain: float | None = None,
     workers: int | None = None,
     progress: bool = True,
 ) -> Extent | Extents:
@@ -169,9 +170,12 @@ def extent(
         method: As for `traverse`.
         rtol: Relative tolerance of the level.
         atol: Absolute tolerance of the level, in place of `rtol`.
-        stop: When a walk to one end stops; `Stop(evaluations=500, gain=0)` by default.
+        stop: When a walk to one end stops; `Stop(evaluations=500)` by default. A negative
+            `regularizer_below=-b` ends the low side at -b or below and the high side at b or above;
+            any other the low side alone.
         gain: A walk also ends, with `Outcome.SLOWED`, once ten steps widen the interval by less
-            than this share of its width: at a probability of nearly 1, say. 0 for no such end.
+            than this share of its width: at a probability of nearly 1, say. None takes
+            `stop.gain`, which is 1e-3 by default and means nothing else here; 0 for no such end.
         workers: Processes at once; 1 for this one alone, None for one a core where there are more
             than eight walks on a CPU, and this one otherwise.
         progress: Show on a terminal how many walks are done.
@@ -186,14 +190,15 @@ def extent(
             or cannot be differentiated.
         IsolossError: A worker process died before any walk ended.
     """
-    gain = share(gain)
+    stop = stop or USUAL
+    gain = share(gain, stop)
     several = isinstance(quantity, Mapping | list | tuple)
     named = _named(quantity) if several else {"": quantity}
     theta, settings = begin(
         problem, start, level=level, hold=hold, method=method, rtol=rtol, atol=atol
     )
     found = _Found(problem, named, theta)
-    work = WalkTo(problem, named, {**settings, "stop": stop or USUAL}, gain)
+    work = WalkTo(problem, named, {**settings, "stop": stop}, gain)
     if workers is None and problem.device.type != "cpu":
         workers = 1
     with count_progress(enabled=progress, total=2 * len(named), what="extent") as show:
@@ -248,7 +253,8 @@ class _Found:
         self.ends: dict[tuple[str, bool], End] = {}
         self._theta = theta
         self._bound = {name: _bound(name, one, problem) for name, one in named.items()}
-        self._starts = {name: beside(one, problem, theta) for name, one in self._bound.items()}
+        for one in self._bound.values():
+            check_varies(one, problem, theta)
 
     def done(self, name: str) -> bool:
         """Whether both ends were looked for."""
@@ -266,8 +272,8 @@ class _Found:
         others = [self.ends[key].theta for key in keys if key in self.ends]
         others = others[:: -(-len(others) // MOST_STARTS) or 1]
         jobs: list[Job] = []
+        thetas = [self._theta, *others]
         for name in names:
-            thetas = [self._starts[name], *others]
             values = [_value(self._bound[name], theta) for theta in thetas]
             ranked = sorted(range(len(thetas)), key=values.__getitem__)
             width = values[ranked[-1]] - values[ranked[0]]
