@@ -151,3 +151,39 @@ def test_the_given_network_is_the_one_passed_where_the_level_moves_the_start() -
     with torch.no_grad():
         chances = model(pool).softmax(1).numpy()[np.arange(len(pool)), labels[0]]
     assert found.ends[0].value == pytest.approx(chances.mean(), rel=1e-5)
+
+
+def test_intervals_of_log_odds_find_every_label_that_can_be_changed() -> None:
+    torch.manual_seed(2)
+    inputs = torch.randn(40, 2, dtype=torch.float64)
+    targets = (inputs @ torch.tensor([[1.0], [-0.5]]).double() + torch.randn(40, 1) > 0).double()
+    pool = torch.randn(200, 2, dtype=torch.float64)
+    problem = Problem(nn.Linear(2, 1, bias=False).double(), "bce_with_logits", (inputs, targets))
+    x, y, p = inputs.numpy(), targets.numpy()[:, 0], pool.numpy()
+
+    def loss(w: np.ndarray) -> float:
+        return float(np.mean(np.logaddexp(0, x @ w) - y * (x @ w)))
+
+    best = scipy.optimize.minimize(loss, np.zeros(2), method="BFGS").x
+    level = 1.2 * loss(best)
+    curve = []  # the whole level set
+    for angle in np.linspace(0, 2 * np.pi, 720, endpoint=False):
+        u = np.array([np.cos(angle), np.sin(angle)])
+        excess = lambda r, u=u: loss(best + r * u) - level  # noqa: E731
+        curve.append(best + scipy.optimize.brentq(excess, 0, 50) * u)
+    given = p @ best > 0
+    differ = (p @ np.array(curve).T > 0) != given[:, None]
+    start = torch.from_numpy(best)
+    logits = {str(k): isoloss.Outputs(pool[k : k + 1], lambda o: o.sum()) for k in range(20)}
+    found = isoloss.extent(
+        problem, logits, start=start, level=level, workers=1, progress=False
+    ).table
+    changed = np.where(given[:20], found["low"] < 0, found["high"] > 0)
+    assert changed.tolist() == differ[:20].any(1).tolist()
+    assert 3 < changed.sum() < 17
+    # what `different` makes small is another quantity, least where confidence is
+    several = isoloss.different(problem, pool, 3, start=start, level=level, progress=False)
+    chance = 1 / (1 + np.exp(-np.where(given, 1, -1)[:, None] * (p @ np.array(curve).T)))
+    assert several.ends[0].value == pytest.approx(chance.mean(0).min(), rel=1e-3)
+    assert several.discrepancy < 0.9 * differ.mean(0).max()
+    assert several.ambiguity < 0.9 * differ.any(1).mean()

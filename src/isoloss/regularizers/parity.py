@@ -27,8 +27,9 @@ class ParityGap(Combinable):
     A group's rate is the mean over it of the predicted probability, so that the gap is smooth; of
     more than two groups, the mean over all pairs. R = gap^2, whose root is in units of
     probability: hold R below 0.05^2 for a gap of 0.05. It is 0 at parity, and its slope too, so end
-    a walk toward it by `Stop(regularizer_below=...)`. Rates of probabilities and those of classes
-    (their argmax) are not the same; measure those as well.
+    a walk toward it by `Stop(regularizer_below=...)`, which ends the low side alone of `extent`.
+    Rates of probabilities and those of classes (their argmax) are not the same; measure those as
+    well.
 
     Args:
         inputs: As the model takes them, as for `isoloss.Outputs`.
