@@ -128,6 +128,26 @@ def test_the_front_of_the_largest_norm_leaves_the_network_of_the_least() -> None
     assert not len(front.folds)
 
 
+def test_ends_without_any_regularizer_left_are_one_branch() -> None:
+    _, inputs, targets = linear()
+    pair = torch.tensor(inputs[:, :3]), torch.tensor(targets)[:, None]
+    problem = Problem(nn.Linear(3, 1, bias=False, dtype=F64), "mse", pair)
+    gap = isoloss.Outputs(pair[0][:1], lambda outputs: outputs.square().sum())
+    # every level above the least loss of the models that give 0 there has such models
+    x, y, a = inputs[:, :3], targets, inputs[0, :3]
+    basis = np.linalg.svd(a[None])[2][1:].T
+    rest = np.linalg.lstsq(x @ basis, y, rcond=None)[0]
+    zero = np.mean((y - x @ basis @ rest) ** 2)
+    best = np.mean((y - x @ np.linalg.lstsq(x, y, rcond=None)[0]) ** 2)
+    levels = [0.5 * (best + zero), 1.05 * zero, 1.1 * zero, 1.2 * zero]
+    front = isoloss.front(problem, levels=levels, regularizer=gap, evaluations=60, progress=False)
+    table = front.table
+    assert (table["regularizer"][table["level"] > zero] < 1e-9).all()
+    assert table["regularizer"].iloc[0] > 1e-5
+    assert set(table["branch"]) == {0}
+    assert not len(front.folds)
+
+
 @pytest.mark.slow
 def test_the_front_of_a_linear_model_is_the_lasso_path() -> None:
     problem, inputs, targets = linear()

@@ -152,7 +152,9 @@ def extent(
 
     Two walks look for the ends. Each end is a network that exists and has the loss that was held,
     so the interval is a lower bound of the true one, whatever the outcome; `Outcome.CONVERGED` says
-    that an end is stationary on the level set, which a local optimum is as well.
+    that an end is stationary on the level set, which a local optimum is as well. From a stationary
+    start, which may be an optimum of the opposite kind, a second walk begins a little beside it,
+    and the more extreme of the two ends is kept.
 
     Of several quantities the first few start at the given network, all others at the one, among
     the networks found by then, that has the most extreme value of theirs. What starts where does

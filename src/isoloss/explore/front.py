@@ -40,6 +40,8 @@ EVALUATIONS = 1000
 """Evaluations at one level of one branch where it does not converge."""
 SAME = 0.002
 """Relative difference of R up to which two ends at one level are taken for one."""
+NOTHING = 1e-6
+"""Share of the largest |R| of a front up to which a difference of R is taken for none."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Front:
     Attributes:
         table: A row per level and branch. Columns: level; start (which one, from 0); direction
             (`rising` from the lowest level up, or `falling` back down); branch (a number: ends at
-            one level with the same R to 0.2 % are one branch); loss (computed again in float64);
+            one level with the same R, to 0.2 % or a millionth of the largest R of all, are one
+            branch); loss (computed again in float64);
             level_error ((L - c) / c); regularizer, kkt_residual and equivalent_penalty at the end,
             NaN where the level was not reached; outcome; evaluations (of this level alone); and
             `NAME_loss`, `NAME_metric` of each probe.
@@ -89,7 +92,8 @@ class Front:
         ).reset_index()  # fmt: skip
         at = at.reindex(columns=["level", "start", "rising", "falling"])
         top = self.table["level"].max()
-        apart = ~_same(at["rising"], at["falling"]) & (at["level"] < top)
+        largest = self.table["regularizer"].abs().max()
+        apart = ~_same(at["rising"], at["falling"], largest) & (at["level"] < top)
         both = at["rising"].isna() & at["falling"].isna()
         return at[apart & ~both].reset_index(drop=True).rename_axis(columns=None)
 
@@ -228,7 +232,8 @@ def front(
             starts to 0.9 times the loss with all weights zero; 20 where no levels are given.
         regularizer: What is made small, as for `traverse`.
         starts: Where to start, shape (problem.size,) or (starts, problem.size), or a list of such
-            vectors; None starts at the model's present weights.
+            vectors; None starts at the model's present weights. A branch begins a little beside a
+            start that is stationary already, which may be an optimum of the opposite kind.
         kkt: KKT residual to which the walk along each level is taken.
         evaluations: Evaluations to use at one level of one branch.
         rtol: Relative tolerance of the levels, in (0, 1).
@@ -321,19 +326,22 @@ def _figures(row: Row) -> str:
     return f"loss {row['loss']:.4g}, R {row['regularizer']:.4g}"
 
 
-def _same(one: Any, other: Any) -> Any:
+def _same(one: Any, other: Any, largest: float) -> Any:
     """Whether regularizers, or tables of them, are the same to what an end is known to."""
-    return abs(one - other) <= SAME * abs(one)
+    near = abs(one - other)
+    return (near <= SAME * abs(one)) | (near <= NOTHING * largest)
 
 
 def _numbered(rows: Sequence[Row]) -> list[int]:
     """The branch of each end: the one it meets at its level, or else its walk's own."""
     seen: dict[float, list[tuple[float, int]]] = {}  # ends by level: R and branch
     numbers: list[int] = []
+    reached = [abs(row["regularizer"]) for row in rows if not math.isnan(row["regularizer"])]
+    largest = max(reached, default=0.0)
     start, latest = None, -1
     for row in rows:
         here, value = seen.setdefault(row["level"], []), row["regularizer"]
-        met = [branch for other, branch in here if _same(other, value)]
+        met = [branch for other, branch in here if _same(other, value, largest)]
         if met:
             latest = met[0]
         elif row["start"] != start or any(branch == latest for _, branch in here):
