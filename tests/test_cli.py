@@ -311,7 +311,8 @@ def test_a_signal_to_all_processes_keeps_what_was_walked(tmp_path, number, code)
     command += ["--method", "paper", "--set", "steps=1000000", "--out", str(tmp_path)]
     command += ["--checkpoint-every", "0.2"]
     folder = tmp_path / "IRIS_FF" / "traverse" / "paper" / "run-000"
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(command, text=True, start_new_session=True, **pipes)
     try:
         deadline = time.monotonic() + 240
         while not (folder / "checkpoint" / "a").exists():  # of the walk

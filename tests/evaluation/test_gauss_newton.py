@@ -517,3 +517,13 @@ def both_walked(problem: Problem, residual: float) -> list[int]:
         assert path.outcome.value == "converged", path.message
         used.append(path.steps["evaluations"].iloc[-1])
     return used
+
+
+def test_rows_have_products_with_no_vectors_too() -> None:
+    """As with a basis in which nothing is yet."""
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+    data = normal(12, 3, seed=0).float(), torch.arange(12) % 2
+    problem = Problem(model, "cross_entropy", data)
+    rows = problem.gauss_newton(problem.current())
+    assert rows is not None
+    assert rows.products(torch.zeros(0, problem.size)).shape == (0, len(rows.gram))

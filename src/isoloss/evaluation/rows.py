@@ -47,8 +47,8 @@ class DenseRows:
         along = self.slopes.new_empty(many, *self.slopes.shape)
         places = along.split(self.widths, 2)
         for (weight, bias), inputs, out in zip(self.places, self.inputs, places, strict=True):
-            matrices = pieces[weight].view(many, -1, inputs.shape[1]).transpose(1, 2)
-            torch.bmm(inputs.expand(many, -1, -1), matrices, out=out)
+            matrices = pieces[weight].view(many, out.shape[2], inputs.shape[1])
+            torch.bmm(inputs.expand(many, -1, -1), matrices.transpose(1, 2), out=out)
             if bias is not None:
                 out += pieces[bias].unsqueeze(1)
         return torch.linalg.vecdot(along, self.slopes)
