@@ -311,8 +311,13 @@ def test_a_signal_to_all_processes_keeps_what_was_walked(tmp_path, number, code)
     command += ["--method", "paper", "--set", "steps=1000000", "--out", str(tmp_path)]
     command += ["--checkpoint-every", "0.2"]
     folder = tmp_path / "IRIS_FF" / "traverse" / "paper" / "run-000"
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    process = subprocess.Popen(command, text=True, start_new_session=True, **pipes)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     try:
         deadline = time.monotonic() + 240
         while not (folder / "checkpoint" / "a").exists():  # of the walk

@@ -92,7 +92,7 @@ class Front:
         ).reset_index()  # fmt: skip
         at = at.reindex(columns=["level", "start", "rising", "falling"])
         top = self.table["level"].max()
-        largest = self.table["regularizer"].abs().max()
+        largest = max(map(abs, self.table["regularizer"].dropna().to_list()), default=0.0)
         apart = ~_same(at["rising"], at["falling"], largest) & (at["level"] < top)
         both = at["rising"].isna() & at["falling"].isna()
         return at[apart & ~both].reset_index(drop=True).rename_axis(columns=None)
