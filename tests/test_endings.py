@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.problems import classifier, vector_problem
+from tests.problems import classifier, normal, vector_problem
 from torch import Tensor, nn
 
 from isoloss import (
@@ -23,6 +23,7 @@ from isoloss import (
     Path,
     Problem,
     Stop,
+    at_most,
     endings,
     maximize,
     traverse,
@@ -299,3 +300,18 @@ def test_a_step_that_was_cut_short_is_taken_again_with_the_same_bits(
     assert torch.equal(path.points, whole.points)
     steps = [one.steps.drop(columns="seconds") for one in (path, whole)]
     assert steps[0].equals(steps[1])
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_a_start_at_the_least_loss_is_told_to_hold_a_level_above_it(seed: int) -> None:
+    inputs, targets = normal(20, 4, seed=seed), normal(20, 1, seed=seed + 1)
+    best = torch.linalg.lstsq(inputs, targets).solution.T
+    model = nn.Linear(4, 1, bias=False).double()
+    with torch.no_grad():
+        model.weight.copy_(best + 1e-8 * normal(1, 4, seed=2))
+    problem = Problem(model, "mse", (inputs, targets), dtype=torch.float32)
+    path = traverse(problem, progress=False)
+    assert path.outcome is Outcome.GRADIENT_VANISHED
+    assert "hold a level above it" in path.message
+    above = at_most(problem, 1.1 * problem.loss(problem.current()).item())
+    assert traverse(problem, level=above, progress=False).outcome is Outcome.CONVERGED

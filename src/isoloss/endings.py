@@ -156,6 +156,13 @@ def told(
     nothing = torch.finfo(point.theta.dtype).eps * abs(first)
     if outcome is Outcome.STALLED and abs(point.regularizer) <= nothing:
         return _without_slope(f"{went}, which is 0 to rounding")
+    flat = point.grad_norm * point.norm <= tolerance.relative(point.loss) * abs(point.loss)
+    if outcome in (Outcome.STALLED, Outcome.SLOWED) and flat:
+        detail = (
+            f"it is {point.grad_norm:.3g}, by which a step as long as theta changes the loss by "
+            f"less than its tolerance"
+        )
+        return Ending(Outcome.GRADIENT_VANISHED, detail)
     if outcome is Outcome.STALLED and steps <= FIRST_STEPS:
         return with_cause(ending, objective.problem, point.theta)
     if outcome is Outcome.NON_FINITE and objective.stray is not None:

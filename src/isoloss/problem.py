@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -243,9 +243,10 @@ class Problem:
                 was made, so that its parameters would be evaluated with the older ones.
         """
         named = trainable(self._model, self._parameters)
-        kept = fixed(self._inside.network.model)
+        own = self._inside.network.model
+        kept = fixed(own)
         for name, now in fixed(self._model).items():
-            if name in kept and not same(kept[name], now):
+            if name in kept and not same(kept[name], now) and not _trains(own, name):
                 raise InputError(
                     f"{name!r} of the model has changed since the problem was made, so its present "
                     f"weights would be evaluated with the older {name!r}; make the Problem anew, "
@@ -576,6 +577,14 @@ def check_same_network(what: str, other: Problem, problem: Problem) -> None:
                 f"changed between the two, or they are two models; make both from the same model, "
                 f"after its training"
             )
+
+
+def _trains(model: Model, name: str) -> bool:
+    """Whether a buffer is of a module in training mode, whose evaluations change it."""
+    buffers = dict(model.named_buffers()) if isinstance(model, nn.Module) else {}
+    if name not in buffers:
+        return False
+    return cast("nn.Module", model).get_submodule(name.rpartition(".")[0]).training
 
 
 def _check_dtype(dtype: torch.dtype | None) -> None:

@@ -134,7 +134,7 @@ class _PlainWeightNorm(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func is torch._weight_norm:  # pyright: ignore[reportPrivateImportUsage]
+        if func is torch._weight_norm:  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
             return _weight_norm(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
