@@ -12,15 +12,17 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tests.report.made import undrawn
+from tests.report.made import made_path, undrawn, write_run
 
 import isoloss
 from isoloss import experiments, open_results
 from isoloss.cli import main
 from isoloss.cli.reports import template
 from isoloss.projects import Project, is_project
+from isoloss.report import report
 from isoloss.runs.walk import WalkRun, walk_settings
 from isoloss.store import run_folder
+from isoloss.store.folder import begin, save_failure
 
 FILE = """
 import random
@@ -312,3 +314,51 @@ def test_a_function_that_fails_for_a_seed_fails_its_run_alone(folder, capsys) ->
     assert f"failed: out/mine.picky/traverse/sqp/run-000: {sentence}" in capsys.readouterr().out
     assert len(open_results("out").paths("mine.picky", "sqp")) == 1
     assert open_results("out").unfinished("mine.picky", "sqp")["run-000"].startswith(sentence)
+
+
+def failed(out: Path, name: str, runs: int) -> None:
+    """Runs of a project that all failed, as the commands write them."""
+    file, _, function = name.partition(":")
+    project = Project.named(name).name
+    for k in range(runs):
+        run = run_folder(out, project, "sqp", k)
+        begin(run, {"project": {"file": file, "function": function}, "seed": k}, {})
+        save_failure(run, f"{function}({k}) failed; fix it and try again")
+
+
+def test_of_runs_that_all_failed_the_reasons_are_said_and_the_command_that_made_them(
+    folder, refuses
+) -> None:
+    failed(folder, "mine.py:boom", 3)
+    results = open_results(folder)
+    for read in (results.walks, lambda name: report(results, name)):
+        with refuses(
+            "holds no walk of mine.boom that can be read (sqp, run-000: boom(0) failed; fix it",
+            "sqp, run-001: boom(1) failed; fix it and try again; and 1 more)",
+            f"'isoloss traverse mine.py:boom --out {folder}' again",
+        ):
+            read("mine.boom")
+
+
+def test_a_report_of_all_is_of_what_is_there_and_one_that_fails_leaves_the_others(
+    folder, capsys
+) -> None:
+    assert command("report", "all", "--out", ".") == 2
+    assert "holds no results; make some with 'isoloss reproduce" in capsys.readouterr().err
+    failed(folder, "also.py:boom", 1)
+    write_run(folder, made_path(5), 0, "mine.build")
+    write_run(folder, made_path(5), 0)
+    with undrawn():
+        assert command("report", "all", "--out", ".") == 2
+        shown = capsys.readouterr()
+        names = [line.partition(":")[0] for line in shown.out.splitlines() if "mean ±" in line]
+        assert names == ["IRIS_FF", "mine.build"]
+        assert len(shown.err.splitlines()) == 1
+        assert "boom(0) failed" in shown.err
+        assert command("report", "gone.py:build", "mine.py:build", "NONE", "--out", ".") == 2
+    shown = capsys.readouterr()
+    assert "mine.build: mean ±" in shown.out
+    assert [line.split()[:5] for line in shown.err.splitlines()] == [
+        ["isoloss:", ".", "holds", "no", "walk"],
+        ["isoloss:", "unknown", "experiment", "'NONE';", "there"],
+    ]

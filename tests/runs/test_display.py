@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from isoloss import experiments
+from isoloss.cli import options
 from isoloss.progress import TimeLeft
 from isoloss.runs.run import Display, News
 from isoloss.runs.walk import WalkRun, walk_settings
@@ -32,6 +33,17 @@ def test_the_summary_has_a_line_per_run():
     lines = [line.split() for line in text.splitlines()]
     assert lines[1] == ["run-000", "10", "5", "7", "3.5", "120.00", "0.25", "converged"]
     assert lines[2] == ["run-001", "11", "not", "started"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_no_number_of_a_table_is_cut_off_where_there_is_little_room(monkeypatch, terminal):
+    display, whole = shown(News(0, "done", 5, {**ROW, "evaluations": 7_654_321}, "converged"))
+    narrow = Console(width=40, markup=False, force_terminal=terminal, color_system=None)
+    monkeypatch.setattr(options, "console", narrow)
+    with narrow.capture() as capture:
+        options.show(display.summary())
+    assert "7,654,321" in whole
+    assert capture.get() == whole
 
 
 def test_of_very_many_runs_only_those_that_go_on_have_a_line(capsys):

@@ -13,7 +13,7 @@ import typer
 
 from isoloss import __version__
 from isoloss.cli import experiments, reports, runs
-from isoloss.cli.options import errors, say
+from isoloss.cli.options import complain, errors, say
 from isoloss.errors import InputError, IsolossError
 from isoloss.runs.pool import Terminated, sigterm_raises
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with sigterm_raises():
             app(arguments)
     except IsolossError as error:
-        say(str(error), "isoloss:", "red", errors)
+        complain(error)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except OSError as error:
         from isoloss.disk import sentence_of

@@ -18,6 +18,7 @@ from isoloss.cli.options import (
     chosen,
     console,
     say,
+    show,
     table,
 )
 
@@ -51,7 +52,7 @@ def experiments() -> None:
             f"{experiment.steps:,}",
             *found,
         )
-    console.print(listed)
+    show(listed)
     say(
         "\nexamples: in training, drawn at random where not all\n"
         "steps: predictor steps of the paper's walk; to fetch: isoloss data fetch\n"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from isoloss.errors import InputError, printable, require_extra, unknown
+from isoloss.errors import InputError, IsolossError, printable, require_extra, unknown
 
 if TYPE_CHECKING:
     from isoloss.experiments import Experiment
@@ -71,7 +73,7 @@ Walked = Annotated[str, typer.Argument(
     metavar="NAME", help="An experiment, such as IRIS_FF, or your function, FILE.py:build.")]
 Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Experiments, or 'all'.")]
 Reported = Annotated[list[str], typer.Argument(
-    metavar="NAME", help="Experiments, 'all', or your functions, FILE.py:build.")]
+    metavar="NAME", help="Experiments, your functions, FILE.py:build, or 'all' of what is there.")]
 DataNames = Annotated[list[str] | None, typer.Argument(
     metavar="NAME", help="Data sets; all by default.")]
 PackNames = Annotated[list[str] | None, typer.Argument(
@@ -226,7 +228,20 @@ def table(*headings: str) -> Table:
     return made
 
 
+def show(shown: Table) -> None:
+    """Print a table in its full width, as a number that is cut off is another number: a line that
+    is too long for a terminal is broken by it."""
+    width = Measurement.get(console, console.options.update(max_width=sys.maxsize), shown).maximum
+    shown.width = width
+    console.print(shown, soft_wrap=True)
+
+
 def say(sentence: str, label: str = "", color: str = "", to: Console = console) -> None:
     """Print a sentence: in one line, unless a terminal breaks it between words."""
     text = Text.assemble((label, color), " " if label else "", printable(sentence))
     to.print(text, soft_wrap=not to.is_terminal)
+
+
+def complain(error: IsolossError) -> None:
+    """Print a user's error on standard error."""
+    say(str(error), "isoloss:", "red", errors)

@@ -8,30 +8,46 @@ from pathlib import Path as FilePath
 import typer
 
 from isoloss.cli import options
-from isoloss.cli.options import console, say, table
-from isoloss.errors import InputError
+from isoloss.cli.options import complain, console, say, show, table
+from isoloss.errors import InputError, IsolossError
 
 
 def report(name: options.Reported, out: options.Out = options.RESULTS) -> None:
     """Write the figures, the tables and the page of results."""
+    from isoloss.store import open_results
+
+    names = list(dict.fromkeys(name))
+    if "all" in names:
+        names = open_results(out).experiments()
+        if not names:
+            raise InputError(f"{out} holds no results; make some with 'isoloss reproduce NAME'")
+    failed: list[IsolossError] = []
+    for one in names:  # what cannot be reported is no reason to leave out the others
+        try:
+            _report(_reported(one, out), out)
+        except IsolossError as error:
+            failed.append(error)
+    for error in failed[:-1]:
+        complain(error)
+    if failed:
+        raise failed[-1]
+
+
+def _reported(name: str, out: FilePath) -> str:
+    """The name of the folder whose results are meant."""
     from isoloss import experiments
     from isoloss.projects import Project, is_project
     from isoloss.store import open_results
 
-    for one in name:
-        if is_project(one):
-            project = Project.named(one).name
-            if project not in open_results(out).experiments():
-                raise InputError(
-                    f"{out} holds no walk of {one}; make one with 'isoloss traverse {one} "
-                    f"--out {out}'"
-                )
-            _report(project, out)
-        elif one == "all" or one in experiments.names() or not out.is_dir():
-            for experiment in options.chosen([one]):
-                _report(experiment.name, out)
-        else:
-            _report(one, out)
+    if is_project(name):
+        project = Project.named(name).name
+        if project not in open_results(out).experiments():
+            raise InputError(
+                f"{out} holds no walk of {name}; make one with 'isoloss traverse {name} "
+                f"--out {out}'"
+            )
+        return project
+    return experiments.get(name).name if not out.is_dir() else name
 
 
 def _report(name: str, out: FilePath) -> None:
@@ -65,7 +81,7 @@ def verify(folder: options.Folder = options.RESULTS) -> None:
             verdict = "WRONG" if check.problem else "right" if check.allowed else ""
             style = "red" if check.problem else None
             shown.add_row(f"  {check.what}", check.found, check.allowed, verdict, style=style)
-        console.print(shown)
+        show(shown)
     console.print()
     wrong = [check for check in checks if check.problem]
     for check in wrong:

@@ -233,7 +233,7 @@ def _run(
         display = Display(title, todo)
         with display.live:
             code = execute(todo, display.show, display.say)
-    options.console.print(display.summary())
+    options.show(display.summary())
     for sentence in display.notes:
         options.say(sentence, "note:", "yellow")
     for sentence in display.failures:

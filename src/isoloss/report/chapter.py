@@ -26,7 +26,7 @@ from isoloss.report.page import CHAPTER, NONE, Chapter, Section, Table, number, 
 from isoloss.report.tables import Methods, Runs, ends_table, on_level, run_name
 from isoloss.report.views import pca_section
 from isoloss.report.walks import walks_section
-from isoloss.store import Results, report_folder
+from isoloss.store import Results, called, no_walk, report_folder
 from isoloss.store.folder import LEFT_OUT, NOT_FINISHED
 
 FILES = (  # all tables that a report may have
@@ -130,7 +130,7 @@ def read_runs(results: Results, experiment: str) -> Runs:
     methods = {name: paths for name, paths in found.items() if paths}
     decay, fronts = results.decay(experiment), read_fronts(results, experiment)[0]
     if not methods and not fronts and not len(decay):
-        results.walks(experiment)  # says what to run
+        raise no_walk(results.folder, experiment, _unread(results, experiment))
     known = experiments.get(experiment) if experiment in experiments.names() else None
     after = {name: results.after_decay(experiment, name) for name in methods}
     return Runs(
@@ -309,17 +309,24 @@ def _unfinished(results: Results, experiment: str) -> dict[str, dict[str, str]]:
     return {name: results.unfinished(experiment, name) for name in methods}
 
 
+def _unread(results: Results, experiment: str) -> dict[str, str]:
+    """Why runs of any kind are not in a report, by kind and the name of their folder."""
+    walks, decay = _unfinished(results, experiment), results.decay_unfinished(experiment)
+    of_each = {**walks, "decay": decay}.items()
+    found = {f"{kind}, {run}": why for kind, runs in of_each for run, why in runs.items()}
+    return found | read_fronts(results, experiment)[1]
+
+
 def _missing(results: Results, runs: Runs) -> list[str]:
     """What could not be reported of an experiment, a sentence each."""
     name = runs.experiment
-    unfinished = _unfinished(results, name)
-    waiting = {**unfinished, "decay": results.decay_unfinished(name)}
-    said = [f"{one}, {run}: {why}" for one, of in waiting.items() for run, why in of.items()]
-    said += [f"{one}: no walk yet" for one in unfinished if one not in runs.methods]
-    said += [f"{run}: {why}" for run, why in read_fronts(results, name)[1].items()]
+    methods = results.methods(name)
+    said = [f"{run}: {why}" for run, why in _unread(results, name).items()]
+    said += [f"{one}: no walk yet" for one in methods if one not in runs.methods]
     sentences = [f"{name}, {sentence}" for sentence in said]
-    if not unfinished:
-        sentences.append(f"{name}: no walk yet, make one with 'isoloss traverse {name}'")
+    if not methods:
+        command = f"isoloss traverse {called(results.folder, name)}"
+        sentences.append(f"{name}: no walk yet, make one with '{command}'")
     if name in experiments.names() and not len(runs.decay):
         sentences.append(f"{name}: no weight decay yet, make it with 'isoloss decay'")
     return sentences

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
@@ -29,6 +29,7 @@ from isoloss.store.folder import (
     STRAY,
     Kind,
     copies,
+    load_config,
     misplaced,
     run_folder,
     runs_in,
@@ -45,6 +46,7 @@ MEASURED = (
 """Columns of both tables of weight decay."""
 
 
+MOST_REASONS = 2  # why runs have no walk, in a sentence
 MAPPED = os.name == "posix"  # elsewhere a file that is mapped cannot be replaced
 
 
@@ -160,10 +162,12 @@ class Results:
         found = {name: self.paths(experiment, name) for name in self.methods(experiment)}
         found = {name: paths for name, paths in found.items() if paths}
         if not found:
-            raise InputError(
-                f"{self.folder} holds no walk of {experiment}; make one with 'isoloss traverse "
-                f"{experiment} --out {self.folder}'"
-            )
+            reasons = {
+                f"{name}, {run}": why
+                for name in self.methods(experiment)
+                for run, why in self.unfinished(experiment, name).items()
+            }
+            raise no_walk(self.folder, experiment, reasons)
         return found
 
     @checked
@@ -293,6 +297,32 @@ class Results:
             if folder.name not in found
         }
         return found | copies(signs)
+
+
+def no_walk(folder: FilePath, experiment: str, reasons: Mapping[str, str]) -> InputError:
+    """An error, to be raised, where there is no walk; with the reasons, by run, where there
+    are runs."""
+    command = f"'isoloss traverse {called(folder, experiment)} --out {folder}'"
+    if not reasons:
+        return InputError(f"{folder} holds no walk of {experiment}; make one with {command}")
+    said = [f"{run}: {why}" for run, why in [*reasons.items()][:MOST_REASONS]]
+    said += [f"and {more} more"] if (more := len(reasons) - len(said)) else []
+    return InputError(
+        f"{folder} holds no walk of {experiment} that can be read ({'; '.join(said)}); "
+        f"once that is put right, call {command} again"
+    )
+
+
+def called(folder: FilePath, experiment: str) -> str:
+    """What commands call an experiment: its name, FILE.py:FUNCTION of a project's runs."""
+    for file in sorted((folder / experiment).glob("**/run-*/config.json")):
+        try:
+            project = load_config(file.parent).get("project")
+        except ResultsError:
+            continue
+        if isinstance(project, dict) and {"file", "function"} <= project.keys():
+            return f"{project['file']}:{project['function']}"
+    return experiment
 
 
 def _config(run: Path | Decay) -> dict[str, Any]:
