@@ -236,6 +236,34 @@ def test_a_run_is_resumed_with_the_same_bits_and_is_that_of_the_library(folder, 
         cut.finished()
 
 
+def test_a_project_is_another_one_once_what_it_imports_from_its_folder_has_changed(
+    folder, refuses
+) -> None:
+    for place in ("parts", "env/lib/site-packages"):
+        (folder / place).mkdir(parents=True)
+        name = place.replace("/", "_").replace("-", "_")
+        (folder / place / f"{name}_mine.py").write_text("SIZE = 8\n")
+    (folder / "data.csv").write_text("1")
+    (folder / "unused.py").write_text("x = 1\n")
+    paths = "import sys\nsys.path.append('env/lib/site-packages')\n"
+    both = "import parts.parts_mine, env_lib_site_packages_mine\n"
+    (folder / "mine.py").write_text(f"{paths}{both}{FILE}")
+    project = Project.of("mine.py:build")
+    imports = project.identity["project"]["imports"]
+    assert list(imports) == ["helper.py", "parts/parts_mine.py"]
+    run = planned("out", "build", "steps=1")
+    assert not execute(run).failed
+    assert run.finished()
+    for unseen in ("data.csv", "unused.py", "env/lib/site-packages/env_lib_site_packages_mine.py"):
+        (folder / unseen).write_text("y = 2\n")
+    assert run.finished()
+    (folder / "parts/parts_mine.py").write_text("SIZE = 9\n")
+    with refuses("project.imports.parts/parts_mine.py was", "--restart"):
+        run.finished()
+    for name in ("parts", "parts.parts_mine", "env_lib_site_packages_mine"):
+        sys.modules.pop(name)
+
+
 def test_other_weights_for_the_same_seed_are_refused_when_going_on(folder, refuses) -> None:
     project = Project.of("mine.py:build")
     weights = project.start(0).problem.current()

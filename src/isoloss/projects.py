@@ -8,9 +8,10 @@ import inspect
 import random
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from types import ModuleType
 from typing import Any
@@ -26,6 +27,9 @@ from isoloss.problem import Problem
 from isoloss.subject import Start
 
 LONGEST_NAME = 120
+INSTALLED = {"site-packages", "dist-packages"}
+NOT_OURS = (FilePath(__file__).parent, FilePath(sysconfig.get_path("stdlib")).resolve())
+"""Folders of isoloss and Python, whose versions are kept with every run."""
 
 
 def is_project(text: str) -> bool:
@@ -41,6 +45,7 @@ class Project:
     function: str
     runs: int = 1
     default_dtype: None = None  # the problem's own
+    imported: tuple[FilePath, ...] = ()  # the files beside or below it that it is made of, too
 
     @classmethod
     def of(cls, text: str) -> Project:
@@ -55,7 +60,7 @@ class Project:
                 f"function a shorter one, of at most {LONGEST_NAME} letters together"
             )
         load_function(project.file, project.function)
-        return project
+        return replace(project, imported=_loaded_beside(project.file))
 
     @classmethod
     def named(cls, text: str) -> Project:
@@ -75,10 +80,12 @@ class Project:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells it from others of its name in a run's settings, with a hash of the file."""
-        digest = hashlib.sha256(self.file.read_bytes()).hexdigest()
-        own = {"file": self.file.name, "function": self.function, "sha256": digest[:16]}
-        return {"project": own}
+        """What tells it from others of its name in a run's settings, with hashes of its files."""
+        own = {"file": self.file.name, "function": self.function, "sha256": _hash(self.file)}
+        beside = {
+            file.relative_to(self.file.parent).as_posix(): _hash(file) for file in self.imported
+        }
+        return {"project": {**own, "imports": beside} if beside else own}
 
     def prepare(self) -> None:
         """Nothing is to be fetched."""
@@ -178,6 +185,27 @@ def _module(file: FilePath) -> ModuleType:
         del sys.modules[name]
         raise _failed(file.name, error, file) from error
     return module
+
+
+def _loaded_beside(file: FilePath) -> tuple[FilePath, ...]:
+    """The files of modules loaded from a file's folder and from below, but for installed ones."""
+    folder, found = file.parent, set[FilePath]()
+    for name, module in list(sys.modules.items()):
+        origin = getattr(module, "__file__", None)
+        if not isinstance(origin, str) or name in ("__main__", "__mp_main__"):
+            continue
+        place = FilePath(origin).resolve()
+        if place == file or not place.is_relative_to(folder) or not place.is_file():
+            continue
+        if INSTALLED.isdisjoint(place.relative_to(folder).parts) and not any(
+            place.is_relative_to(other) for other in NOT_OURS
+        ):
+            found.add(place)
+    return tuple(sorted(found))
+
+
+def _hash(file: FilePath) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def _failed(what: str, error: BaseException, file: FilePath) -> InputError:

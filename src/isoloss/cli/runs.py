@@ -227,7 +227,7 @@ def _run(
         options.say(f"{title}: {finished} of {len(planned)} runs are finished already.")
     if not todo:
         return
-    files = [subject.file] if isinstance(subject, Project) else []
+    files = [subject.file, *subject.imported] if isinstance(subject, Project) else []
     engine = nullcontext(run_all) if cluster is None else cluster.opened(out, files, options.say)
     with engine as execute:
         display = Display(title, todo)
