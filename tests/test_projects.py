@@ -42,6 +42,9 @@ def probed(seed):
     problem = build(seed)
     return problem, {"test": build(seed), "other": build(seed)}
 
+def misnamed(seed):
+    return build(seed), {"my test": build(seed)}
+
 def flaky(seed):
     flaky.calls = getattr(flaky, "calls", 0) + 1
     return build(seed + flaky.calls)
@@ -127,9 +130,9 @@ MISTAKES: dict[str, list[str]] = {
     "three": ["must return an isoloss.Problem", "returned int"],
     "listed": ["returned (Problem, list)", "{'test': test_problem}"],
     "named": ["returned (Problem, dict)"],
-    "boom": ["boom(0) in mine.py failed in line 40 (ValueError: no [red]such[/] thing)"],
+    "boom": ["boom(0) in mine.py failed in line 43 (ValueError: no [red]such[/] thing)"],
     "own": ["isoloss says this itself"],
-    "leaves": ["SystemExit: 3", "line 46"],
+    "leaves": ["SystemExit: 3", "line 49"],
 }
 
 
@@ -312,6 +315,14 @@ def test_check_prints_its_table_and_leaves_the_random_states_as_they_were(folder
     assert "FAILED" in capsys.readouterr().out
 
 
+def test_check_refuses_probes_with_the_sentence_of_a_walk(folder, capsys) -> None:
+    assert command("check", "mine.py:misnamed") == 2
+    sentence = capsys.readouterr().err.removeprefix("isoloss: ").strip()
+    assert "the name of a probe must be plain, such as 'test'" in sentence
+    news = execute(planned("out", "misnamed"))
+    assert news.ending == sentence
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -338,7 +349,7 @@ def test_wrong_arguments_exit_2_with_a_sentence(
 def test_a_function_that_fails_for_a_seed_fails_its_run_alone(folder, capsys) -> None:
     walk = ("traverse", "mine.py:picky", "--runs", "2", "--set", "steps=2", "--out", "out")
     assert command(*walk) == 1
-    sentence = "picky(0) in mine.py failed in line 40 (ValueError: no [red]such[/] thing)"
+    sentence = "picky(0) in mine.py failed in line 43 (ValueError: no [red]such[/] thing)"
     assert f"failed: out/mine.picky/traverse/sqp/run-000: {sentence}" in capsys.readouterr().out
     assert len(open_results("out").paths("mine.picky", "sqp")) == 1
     assert open_results("out").unfinished("mine.picky", "sqp")["run-000"].startswith(sentence)

@@ -113,6 +113,44 @@ def test_a_random_loss_fails_with_its_cause() -> None:
     assert "speed" in [row.what for row in checked.findings]
 
 
+class Tired(nn.Module):
+    """It refuses to be called more than so often, whatever copies there are of it."""
+
+    calls = 0
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.layer, self.most = nn.Linear(3, 1), most
+
+    def forward(self, x: Tensor) -> Tensor:
+        Tired.calls += 1
+        if Tired.calls > self.most:
+            raise ValueError("tired of it")
+        return self.layer(x).tanh()
+
+
+@pytest.mark.parametrize("below_the_reason", [True, False])
+def test_a_model_that_fails_after_some_calls_says_so_in_place_of_its_costs(
+    below_the_reason: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = normal(9, 3, seed=1), normal(9, 1, seed=2)
+    monkeypatch.setattr(Tired, "calls", 0)
+    isoloss.check(Problem(Tired(10_000), "mse", data))
+    needed = Tired.calls
+    monkeypatch.setattr(Tired, "calls", 0)
+    checked = isoloss.check(Problem(Tired(2 if below_the_reason else needed - 20), "mse", data))
+    assert not checked.passed
+    speed, memory = found(checked, "speed"), found(checked, "memory")
+    assert memory == ("not measured, for the reason above", "")
+    if below_the_reason:
+        assert "tired of it" in found(checked, "L is a function")[0]
+        assert speed == memory
+    else:
+        assert speed[0].startswith("not measured: the model cannot be evaluated")
+        assert "tired of it" in speed[0]
+        assert speed[1] == "FAILED"
+
+
 @pytest.mark.parametrize(
     ("loss", "words"),
     [

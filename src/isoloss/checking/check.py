@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from isoloss.checking.exact import in_float64
 from isoloss.checking.function import check_function, relative_noise
 from isoloss.checking.memory import vectors_at_most
 from isoloss.data import leaves
-from isoloss.errors import IsolossError, one_line
+from isoloss.errors import IsolossError, one_line, said
 from isoloss.evaluation import saved_bytes
 from isoloss.evaluation.differences import RIGHT, mismatch, random_direction, wrong_gradient
 from isoloss.flat import Layout
@@ -105,7 +105,7 @@ def check(
         if get_regularizer(regularizer, problem).name == "squared_norm":
             rows += _batch_norms(problem)
         rows.append(_noise(problem, theta))
-    rows += _costs(problem, theta)
+    rows += _costs(problem, theta, rows)
     reason = unrecorded(problem)
     if reason is not None:
         rows.append(Finding("kernels", f"launched one by one: {reason}" if reason else "recorded"))
@@ -277,25 +277,38 @@ def _noise(problem: Problem, theta: Tensor) -> Finding:
     return Finding("noise of L", found, OK)
 
 
-def _costs(problem: Problem, theta: Tensor) -> list[Finding]:
-    try:
-        seconds = _seconds_per_evaluation(problem, theta)
-        activations = activation_bytes(problem)
-    except (IsolossError, RuntimeError):  # said above
-        return []
+def _costs(problem: Problem, theta: Tensor, above: Sequence[Finding]) -> list[Finding]:
+    found: list[Finding] = []
+    for what, text in (("speed", _speed), ("memory", _memory)):
+        try:
+            row = Finding(what, text(problem, theta))
+        except (IsolossError, RuntimeError) as error:
+            own = isinstance(error, IsolossError)
+            why = str(error) if own else said(error)
+            if any(why in row.found for row in (*above, *found)):
+                row = Finding(what, "not measured, for the reason above")
+            else:  # of a walk, an evaluation would fail as well; of counting bytes, nothing
+                row = Finding(what, f"not measured: {why}", FAILED if own else NOTE)
+        found.append(row)
+    return found
+
+
+def _speed(problem: Problem, theta: Tensor) -> str:
+    seconds = _seconds_per_evaluation(problem, theta)
+    rates = _rate(1 / seconds), _rate(_examples(problem) / seconds)
+    return f"{rates[0]} evaluations a second, {rates[1]} examples a second"
+
+
+def _memory(problem: Problem, theta: Tensor) -> str:
+    activations = activation_bytes(problem)
     vector = problem.size * theta.element_size()
     points = (Record().points_at_most or 0) * vector
     walk = vectors_at_most(problem, SQP(), exact=True) * vector + points
-    sizes = (
+    return (
         f"some {size_text(activations + 2 * vector)} for a chunk and its gradient, "
         f"{size_text(data_bytes(problem))} for data; a walk by sqp up to {size_text(walk)}, of it "
         f"{size_text(points)} for the points kept"
     )
-    examples = _examples(problem)
-    speed = (
-        f"{_rate(1 / seconds)} evaluations a second, {_rate(examples / seconds)} examples a second"
-    )
-    return [Finding("speed", speed), Finding("memory", sizes)]
 
 
 def _examples(problem: Problem) -> int:

@@ -113,11 +113,13 @@ def check(
     """
     from isoloss.checking.check import check as check_problem
     from isoloss.data import random_state_kept
+    from isoloss.walking import checked_probes
 
     subject, target = options.subject(name, device)
     subject.prepare()
     with random_state_kept():
         start = subject.start(seed, device=target, dtype=None)
+        checked_probes(start.probes, start.problem)
         found = check_problem(start.problem, regularizer)
     typer.echo(str(found))
     if not found.passed:
