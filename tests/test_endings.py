@@ -28,6 +28,7 @@ from isoloss import (
     maximize,
     traverse,
 )
+from isoloss.outcome import for_commands
 
 F32, F64 = torch.float32, torch.float64
 
@@ -55,6 +56,17 @@ def test_a_walk_that_was_cut_short_says_what_it_gained_of_late(limit: dict[str, 
     before, now = values[len(used) // 2 - 1 + len(used) % 2], values.iloc[-1]
     went = f"went from {before:.4g} to {now:.4g})"
     assert f"; in the second half the regularizer {went}" in path.message
+
+
+def test_a_command_is_told_its_own_way_to_give_a_setting() -> None:
+    told = {outcome: for_commands(outcome.remedy) for outcome in Outcome}
+    assert told[Outcome.EVALUATION_LIMIT] == "To go on, raise --set evaluations=N."
+    assert "lower --set corrector_step=N, or raise --set max_co" in told[Outcome.CORRECTION_LIMIT]
+    assert "or use --set dtype=float64." in told[Outcome.NON_FINITE]
+    assert told[Outcome.INTERRUPTED] == "To go on, call the same command again."
+    assert not any("(" in text.partition("(max, abs, ReLU)")[2] for text in told.values())
+    given = "give Record(points_every=5); Stop(when=...) returned True"
+    assert for_commands(given) == "give --set points_every=5; Stop(when=...) returned True"
 
 
 def test_a_walk_of_a_single_point_gained_nothing() -> None:

@@ -21,7 +21,7 @@ import pytest
 from matplotlib.figure import Figure
 from tests.report.made import FAILURE, decay_ends, made_path, undrawn, write_run
 
-from isoloss import open_results
+from isoloss import Outcome, open_results
 from isoloss.disk import Stamp
 from isoloss.files import write_json
 from isoloss.report import outcome_table, pca, report, save
@@ -98,6 +98,17 @@ def test_the_outcome_of_every_run_is_in_the_page(chapter, page):
     for sentence in ("Said of sqp 2.", FAILURE, "sqp, run-004: not finished"):
         assert sentence in text
     assert text.index("took the squared norm from") < text.index("Every run and its outcome")
+
+
+def test_the_page_says_what_to_do_by_command_about_how_a_run_ended(tmp_path):
+    ended = f"Too few. {Outcome.STEP_LIMIT.remedy}"
+    write_run(tmp_path, dataclasses.replace(made_path(5), message=ended), 0)
+    with undrawn():
+        report(Results(tmp_path), "IRIS_FF")
+    chapter = load_chapter(tmp_path / "report" / "IRIS_FF")
+    reasons = table(chapter, "Why each run ended").rows
+    assert reasons == [["sqp run-000", "Too few. To go on, raise --set steps=N."]]
+    assert open_results(tmp_path).paths("IRIS_FF", "sqp")[0].message == ended
 
 
 def test_numbers_and_settings_of_a_run_are_those_of_its_walk(chapter):

@@ -180,6 +180,8 @@ def test_findings_say_so_where_runs_cannot_tell_a_change_from_none():
     clear = [0.1, 0.11, 0.12, 0.1, 0.13, 0.12]
     assert "no clear difference" not in said(clear)
     assert "no clear difference in 6 runs" in said([*clear[:5], -0.6])
-    assert "no clear difference in 3 runs" in said([0.01, 0.1, 0.2])  # the t-test does not tell
+    told = said([0.01, 0.1, 0.2])  # by the interval it is, by the t-test not
+    assert "(+0.10: no clear difference in 3 runs, paired t-test p\u00a0=\u00a00.2; the 95" in told
+    assert "leaves out 0, but bootstrap intervals from few runs are too narrow)" in told
     assert "went from 2 to 1 (+0.10 in 1 run)" in said([0.1])
     assert "stayed at 1" in said([0.0, 0.0])

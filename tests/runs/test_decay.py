@@ -10,6 +10,7 @@ from isoloss import InputError, Problem, experiments, open_results
 from isoloss.report import report
 from isoloss.report.verify import check_reports
 from isoloss.runs.decay import DecayRun, decay_settings, hold_out
+from isoloss.runs.run import Display
 from isoloss.store import run_folder
 
 IRIS = experiments.get("IRIS_FF")
@@ -90,11 +91,16 @@ def test_validation_is_of_another_network_on_examples_it_has_not_seen(results):
 
 
 @pytest.mark.parametrize(("pairs", "epochs"), [((), 10), (("held_out=0",), 5)])
-def test_progress_counts_the_epochs_of_both_trainings(tmp_path, pairs, epochs):
+def test_progress_counts_the_epochs_of_both_trainings(tmp_path, capsys, pairs, epochs):
     folder = run_folder(tmp_path, "IRIS_FF", None, 0, "decay")
     one = DecayRun(0, 3, folder, decay_settings(IRIS, PENALTIES, 5, pairs))
     told = one.execute(lambda news: None, bool)
     assert told.done == one.total == epochs
+    assert one.counted(told.done) == ("2 \u00d7 5" if epochs == 10 else "5")
+    assert one.counted(3) == "3"
+    display = Display("IRIS_FF decay", [one])
+    display.show(told)
+    assert f"finished: {one.counted(told.done)} epochs, best" in capsys.readouterr().err
     assert ("validation_loss" in open_results(tmp_path).decay("IRIS_FF")) is (epochs == 10)
 
 

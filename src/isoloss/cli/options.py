@@ -109,7 +109,7 @@ Penalties = Annotated[str | None, typer.Option(
     help="Weights of the squared norm, as in 0,1e-3,1.")]
 Epochs = Annotated[int | None, typer.Option(
     "--epochs", metavar="N", parser=_number(int, 1), show_default="the experiment's",
-    help="Passes over the training examples.")]
+    help="Passes over the examples; where some are held out, of each of two trainings.")]
 Quick = Annotated[bool, typer.Option(
     "--quick", help="Few runs and steps, for a first picture in two minutes.")]
 Restart = Annotated[bool, typer.Option(

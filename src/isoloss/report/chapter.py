@@ -16,6 +16,7 @@ from isoloss.arguments import checked
 from isoloss.disk import refuse_links, refuse_links_in
 from isoloss.errors import unknown
 from isoloss.files import write_json, write_text
+from isoloss.outcome import for_commands
 from isoloss.path import Path
 from isoloss.report import tables
 from isoloss.report.comparison import MOST_OPEN, changed, compared, comparison_section, equalized
@@ -250,7 +251,10 @@ def runs_section(results: Results, runs: Runs) -> Section:
         columns=["run", "reason"],
         words=True,
         folded=len(outcomes) > MOST_OPEN,
-        rows=[[row["name"], str(row["message"]) or str(row["outcome"])] for row in outcomes],
+        rows=[
+            [row["name"], for_commands(str(row["message"])) or str(row["outcome"])]
+            for row in outcomes
+        ],
     )
     settings = settings_table(runs.methods).reset_index()
     made = Table(

@@ -71,11 +71,16 @@ def _change(row: Row) -> str:
     digits = max(0, 1 - math.floor(math.log10(largest)))
     if math.isnan(low):
         return f"{_signed(mean, digits)} in {count(row['runs'])}"
-    text = f"{_signed(mean, digits)}, 95 % interval {_signed(low, digits)} to "
-    text += _signed(high, digits)
-    text += "" if math.isnan(p) else f", paired t-test p\u00a0=\u00a0{p:.2g}"
-    clear = not low <= 0 <= high and (math.isnan(p) or p < CLEAR)
-    return text if clear else f"{text}: no clear difference in {count(row['runs'])}"
+    change, runs = _signed(mean, digits), count(row["runs"])
+    interval = f"{_signed(low, digits)} to {_signed(high, digits)}"
+    test = "" if math.isnan(p) else f"paired t-test p\u00a0=\u00a0{p:.2g}"
+    if low <= 0 <= high or not p >= CLEAR:
+        text = f"{change}, 95 % interval {interval}" + (f", {test}" if test else "")
+        return f"{text}: no clear difference in {runs}" if low <= 0 <= high else text
+    return (
+        f"{change}: no clear difference in {runs}, {test}; the 95 % interval, {interval}, leaves "
+        f"out 0, but bootstrap intervals from few runs are too narrow"
+    )
 
 
 def _signed(value: float, digits: int) -> str:

@@ -112,6 +112,12 @@ class DecayRun(Run):
         options = self.settings.options
         return (2 if options.held_out else 1) * options.epochs
 
+    def counted(self, done: int) -> str:
+        """Those of each training, once both are done; before, of both together."""
+        epochs = self.settings.options.epochs
+        both = done == self.total > epochs
+        return f"2 \u00d7 {epochs:,}" if both else super().counted(done)
+
     @classmethod
     def work_all(cls, contacts: Sequence[Contact]) -> Iterator[News]:
         """Train the runs that are alike in one stack."""

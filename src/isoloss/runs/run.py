@@ -20,7 +20,7 @@ from isoloss import __version__
 from isoloss.disk import ResultsError, StorageError, move_aside, sentence_of
 from isoloss.errors import IsolossError, one_line, printable
 from isoloss.evaluation.failures import of_the_device
-from isoloss.outcome import Outcome
+from isoloss.outcome import Outcome, for_commands
 from isoloss.path import Row
 from isoloss.progress import columns
 from isoloss.store import folder
@@ -142,6 +142,10 @@ class Run(ABC):
     def total(self) -> int | None:
         """Where its progress ends; None where the run ends when it has converged."""
 
+    def counted(self, done: int) -> str:
+        """Its progress, for people."""
+        return f"{done:,}"
+
     @abstractmethod
     def _work(self, contact: Contact) -> News:
         """Do what is left of it and write its files; the last news."""
@@ -228,7 +232,8 @@ class Run(ABC):
 
     def failed(self, error: Exception) -> News:
         """The last news of a run that an error ended."""
-        what = str(error) if isinstance(error, IsolossError) else sentence_of(error)
+        known = isinstance(error, IsolossError)
+        what = for_commands(str(error)) if known else sentence_of(error)
         if what is None and of_the_device(error):
             what = (
                 f"{self.config().get('device')} failed ({one_line(error)}); run the same command "
@@ -317,7 +322,8 @@ class Display:
                 if news.failed:
                     line += f": {news.ending}"
                 elif news.row:
-                    line += f": {news.done:,} {one.unit}, {one.figures.format_map(news.row)}"
+                    done = f"{one.counted(news.done)} {one.unit}"
+                    line += f": {done}, {one.figures.format_map(news.row)}"
                 self.live.console.print(printable(line), soft_wrap=True)
 
     def say(self, sentence: str) -> None:
@@ -336,7 +342,7 @@ class Display:
             if news and news.row and not news.failed:
                 row = defaultdict(_Nothing, news.row)
                 numbers = [text.format_map(row) for text in one.columns.values()]
-                numbers.insert(0, f"{news.done:,}")
+                numbers.insert(0, one.counted(news.done))
             ending = _word(news) if news else "not started"
             table.add_row(one.folder.name, str(one.seed), *numbers, ending)
         return table
