@@ -28,7 +28,7 @@ from isoloss import (
     maximize,
     traverse,
 )
-from isoloss.outcome import for_commands
+from isoloss.endings import for_commands
 
 F32, F64 = torch.float32, torch.float64
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from isoloss.outcome import Ending, Outcome
 from isoloss.path import Row, Stop, count
 from isoloss.point import Tolerance
 from isoloss.problem import ALONE
+from isoloss.settings import ONLY_IN_PYTHON
 
 FIRST_STEPS = 3
 """Steps up to which a stall may come of a gradient that is wrong."""
@@ -221,3 +223,19 @@ def _half(rows: Sequence[Mapping[str, Any]]) -> int:
 
 def _so_far(used: str, state: State) -> str:
     return f"{used}, KKT residual {state.point.kkt_residual:.3g}"
+
+
+IN_PYTHON = re.compile(r"\b(?:Stop|Paper|SQP|Record)\((\w+)=([^()]*)\)|\b(dtype)=torch\.(\w+)")
+"""Settings as sentences have them."""
+
+
+def for_commands(sentence: str) -> str:
+    """What is said of a walk, for whoever called a command: a setting is given by `--set`."""
+
+    def pair(found: re.Match[str]) -> str:
+        key, value = found[1] or found[3], found[2] or found[4]
+        value = "N" if value == "..." else value
+        return found[0] if key in ONLY_IN_PYTHON else f"--set {key}={value}"
+
+    again = "To go on, call the same command again."
+    return IN_PYTHON.sub(pair, sentence.replace(Outcome.INTERRUPTED.remedy, again))

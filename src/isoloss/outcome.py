@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import enum
-import re
 from dataclasses import dataclass
 
 import torch
 
 from isoloss.errors import unknown
-from isoloss.settings import ONLY_IN_PYTHON
 
 
 class Outcome(enum.Enum):
@@ -64,11 +62,7 @@ class Outcome(enum.Enum):
     SLOWED = (
         "slowed",
         "The last steps gained less than was asked for.",
-<<<<<<< HEAD
-        "To go on, lower Stop(gain=...), or give 0 for no such end.",
-=======
         "To go on, lower Stop(gain=...); 0 asks for no such end.",
->>>>>>> 691bb09 (The page and failures name settings as commands take them, epochs of two trainings as such, and why a change is not clear)
     )
     INTERRUPTED = (
         "interrupted",
@@ -144,19 +138,3 @@ class Ending:
         exact = dtype == torch.float64
         usual = self.outcome.remedy_in_float64 if exact else self.outcome.remedy
         return f"{self.outcome.sentence.rstrip('.')}{figures}. {self.remedy or usual}"
-
-
-IN_PYTHON = re.compile(r"\b(?:Stop|Paper|SQP|Record)\((\w+)=([^()]*)\)|\b(dtype)=torch\.(\w+)")
-"""Settings as sentences have them."""
-
-
-def for_commands(sentence: str) -> str:
-    """What is said of a walk, for whoever called a command: a setting is given by `--set`."""
-
-    def pair(found: re.Match[str]) -> str:
-        key, value = found[1] or found[3], found[2] or found[4]
-        value = "N" if value == "..." else value
-        return found[0] if key in ONLY_IN_PYTHON else f"--set {key}={value}"
-
-    again = "To go on, call the same command again."
-    return IN_PYTHON.sub(pair, sentence.replace(Outcome.INTERRUPTED.remedy, again))

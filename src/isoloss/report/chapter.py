@@ -14,9 +14,9 @@ from torch import Tensor
 from isoloss import experiments
 from isoloss.arguments import checked
 from isoloss.disk import refuse_links, refuse_links_in
+from isoloss.endings import for_commands
 from isoloss.errors import unknown
 from isoloss.files import write_json, write_text
-from isoloss.outcome import for_commands
 from isoloss.path import Path
 from isoloss.report import tables
 from isoloss.report.comparison import MOST_OPEN, changed, compared, comparison_section, equalized

@@ -18,9 +18,10 @@ from rich.table import Table
 
 from isoloss import __version__
 from isoloss.disk import ResultsError, StorageError, move_aside, sentence_of
+from isoloss.endings import for_commands
 from isoloss.errors import IsolossError, one_line, printable
 from isoloss.evaluation.failures import of_the_device
-from isoloss.outcome import Outcome, for_commands
+from isoloss.outcome import Outcome
 from isoloss.path import Row
 from isoloss.progress import columns
 from isoloss.store import folder
