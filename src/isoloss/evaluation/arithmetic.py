@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -93,7 +93,7 @@ def twice_differentiable(device: torch.device) -> Generator[None]:
     operations, on CUDA plain recurrent layers."""
     cuda = device.type == "cuda"
     recurrent = torch.backends.cudnn.flags(enabled=False) if cuda else nullcontext()
-    with sdpa_kernel(SDPBackend.MATH), _PlainWeightNorm(), recurrent:
+    with sdpa_kernel(SDPBackend.MATH), Rewritten(WRONG_TWICE), recurrent:
         yield
 
 
@@ -123,44 +123,9 @@ def pays_channels_last(device: torch.device, precision: str) -> bool:
     return device.type == "cpu" or precision != "exact"
 
 
-class _PlainWeightNorm(TorchFunctionMode):
-    """`weight_norm` in plain operations: the second derivatives of torch's own are wrong without a
-    word (seen in 2.13; tests/regularizers/test_derivatives.py)."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func is torch._weight_norm:  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-            return _weight_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     over = None if dim == -1 else [k for k in range(v.ndim) if k != dim % v.ndim]
     return v * (g / torch.linalg.vector_norm(v, dim=over, keepdim=dim != -1))
-
-
-class plain_norms(TorchFunctionMode):  # noqa: N801  # a context, as torch names its own
-    """Layer and instance norms in plain operations: torch's own have third derivatives that are
-    wrong without a word (seen in 2.13; tests/regularizers/test_derivatives.py)."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        given = kwargs or {}
-        if func in {functional.layer_norm, torch.layer_norm}:
-            return _layer_norm(*args, **given)
-        if func is functional.instance_norm:
-            return _instance_norm(*args, **given)
-        return func(*args, **given)
 
 
 def _layer_norm(
@@ -200,3 +165,33 @@ def _instance_norm(
 def _normed(values: Tensor, over: range, eps: float) -> Tensor:
     away = values - values.mean(list(over), keepdim=True)
     return away / (away.square().mean(list(over), keepdim=True) + eps).sqrt()
+
+
+class Rewritten(TorchFunctionMode):
+    """Some of torch's operations are computed as written here."""
+
+    def __init__(self, operations: Mapping[Callable[..., Any], Callable[..., Tensor]]) -> None:
+        super().__init__()
+        self._operations = operations
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        return self._operations.get(func, func)(*args, **(kwargs or {}))
+
+
+WRONG_TWICE: dict[Callable[..., Any], Callable[..., Tensor]] = {
+    torch._weight_norm: _weight_norm  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+}
+"""Operations whose second derivatives are wrong without a word (seen in 2.13;
+tests/test_own_models.py)."""
+WRONG_THRICE: dict[Callable[..., Any], Callable[..., Tensor]] = {
+    functional.layer_norm: _layer_norm,
+    torch.layer_norm: _layer_norm,
+    functional.instance_norm: _instance_norm,
+}
+"""Those whose third ones are (tests/regularizers/test_derivatives.py)."""

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from isoloss.data import Chunk, Chunks, leaves, map_tensors
 from isoloss.errors import DerivativeError, InputError, kind, one_line, placed
-from isoloss.evaluation.arithmetic import plain_norms, reproducible, twice_differentiable
+from isoloss.evaluation.arithmetic import (
+    WRONG_THRICE,
+    Rewritten,
+    reproducible,
+    twice_differentiable,
+)
 from isoloss.evaluation.differences import TOLERANCE, mismatch, own_functions, random_direction
 from isoloss.evaluation.failures import of_the_device
 from isoloss.flat import FlatNetwork, flatten
@@ -233,7 +238,7 @@ class Autograd:
         value, grad = theta.new_zeros(()), torch.zeros_like(theta)
         try:
             kernels = twice_differentiable(self.network.device)
-            with torch.enable_grad(), self._kernels(), kernels, plain_norms():
+            with torch.enable_grad(), self._kernels(), kernels, Rewritten(WRONG_THRICE):
                 for chunk in self.chunks:
                     for part in term(self, chunk):
                         value += part.detach()
