@@ -77,7 +77,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.cache
     def hints() -> dict[str, Any]:
-        return _hints(inspect.get_annotations(function), function.__globals__)
+        return _hints(inspect.get_annotations(function), inspect.unwrap(function).__globals__)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
