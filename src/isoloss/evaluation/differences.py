@@ -26,6 +26,8 @@ RIGHT = {torch.float64: 1e-6, torch.float32: 1e-2}
 """Largest relative mismatch of a right gradient of a smooth function."""
 CLEARLY = {torch.float64: 1e-3, torch.float32: 0.1}
 """The same where a part of the function may be computed in a coarser type."""
+OPPOSED = 0.5
+"""Length of the sum of two unit vectors that are nearly opposite, as one parameter's may be."""
 ROUNDINGS = 100
 """Rounding errors of the function that a difference may be off by."""
 
@@ -78,9 +80,10 @@ def wrong_gradient(
     """The mismatch of a wrong gradient, and the parameters it is wrong in, at least the worst; None
     for a right one. Along one direction, half the gradient's and half random."""
     v, size = random_direction(x, seed), grad.double().norm()
-    if size > 0:  # the random half not against the other, which with one parameter it would undo
-        v = v.double() if v.double().dot(grad.double()) >= 0 else -v.double()
-        v = (v / v.norm() + grad.double() / size).to(x)
+    if size > 0:
+        random, slope = v.double() / v.double().norm(), grad.double() / size
+        both = slope + random
+        v = (both if both.norm() > OPPOSED else slope - random).to(x)
     error = mismatch(function, grad.double().dot(v.double()), x, v, noise=noise)
     if error <= allowed:
         return None
