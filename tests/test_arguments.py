@@ -78,9 +78,18 @@ def test_every_one_of_several_is_looked_at_and_the_call_is_as_python_has_it():
     assert takes(*rest, 1, 2) == "taken"
     with pytest.raises(InputError, match="more must be a whole number, got a str, 'x'"):
         takes(*rest, 1, "x")
-    with pytest.raises(TypeError, match="unexpected keyword"):
-        takes(nothing=3)
     assert takes.__name__ == "takes"
+
+
+def test_a_call_that_does_not_fit_is_told_by_the_functions_name(refuses):
+    with refuses("unknown argument of takes 'numbers'; did you mean number or name or named?"):
+        takes(numbers=3)
+    with refuses(
+        "unknown argument of Problem 'metrics'; did you mean metric or parameters? There is: chunk_"
+    ):
+        isoloss.Problem(nn.Linear(2, 1), "mse", torch.ones(1, 2), metrics="mae")  # pyright: ignore[reportCallIssue]
+    with pytest.raises(TypeError, match=r"traverse\(\) missing 1 required .* 'problem'"):
+        isoloss.traverse()  # pyright: ignore[reportCallIssue]
 
 
 @pytest.mark.parametrize(

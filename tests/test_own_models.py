@@ -592,9 +592,12 @@ def test_a_model_made_in_inference_mode_is_walked_and_loaded() -> None:
     assert loss == pytest.approx(path.level, rel=1.01e-3)
 
 
-@pytest.mark.parametrize(
-    "around", [lambda: torch.autocast("cpu", torch.bfloat16), torch.inference_mode]
-)
+AROUND: list[Any] = [
+    lambda: torch.autocast("cpu", torch.bfloat16), torch.inference_mode, torch.no_grad
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("around", AROUND)
 def test_what_is_switched_on_around_a_walk_does_not_reach_it(around: Any) -> None:
     model = made("modules under two names")
     found: list[isoloss.Path] = []
@@ -609,6 +612,30 @@ def test_what_is_switched_on_around_a_walk_does_not_reach_it(around: Any) -> Non
             assert problem.loss(problem.current()).item() == path.level
     assert torch.equal(found[0].points, found[1].points)
     assert found[0].steps["test_loss"].tolist() == found[1].steps["test_loss"].tolist()
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_what_is_switched_on_around_a_call_does_not_reach_it(around: Any) -> None:
+    stop, own = Stop(evaluations=5), nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+    problem = Problem(own, "cross_entropy", (X, Y))
+    level = problem.loss(problem.current()).item()
+
+    def all_of_them() -> list[Any]:
+        odds = isoloss.Outputs(X[:1], lambda z: z[0, 0] - z[0, 1])
+        widest = isoloss.extent(problem, odds, stop=stop, progress=False)
+        other = isoloss.different(problem, X, 1, stop=stop, progress=False)
+        front = isoloss.front(problem, levels=[level, 1.05 * level], progress=False)
+        return [
+            isoloss.check(problem).passed,
+            isoloss.traverse(problem, stop=stop, progress=False).points.tolist(),
+            problem.hvp(problem.current(), torch.ones(problem.size)).tolist(),
+            (widest.low, widest.high, other.networks.tolist()),
+            front.table.drop(columns="seconds", errors="ignore").to_csv(),
+        ]
+
+    alone = all_of_them()
+    with around():
+        assert all_of_them() == alone
 
 
 @pytest.mark.parametrize("dim", [0, 1, -1, None])

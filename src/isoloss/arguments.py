@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isoloss.errors import MOST, InputError, kind, shown
+from isoloss.errors import MOST, InputError, kind, shown, unknown
 
 AnyTensor = Tensor.__base__  # complex, sparse, without numbers
 
@@ -81,13 +81,29 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        for name, value in signature.bind(*args, **kwargs).arguments.items():
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError:
+            _check_names(function, signature, kwargs)
+            return function(*args, **kwargs)  # Python's own error names the function
+        for name, value in given.items():
             several = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
             for one in value if several else (value,):
                 _check(name, one, hints().get(name, Any))
         return function(*args, **kwargs)
 
     return call
+
+
+def _check_names(
+    function: Callable[..., Any], signature: inspect.Signature, given: Iterable[str]
+) -> None:
+    """Refuse, in a sentence, arguments that a function does not have."""
+    own = function.__qualname__.removesuffix(".__init__")
+    taken = [name for name in signature.parameters if name != "self"]
+    for name in given:
+        if name not in taken:
+            raise unknown(f"argument of {own}", name, taken)
 
 
 def check_fields(made: Any) -> None:

@@ -315,7 +315,7 @@ class Problem:
         direction = flat_vector("vector", vector, self.size).to(self.device, self.dtype)
         with self._evaluating():
             self.evaluations += PRODUCT
-            direction = self._inside.walked(direction)
+            direction = self._inside.walked(direction).clone()  # it may be an inference tensor
             return self._inside.walked(self._evaluation.hvp(theta, direction))
 
     def sum_of(

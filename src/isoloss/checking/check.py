@@ -19,6 +19,7 @@ from isoloss.checking.memory import vectors_at_most
 from isoloss.data import leaves
 from isoloss.errors import IsolossError, one_line, said
 from isoloss.evaluation import saved_bytes
+from isoloss.evaluation.arithmetic import undisturbed
 from isoloss.evaluation.differences import RIGHT, mismatch, random_direction, wrong_gradient
 from isoloss.flat import Layout
 from isoloss.methods import SQP
@@ -73,6 +74,7 @@ class Check:
 
 
 @checked
+@undisturbed()
 def check(
     problem: Problem, regularizer: AnyRegularizer = "squared_norm", *, seed: int = 0
 ) -> Check:

@@ -40,13 +40,14 @@ def check_precision(precision: str, device: torch.device) -> None:
 @contextmanager
 def undisturbed() -> Generator[None]:
     """Nothing within of what the caller has switched on around: autocast, which would round the
-    walk's own algebra too, and inference mode, in which nothing can be differentiated."""
+    walk's own algebra too, `no_grad` and inference mode, in which nothing is differentiated."""
     kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
-    if not kinds and not torch.is_inference_mode_enabled():
+    if not kinds and torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
         yield
         return
     with ExitStack() as settings:
         settings.enter_context(torch.inference_mode(False))
+        settings.enter_context(torch.enable_grad())
         for kind in kinds:
             settings.enter_context(torch.autocast(kind, enabled=False))
         yield

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from isoloss.arguments import checked, whole
 from isoloss.errors import InputError, unknown
+from isoloss.evaluation.arithmetic import undisturbed
 from isoloss.explore.aside import check_varies
 from isoloss.explore.cores import over_cores
 from isoloss.explore.ends import End, Job, WalkTo, begin, share
@@ -82,6 +83,7 @@ class Different:
 
 
 @checked
+@undisturbed()
 def different(
     problem: Problem,
     pool: Any,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from isoloss.arguments import checked
 from isoloss.errors import InputError, shown
+from isoloss.evaluation.arithmetic import undisturbed
 from isoloss.explore.aside import check_varies
 from isoloss.explore.cores import WorkerError, over_cores
 from isoloss.explore.ends import End, Job, WalkTo, begin, share
@@ -133,6 +134,7 @@ def extent(
     workers: int | None = ..., progress: bool = ...,
 ) -> Extents: ...  # fmt: skip
 @checked
+@undisturbed()
 def extent(
     problem: Problem,
     quantity: Any,

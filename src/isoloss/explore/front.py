@@ -15,6 +15,7 @@ from isoloss.arguments import checked
 from isoloss.constraints import Constraint
 from isoloss.disk import DamagedError, as_folder
 from isoloss.errors import InputError, shown
+from isoloss.evaluation.arithmetic import undisturbed
 from isoloss.explore.branches import (
     COLUMNS,
     Branch,
@@ -200,6 +201,7 @@ class Front:
 
 
 @checked
+@undisturbed()
 def front(
     problem: Problem,
     *,
