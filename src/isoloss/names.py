@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -10,7 +11,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from isoloss.errors import InputError
-from isoloss.flat import Layout, Model, Shapes, dense, digest, trainable
+from isoloss.flat import (
+    FlatNetwork,
+    Layout,
+    Model,
+    Shapes,
+    dense,
+    digest,
+    fixed,
+    same,
+    trainable,
+)
 
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 """What `DataParallel`, `torch.compile` and others put into the names of what they wrap."""
@@ -103,6 +114,39 @@ def _check_same(
             raise InputError(
                 f"the model's {what} are not those of the walk: {name!r} has there the shape "
                 f"{walked}, here {given}; give a model of the same architecture{once}"
+            )
+
+
+def check_same_network(what: str, other: FlatNetwork, walked: FlatNetwork) -> None:
+    """Insist on a problem of the network that is walked.
+
+    Its parameters have the same names and shapes in the same order, its buffers and frozen
+    parameters the same values. Of functions, whose names mean nothing, the size decides.
+    """
+    ours, theirs = walked.layout.shapes, other.layout.shapes
+    places = matched(ours, theirs)
+    modules = all(isinstance(one.model, nn.Module) for one in (walked, other))
+    alike = list(ours.values()) == list(theirs.values()) or not modules
+    ordered = list((places or {}).values()) == list(theirs) or not modules
+    if other.size != walked.size or not alike or not ordered:
+        pairs = itertools.zip_longest(theirs.items(), ours.items(), fillvalue=("nothing", ()))
+        (name, shape), (mine, wanted) = next((a, b) for a, b in pairs if a != b)
+        raise InputError(
+            f"{what} has other parameters than the problem that is walked, {name!r} of shape "
+            f"{shape} where that has {mine!r} of shape {wanted}; make it from the same model"
+        )
+    model = walked.model
+    kept, beside = fixed(model), fixed(other.model)
+    buffers = dict(model.named_buffers()) if isinstance(model, nn.Module) else {}
+    for name, theirs_name in (matched(kept, beside) or {}).items():
+        mine, found = kept[name], beside[theirs_name]
+        if mine.shape != found.shape and name in buffers:
+            continue  # some are made by forward, for inputs of a length
+        if mine.shape != found.shape or not same(mine, found):
+            raise InputError(
+                f"{what} has another {name!r} than the problem that is walked: the model has "
+                f"changed between the two, or they are two models; make both from the same model, "
+                f"after its training"
             )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -46,7 +45,6 @@ from isoloss.flat import FlatNetwork, Model, fixed, flatten, same, trainable
 from isoloss.flat import vector as flat_vector
 from isoloss.held import held_entries
 from isoloss.losses import Loss, get_loss, get_metric
-from isoloss.names import matched
 
 ALONE = Ranks()
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -544,39 +542,6 @@ def unrecorded(problem: Problem) -> str | None:
 def inside(problem: Problem) -> Inside:
     """The parts of a problem, for isoloss's own rooms."""
     return problem._inside  # pyright: ignore[reportPrivateUsage]
-
-
-def check_same_network(what: str, other: Problem, problem: Problem) -> None:
-    """Insist on another problem of the network that is walked.
-
-    Its parameters have the same names and shapes in the same order, its buffers and frozen
-    parameters the same values. Of functions, whose names mean nothing, the size decides.
-    """
-    ours, theirs = problem.shapes, other.shapes
-    places = matched(ours, theirs)
-    modules = all(isinstance(inside(p).network.model, nn.Module) for p in (problem, other))
-    alike = list(ours.values()) == list(theirs.values()) or not modules
-    ordered = list((places or {}).values()) == list(theirs) or not modules
-    if other.size != problem.size or not alike or not ordered:
-        pairs = itertools.zip_longest(theirs.items(), ours.items(), fillvalue=("nothing", ()))
-        (name, shape), (mine, wanted) = next((a, b) for a, b in pairs if a != b)
-        raise InputError(
-            f"{what} has other parameters than the problem that is walked, {name!r} of shape "
-            f"{shape} where that has {mine!r} of shape {wanted}; make it from the same model"
-        )
-    model = inside(problem).network.model
-    kept, beside = fixed(model), fixed(inside(other).network.model)
-    buffers = dict(model.named_buffers()) if isinstance(model, nn.Module) else {}
-    for name, theirs_name in (matched(kept, beside) or {}).items():
-        mine, found = kept[name], beside[theirs_name]
-        if mine.shape != found.shape and name in buffers:
-            continue  # some are made by forward, for inputs of a length
-        if mine.shape != found.shape or not same(mine, found):
-            raise InputError(
-                f"{what} has another {name!r} than the problem that is walked: the model has "
-                f"changed between the two, or they are two models; make both from the same model, "
-                f"after its training"
-            )
 
 
 def _trains(model: Model, name: str) -> bool:

@@ -27,12 +27,12 @@ from isoloss.errors import InputError, check_takes
 from isoloss.evaluation.arithmetic import undisturbed
 from isoloss.flat import digest, fixed, vector
 from isoloss.methods import Method, State, get_method
-from isoloss.names import state_keys
+from isoloss.names import check_same_network, state_keys
 from isoloss.objective import Objective, OutOfTime
 from isoloss.outcome import Ending, Outcome
 from isoloss.path import Path, Record, Row, Stop
 from isoloss.point import Tolerance
-from isoloss.problem import Problem, check_same_network, inside
+from isoloss.problem import Problem, inside
 from isoloss.recorder import Recorder
 from isoloss.regularizers import AnyRegularizer
 from isoloss.settings import ONLY_IN_PYTHON
@@ -513,7 +513,7 @@ def _start_of(problem: Problem, start: Tensor | None) -> Tensor:
 def checked_probes(probes: Mapping[str, Problem], problem: Problem) -> Mapping[str, Problem]:
     """Problems of the same parameters, under names that can be columns."""
     for name, probe in probes.items():
-        check_same_network(f"the probe {name!r}", probe, problem)
+        check_same_network(f"the probe {name!r}", inside(probe).network, inside(problem).network)
         if not str(name).isidentifier() or name in TAKEN:
             raise InputError(
                 f"the name of a probe must be plain, such as 'test', and none of "

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from isoloss.arguments import checked
 from isoloss.errors import InputError, shown, unknown
-from isoloss.problem import Problem, check_same_network, inside
+from isoloss.names import check_same_network
+from isoloss.problem import Problem, inside
 from isoloss.regularizers.derivatives import GradientNorm, HessianTrace, InputGradient
 from isoloss.regularizers.outputs import Outputs
 from isoloss.regularizers.parity import ParityGap
@@ -114,7 +115,9 @@ def get_regularizer(regularizer: AnyRegularizer, problem: Problem) -> Regularize
         name = regularizer.__name__
         raise InputError(f"regularizer must be an object, got the class {name}; give {name}()")
     if isinstance(regularizer, Problem):
-        check_same_network("the problem given as regularizer", regularizer, problem)
+        check_same_network(
+            "the problem given as regularizer", inside(regularizer).network, inside(problem).network
+        )
         if regularizer.dtype != problem.dtype:
             raise InputError(
                 f"the problem given as regularizer is in {str(regularizer.dtype)!r}, and the one "
