@@ -116,7 +116,7 @@ def of_gain(kinks: int, gain: float) -> Path:
 
 
 @pytest.mark.parametrize("gain", [1e-3, 0.2])
-@pytest.mark.parametrize("kinks", [1, 3, 0])
+@pytest.mark.parametrize("kinks", [3, 0])
 def test_a_walk_ends_once_its_second_half_gains_too_little(kinks: int, gain: float) -> None:
     walks = [of_gain(kinks, one) for one in (gain, 0)]
     ended, whole = (one.steps.drop(columns="seconds") for one in walks)
