@@ -189,8 +189,12 @@ class Own:
     ("own", "row", "words"),
     [
         (Own(lambda t: t.dot(t), lambda t: 3 * t), "gradient of R", "not the gradient"),
-        (Own(lambda t: t, lambda t: t), "regularizer R", "shapes (44,) and (44,)"),
-        (Own(lambda t: t.dot(t), lambda t: 2 * t[:5]), "regularizer R", "shape (44,)"),
+        (Own(lambda t: t, lambda t: t), "regularizer R", "got (44,) and (44,)"),
+        (
+            Own(lambda t: t.dot(t), lambda t: 2 * t[:5]),
+            "regularizer R",
+            "shape (44,), got () and (5,)",
+        ),
         (Own(lambda t: t.dot(t) * math.nan, lambda t: t), "regularizer R", "finite"),
     ],
 )

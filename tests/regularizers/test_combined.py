@@ -12,7 +12,7 @@ from tests.problems import LinearRegularizer, classifier, normal, sphere
 from tests.regularizers.checks import assert_gradient_is_the_slope, grad_at, value_at
 
 import isoloss
-from isoloss import L1, Outcome, SquaredNorm, Stop, maximize, traverse, weighted_sum
+from isoloss import L1, Outcome, SquaredNorm, Stop, at_most, maximize, traverse, weighted_sum
 from isoloss.regularizers import get_regularizer
 
 
@@ -105,11 +105,108 @@ def test_a_regularizer_that_is_or_becomes_nan_ends_at_the_last_good_point(refuse
     assert path.steps["regularizer"].notna().all()
 
 
+class Shared:
+    """Works in theta itself and gives the same tensor of its gradient each time."""
+
+    name = "shared"
+
+    def __init__(self, size: int) -> None:
+        self._grad = torch.empty(size, dtype=torch.float64)
+
+    def value_and_grad(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.mul(theta, 2, out=self._grad)
+        return theta.square_().sum(), self._grad
+
+
+def in_place(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+    for parameter in parameters.values():
+        parameter.data.add_(1.0)
+    return torch.stack([(p - 1).square().sum() for p in parameters.values()]).sum()
+
+
+@pytest.mark.parametrize("kind", ["object", "function"])
+@pytest.mark.parametrize("how", ["made small", "held"])
+def test_what_a_regularizer_writes_to_is_its_own(kind: str, how: str) -> None:
+    problem, stop = classifier().problem(), Stop(evaluations=20)
+    own = Shared(problem.size) if kind == "object" else in_place
+    start = problem.current()
+    if how == "made small":
+        path = traverse(problem, regularizer=own, stop=stop, progress=False)
+    else:
+        bound = at_most(own, 0.9 * start.square().sum().item())
+        path = traverse(problem, regularizer="l1", hold={"norm": bound}, stop=stop, progress=False)
+    assert len(path.points) > 2
+    for point in path.points:
+        assert problem.loss(point).item() == pytest.approx(path.level, rel=1.001e-3)
+    if how == "made small":
+        assert torch.equal(path.points[0], start)
+        plain = traverse(problem, regularizer=squares, stop=stop, progress=False)
+        assert path.steps["regularizer"].iloc[-1] < plain.steps["regularizer"].iloc[0]
+        torch.testing.assert_close(path.points, plain.points)
+
+
+def squares(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.stack([p.square().sum() for p in parameters.values()]).sum()
+
+
+class Gives:
+    """An object whose `value_and_grad` gives what a function of theta says."""
+
+    name = "mine"
+
+    def __init__(self, function: Any) -> None:
+        self.value_and_grad = function
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda t: t.sum(), ["'mine'", "R, a tensor of shape ()", "(44,)", "got a Tensor"]),
+        (lambda t: (t.sum().item(), t), ["a tensor of shape ()", "got a float and (44,)"]),
+        (lambda t: (t.sum(), t.numpy()), ["got () and a ndarray"]),
+        (lambda t: (t.sum()[None], t), ["got (1,) and (44,)"]),
+        (lambda t: (t.sum(), t[None]), ["got () and (1, 44)"]),
+        (lambda t: t.gone, ["'mine' failed on the parameters (AttributeError", "gone", "in line"]),
+        (lambda t: t @ t[1:], ["'mine' failed on the parameters (RuntimeError", "in line"]),
+        (lambda: 0, ["'mine' failed on the parameters (TypeError", "1 was given"]),
+    ],
+)
+def test_what_an_object_gives_is_looked_at(function: Any, words: list[str], refuses) -> None:
+    problem, own = classifier().problem(), Gives(function)
+    with refuses(*words):
+        traverse(problem, regularizer=own, progress=False)
+    with refuses(*words):
+        traverse(problem, hold={"a": at_most(own, 1.0)}, progress=False)
+    with refuses(*words):
+        traverse(problem, regularizer=weighted_sum((1.0, "l1"), (1.0, own)), progress=False)
+
+
+def test_a_gradient_of_another_type_is_converted() -> None:
+    problem = classifier().problem()
+    own = Gives(lambda t: (t.square().sum(), 2 * t.float()))
+    path = traverse(problem, regularizer=own, stop=Stop(steps=3), progress=False)
+    assert path.steps["regularizer"].iloc[-1] < path.steps["regularizer"].iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda p: p["0.weight"].add_(1).sum(), ["'function' failed", "RuntimeError", "in line"]),
+        (lambda p: [*p.values()][7].sum(), ["'function' failed", "IndexError", "in line"]),
+    ],
+)
+def test_a_function_that_fails_is_named_in_a_sentence(function: Any, words, refuses) -> None:
+    with refuses(*words):
+        get_regularizer(function, classifier().problem())
+
+
 # ---------------------------------------------------------------- sums
 
 
-def test_an_object_is_taken_as_it_is_and_all_else_is_refused(refuses) -> None:
-    own, problem = LinearRegularizer(torch.ones(3)), classifier().problem()
+def test_an_object_is_taken_and_all_else_is_refused(refuses) -> None:
+    problem = classifier().problem()
+    own = get_regularizer(LinearRegularizer(torch.ones(problem.size)), problem)
+    assert own.name == "linear"
     assert get_regularizer(own, problem) is own
     for made, words in (
         (lambda: "squared norm", ["'squared norm'", "did you mean squared_norm or"]),

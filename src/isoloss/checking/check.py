@@ -236,13 +236,6 @@ def _regularizer_gradient(
         judge, x = problem, theta
         value, grad = made.value_and_grad(x)
     what = f"regularizer R, {made.name}"
-    if value.shape != () or grad.shape != x.shape:
-        found = (
-            f"value_and_grad of {made.name} gave shapes {tuple(value.shape)} and "
-            f"{tuple(grad.shape)}; it must give one number, shape (), and its gradient, shape "
-            f"{tuple(x.shape)}"
-        )
-        return [Finding(what, found, FAILED)]
     if not math.isfinite(value.item() + grad.norm().item()):
         found = f"{value.item():g}, gradient of norm {grad.norm().item():g}; both must be finite"
         return [Finding(what, found, FAILED)]

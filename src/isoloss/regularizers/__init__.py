@@ -20,6 +20,7 @@ from isoloss.regularizers.path_norm import PathNorm
 from isoloss.regularizers.regularizer import (
     Bindable,
     Combination,
+    Own,
     Regularizer,
     combine,
     from_function,
@@ -127,8 +128,10 @@ def get_regularizer(regularizer: AnyRegularizer, problem: Problem) -> Regularize
         return _OtherLoss(regularizer)
     if isinstance(regularizer, Bindable):
         return regularizer.bind(problem)
-    if isinstance(regularizer, Regularizer):
+    if isinstance(regularizer, Own):
         return regularizer
+    if isinstance(regularizer, Regularizer):
+        return Own(regularizer)
     return from_function(regularizer, problem)
 
 

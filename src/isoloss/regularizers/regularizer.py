@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from isoloss.arguments import real
-from isoloss.errors import InputError, check_takes, kind, one_line, unknown
+from isoloss.errors import InputError, check_takes, kind, placed, unknown
+from isoloss.evaluation.autograd import FAILURES
+from isoloss.evaluation.failures import of_the_device
 from isoloss.flat import Layout, Shapes
 from isoloss.problem import Problem
 from isoloss.regularizers.metric import Metric, summed
@@ -198,25 +200,67 @@ def one_number(name: str, value: Any) -> Tensor:
     return value
 
 
+class Own:
+    """A regularizer that a user wrote: it works on a copy of theta, and gives what it is to give.
+
+    What it writes into theta would else be in the walk's own point, and what it writes into its
+    gradient at the next point in those that the walk remembers.
+    """
+
+    def __init__(self, given: Regularizer) -> None:
+        self.given = given
+        self.name = given.name
+
+    @property
+    def curvature(self) -> float | None:
+        """As the user's says, None where it says nothing."""
+        return getattr(self.given, "curvature", None)
+
+    def metric_at(self, theta: Tensor) -> Metric | None:
+        """The user's own metric, None where there is none."""
+        return metric_of(self.given, theta.clone())
+
+    def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """R, shape (), and its gradient, shape (n,)."""
+        try:
+            found: Any = self.given.value_and_grad(theta.detach().clone())
+        except InputError:
+            raise
+        except FAILURES as error:
+            if of_the_device(error):
+                raise
+            raise InputError(
+                f"the regularizer {self.name!r} failed on the parameters ({placed(error)}); "
+                f"correct it"
+            ) from error
+        pair = list(found) if isinstance(found, tuple | list) else []
+        shapes = [tuple(one.shape) if isinstance(one, Tensor) else kind(one) for one in pair]
+        if shapes != [(), tuple(theta.shape)]:
+            got = " and ".join(map(str, shapes)) if pair else kind(found)
+            raise InputError(
+                f"value_and_grad of the regularizer {self.name!r} must return R, a tensor of shape "
+                f"(), and its gradient, a tensor of shape {tuple(theta.shape)}, got {got}"
+            )
+        value, grad = pair
+        return value.detach().clone(), grad.detach().to(theta, copy=True)
+
+
 def from_function(function: Callable[[dict[str, Tensor]], Any], problem: Problem) -> Regularizer:
     """A regularizer from a user's function, after a look at what it returns."""
     name = getattr(function, "__name__", type(function).__name__)
-    made = Differentiated("function" if name == "<lambda>" else name, function, problem.shapes)
+    name = "function" if name == "<lambda>" else name
+    made = Own(Differentiated(name, function, problem.shapes))
     check_takes(f"the regularizer {made.name!r}", function, "parameters")
     theta = problem.current()
     try:
         first, second = (made.value_and_grad(theta)[0].item() for _ in range(2))
-    except KeyError as error:
-        key = str(error.args[0]) if error.args else ""
-        if key in problem.shapes:
+    except InputError as error:
+        cause = error.__cause__
+        key = str(cause.args[0]) if isinstance(cause, KeyError) and cause.args else ""
+        if not isinstance(cause, KeyError) or key in problem.shapes:
             raise
         what = f"parameter in the regularizer {made.name!r}:"
-        raise unknown(what, key, problem.shapes) from error
-    except (TypeError, AttributeError) as error:
-        raise InputError(
-            f"the regularizer {made.name!r} failed on a dict of the parameters by name "
-            f"({type(error).__name__}: {one_line(error)}); correct it"
-        ) from error
+        raise unknown(what, key, problem.shapes) from cause
     if first != second and not (math.isnan(first) and math.isnan(second)):
         raise InputError(
             f"the regularizer {made.name!r} is not a function of the parameters alone: two calls "
