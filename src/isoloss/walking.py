@@ -18,6 +18,7 @@ from isoloss.checking import (
     check_gradient,
     check_held,
     check_memory,
+    check_quantity,
     check_start,
     check_tolerance,
 )
@@ -247,6 +248,8 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
             check_tolerance(problem, theta, kept, held)
             if check:
                 check_gradient(problem, theta)
+                name = f"the regularizer {objective.regularizer.name!r}"
+                check_quantity(name, regularizer, problem, theta)
             recorder = Recorder(record, probes, held, tolerance, began=began, clock=ranks.clock)
         else:
             problem = problem.with_chunk_size(saved.chunk_size)

@@ -10,7 +10,18 @@ from tests.models import kinds
 from tests.problems import normal
 from torch import Tensor, nn
 
-from isoloss import Outcome, Problem, Stop, check, traverse
+from isoloss import (
+    Outcome,
+    Outputs,
+    Problem,
+    Stop,
+    at_most,
+    check,
+    extent,
+    traverse,
+    walk,
+    weighted_sum,
+)
 
 X, Y = normal(50, 3, seed=0).float(), torch.arange(50) % 2
 
@@ -267,3 +278,85 @@ def test_other_parametrizations_are_not_warned_of() -> None:
     nn.utils.parametrizations.weight_norm(normed[0])
     for model in (normed, orthogonal(orthogonal_map="cayley")):  # the latter has a buffer
         start(Problem(model.eval(), "cross_entropy", (X, Y)))
+
+
+# ---------------------------------------------------------------- quantities of the user's own
+
+
+class Halved:
+    """The squared norm with half its gradient."""
+
+    name = "halved"
+
+    def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        return theta.square().sum(), theta.clone()
+
+
+def detached(parameters: dict[str, Tensor]) -> Tensor:
+    first, *_ = parameters.values()
+    return (first * first.detach()).sum() + (first**4).sum()
+
+
+def half_detached(logits: Tensor) -> Tensor:
+    return (logits[:, 0] * logits[:, 1].detach()).mean()
+
+
+WRONG = {
+    "object": lambda: Halved(),
+    "function": lambda: detached,
+    "outputs": lambda: Outputs(X, half_detached),
+    "a part of a sum": lambda: weighted_sum((1.0, "l1"), (-0.5, detached)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("made", WRONG.values(), ids=WRONG)
+def test_a_wrong_gradient_of_ones_own_quantity_is_refused(made, dtype, refuses) -> None:
+    problem, own = Problem(network(), "cross_entropy", (X, Y), dtype=dtype), made()
+    with refuses("the gradient of the regularizer", "is off by", "0.weight", "check=False"):
+        traverse(problem, regularizer=own, progress=False)
+    with refuses("hold['a']", "is off by", "0.weight"):
+        traverse(problem, hold={"a": at_most(own, 1e3)}, progress=False)
+    with refuses("the gradient of the quantity", "is off by", "derivative of your own"):
+        extent(problem, own, progress=False)
+    path = traverse(problem, regularizer=own, stop=Stop(steps=1), check=False, progress=False)
+    assert len(path.steps)
+
+
+def largest(parameters: dict[str, Tensor]) -> Tensor:
+    return torch.stack([p.abs().max() for p in parameters.values()]).max()
+
+
+def absolute(parameters: dict[str, Tensor]) -> Tensor:
+    return torch.stack([p.abs().sum() for p in parameters.values()]).sum()
+
+
+def coarse(parameters: dict[str, Tensor]) -> Tensor:
+    return torch.stack([p.float().square().sum() for p in parameters.values()]).sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("own", [largest, absolute, coarse])
+def test_kinks_and_rounding_are_no_wrong_gradients(own: Any, dtype: torch.dtype) -> None:
+    model = network()
+    with torch.no_grad():
+        model[0].weight[:4] = 0.0
+    problem = Problem(model, "cross_entropy", (X, Y), dtype=dtype)
+    assert len(traverse(problem, regularizer=own, stop=Stop(steps=1), progress=False).steps)
+
+
+def test_a_right_gradient_is_seen_after_a_few_evaluations_of_the_quantity() -> None:
+    calls = 0
+
+    def counted(parameters: dict[str, Tensor]) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.stack([p.square().sum() for p in parameters.values()]).sum()
+
+    problem = Problem(network(), "cross_entropy", (X, Y), dtype=torch.float64)
+    counts: list[int] = []
+    for check_too in (False, True):
+        calls = 0
+        next(walk(problem, regularizer=counted, check=check_too))
+        counts.append(calls)
+    assert counts[1] - counts[0] <= 6

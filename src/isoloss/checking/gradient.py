@@ -1,4 +1,5 @@
-"""Whether the loss changes beside a point as its gradient says, on a few examples."""
+"""Whether the loss, on a few examples, and a user's own quantities change beside a point as their
+gradients say."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from isoloss.checking.exact import in_float64
 from isoloss.checking.words import listed
 from isoloss.data import random_state_kept
 from isoloss.errors import InputError
@@ -15,6 +17,7 @@ from isoloss.evaluation.differences import CLEARLY, random_direction, wrong_grad
 from isoloss.flat import Layout
 from isoloss.outcome import Ending
 from isoloss.problem import Problem, inside
+from isoloss.regularizers import AnyRegularizer, get_regularizer, in_dtype, is_own
 
 Loss = Callable[[Tensor], Tensor]
 
@@ -23,6 +26,9 @@ SAMPLE = 32
 
 STEPS = {torch.float64: (1e-7, 1e-4), torch.float32: (1e-5, 1e-2)}
 """A short and a long step, as shares of |theta|: a change that does not grow with it is a jump."""
+
+UNCHECKED = ", or give check=False if the walk is to follow that gradient all the same"
+"""What else can be done about a wrong gradient, where there is such an argument."""
 
 LEAST_JUMP = 1e-3
 """Smallest relative change of the loss that counts as a jump."""
@@ -39,9 +45,7 @@ def check_gradient(problem: Problem, theta: Tensor) -> None:
             return few.loss(x if own.held is None else torch.where(own.held, at, x))
 
         _check_jump(loss, at, few.network.layout)
-        v = own.walked(random_direction(at, 1))
-        # a little beside the point, where a kink may lie: a bias of zero before a ReLU
-        beside = at + 1e-3 * (at.norm() or 1.0) / v.norm() * v
+        beside = _beside(at, own.walked(random_direction(at, 1)))
         if not loss(beside).isfinite():
             return
         grad = own.walked(few.loss_and_grad(beside)[1])
@@ -53,8 +57,52 @@ def check_gradient(problem: Problem, theta: Tensor) -> None:
             f"the gradient of the loss is off by {error:.2g} of its length from the change of its "
             f"values, in {listed(names)}; look for a hook on a gradient, a straight-through or "
             f"detached operation, scale_grad_by_freq, a padding_idx of tied weights, or a backward "
-            f"of your own, or give check=False if the walk is to follow that gradient all the same"
+            f"of your own{UNCHECKED}"
         )
+
+
+def check_quantity(
+    what: str, given: AnyRegularizer, problem: Problem, theta: Tensor, unless: str = UNCHECKED
+) -> None:
+    """Insist that the gradient of what a user wrote is that of its values; in float64 if it can be
+    computed in it."""
+    if not is_own(given):
+        return
+    with inside(problem).ranks.together(), random_state_kept():
+        exact = in_float64(
+            problem, theta, lambda judge, x: (_wrong(in_dtype(given, torch.float64), judge, x),)
+        )
+        wrong = _wrong(given, problem, theta) if exact is None else exact[0]
+    if wrong is not None:
+        error, names = wrong
+        raise InputError(
+            f"the gradient of {what} is off by {error:.2g} of its length from the change of its "
+            f"values, in {listed(names)}; look for detach, no_grad, .data or a derivative of your "
+            f"own{unless}"
+        )
+
+
+def _wrong(
+    given: AnyRegularizer, problem: Problem, theta: Tensor
+) -> tuple[float, list[str]] | None:
+    own, quantity = inside(problem), get_regularizer(given, problem)
+
+    def value(x: Tensor) -> Tensor:
+        return quantity.value_and_grad(x if own.held is None else torch.where(own.held, theta, x))[
+            0
+        ]
+
+    beside = _beside(theta, own.walked(random_direction(theta, 1)))
+    here, grad = quantity.value_and_grad(beside)
+    if not here.isfinite():
+        return None
+    layout = Layout(problem.shapes)
+    return wrong_gradient(value, beside, own.walked(grad), layout, CLEARLY[theta.dtype])
+
+
+def _beside(at: Tensor, v: Tensor) -> Tensor:
+    """A little beside a point, where a kink may lie: a bias of zero before a ReLU."""
+    return at + 1e-3 * (at.norm() or 1.0) / v.norm() * v
 
 
 def with_cause(ending: Ending, problem: Problem, theta: Tensor) -> Ending:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from isoloss.checking.function import check_function, check_tolerance
-from isoloss.checking.gradient import check_gradient
+from isoloss.checking.gradient import check_gradient, check_quantity
 from isoloss.constraints import RTOL, Bound
 from isoloss.errors import InputError
 from isoloss.objective import Objective
@@ -35,6 +35,8 @@ def check_held(objective: Objective, point: Point, *, gradient: bool) -> None:
             )
         if isinstance(bound.constraint.quantity, Problem):
             _check_loss(where, bound, point, gradient)
+        elif gradient:
+            check_quantity(where, bound.constraint.quantity, objective.problem, point.theta)
 
 
 def _check_loss(where: str, bound: Bound, point: Point, gradient: bool) -> None:

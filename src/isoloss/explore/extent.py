@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from isoloss.arguments import checked
+from isoloss.checking import check_quantity
 from isoloss.errors import InputError, shown
 from isoloss.evaluation.arithmetic import undisturbed
 from isoloss.explore.aside import check_varies
@@ -257,8 +258,9 @@ class _Found:
         self.ends: dict[tuple[str, bool], End] = {}
         self._theta = theta
         self._bound = {name: _bound(name, one, problem) for name, one in named.items()}
-        for one in self._bound.values():
+        for name, one in self._bound.items():
             check_varies(one, problem, theta)
+            check_quantity(f"the quantity {one.name!r}", named[name], problem, theta, unless="")
 
     def done(self, name: str) -> bool:
         """Whether both ends were looked for."""

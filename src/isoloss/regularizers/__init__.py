@@ -46,6 +46,7 @@ __all__ = [
     "SquaredNorm",
     "get_regularizer",
     "in_dtype",
+    "is_own",
     "maximize",
     "problems_in",
     "weighted_sum",
@@ -154,6 +155,23 @@ def problems_in(regularizer: Any) -> tuple[Problem, ...]:
     if isinstance(regularizer, Combination):
         return tuple(dict.fromkeys(p for _, part in regularizer.parts for p in problems_in(part)))
     return ()
+
+
+def is_own(regularizer: Any) -> bool:
+    """Whether a user wrote what a regularizer, as it was given, differentiates."""
+    match regularizer:
+        case str() | Problem():
+            return False
+        case _Given():
+            return is_own(regularizer.regularizer)
+        case Combination():
+            return any(is_own(part) for _, part in regularizer.parts)
+        case Outputs():
+            return True
+        case ParityGap():
+            return regularizer.probability is not None
+        case _:
+            return not isinstance(regularizer, Bindable)
 
 
 def in_dtype(regularizer: AnyRegularizer, dtype: torch.dtype) -> AnyRegularizer:
