@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tests.problems import (
@@ -670,3 +672,43 @@ def test_only_a_method_that_can_and_a_level_that_can_be_held_are_moved_to(refuse
         isoloss.walk(problem).moved(-1.0)
     with refuses("level"):
         isoloss.walk(problem).moved("low")
+
+
+def spread(logits: Tensor) -> Tensor:
+    return (logits[:, 0] - logits[:, 1]).square().mean()
+
+
+SHARED: dict[str, Callable[[Problem, Problem], dict[str, Any]]] = {
+    "norm": lambda problem, other: {},
+    "derivatives": lambda problem, other: {"regularizer": "gradient_norm"},
+    "outputs": lambda problem, other: {
+        "regularizer": isoloss.Outputs(normal(5, 3, seed=9), spread)
+    },
+    "held": lambda problem, other: {
+        "hold": {"a": isoloss.at_most(other, other.loss(other.current()).item())},
+        "probes": {"b": other},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_threads_that_share_a_problem_walk_as_one_alone(kind: str) -> None:
+    net, stop = classifier(examples=60), Stop(evaluations=40)
+    problem = net.problem()
+    other = Problem(net.model, net.loss, (net.data[0] + 0.1, net.data[1]))
+    starts = [problem.current() * (1 + 0.1 * k) for k in range(3)]
+
+    def one(start: Tensor) -> Path:
+        more = SHARED[kind](problem, other)
+        return traverse(problem, start=start, stop=stop, progress=False, **more)
+
+    alone = [one(start) for start in starts]
+    before = problem.evaluations
+    with ThreadPoolExecutor(len(starts)) as threads:
+        together = list(threads.map(one, starts))
+    for mine, theirs in zip(alone, together, strict=True):
+        assert torch.equal(mine.points, theirs.points)
+        pd.testing.assert_frame_equal(
+            mine.steps.drop(columns="seconds"), theirs.steps.drop(columns="seconds")
+        )
+    assert problem.evaluations == 2 * before

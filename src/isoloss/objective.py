@@ -17,7 +17,7 @@ from isoloss.constraints import COLUMNS, Bound, Constraint, balanced
 from isoloss.evaluation import Replayed
 from isoloss.flat import fetched, inner, less, packed, products
 from isoloss.point import NUMBERS, Array, Change, Held, Origin, Point, Seen, Tolerance, point_of
-from isoloss.problem import Problem, inside
+from isoloss.problem import Problem, inside, made_here, recount
 from isoloss.regularizers import AnyRegularizer, get_regularizer
 from isoloss.regularizers.metric import Metric
 from isoloss.regularizers.regularizer import metric_of
@@ -146,7 +146,7 @@ class Objective:
         One evaluation, and more where the regularizer is made of derivatives of the loss.
         """
         self._begin()
-        before = self.problem.evaluations
+        before = made_here(self.problem)
         # methods that make trials come here for the first point alone
         again = self.evaluations and self.ranks.count == 1
         if again and theta.numel() <= LAUNCHES and records(self.problem.device):
@@ -157,7 +157,7 @@ class Objective:
         else:
             vectors, numbers = self._measure(theta, self.problem.loss_and_grad)
             point = point_of(vectors, fetched(*numbers))
-        self.problem.evaluations = before + self._each  # to record takes further ones
+        recount(self.problem, before, self._each)  # to record takes further ones
         self.evaluations += self._each
         return self._seen(self._beside(point))
 
@@ -174,10 +174,9 @@ class Objective:
         small = alone and origin.rows.numel() <= RECORDED and records(problem.device)
         numbers = np.append(origin.loss or 0.0, shares)
         self.ranks.note(numbers.tolist())
-        before = problem.evaluations
+        before = made_here(problem)
         vectors, found, seen = (self._replayed if small else self._launched)(origin, numbers)
-        # to record takes further ones
-        problem.evaluations = before + self._each
+        recount(problem, before, self._each)  # to record takes further ones
         self.evaluations += self._each
         point = self._seen(self._beside(point_of(vectors, found)))
         return point, Change(vectors[-1], found[NUMBERS], seen)
@@ -204,9 +203,9 @@ class Objective:
         grads: list[Tensor] = []
         for k, bound in enumerate(self.held):
             problems = (self.problem, *bound.others)
-            before = [one.evaluations for one in problems]
+            before = [made_here(one) for one in problems]
             value, grad = bound.quantity.value_and_grad(theta)
-            mine, *others = (p.evaluations - b for p, b in zip(problems, before, strict=True))
+            mine, *others = (made_here(p) - b for p, b in zip(problems, before, strict=True))
             self.evaluations += mine
             self.apart[k] += mine + sum(others)
             shares = zip(others, bound.others, strict=True)
@@ -248,11 +247,11 @@ class Objective:
         self, theta: Tensor, evaluate: Callable[[Tensor], tuple[Tensor, Tensor]]
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The vectors and the numbers of a point, in the order in which `point_of` takes them."""
-        before = self.problem.evaluations
+        before = made_here(self.problem)
         loss, g = evaluate(theta)
         value, r = self.regularizer.value_and_grad(theta)
         r = inside(self.problem).walked(r)
-        self._each = self.problem.evaluations - before
+        self._each = made_here(self.problem) - before
         gg, rr, rg = (inner(a, b) for a, b in ((g, g), (r, r), (r, g)))
         tangent = less(r, g, rg, gg)
         numbers = (loss, value, gg, rr, rg, inner(tangent, tangent), inner(theta, theta))

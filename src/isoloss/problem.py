@@ -49,7 +49,7 @@ from isoloss.losses import Loss, get_loss, get_metric
 ALONE = Ranks()
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 """Types in which a level can be held, by their names in settings and files."""
-MADE_ANEW = {"_lock", "_evaluation", "_gradient"}
+MADE_ANEW = {"_lock", "_mine", "_evaluation", "_gradient"}
 """What a copy of a problem does not take over."""
 PRODUCT = 2
 """Evaluations that a product with the Hessian counts as."""
@@ -74,6 +74,12 @@ class Inside:
     def walked(self, vector: Tensor) -> Tensor:
         """A gradient or a direction with zeros in the entries that are held."""
         return vector if self.held is None else vector.masked_fill(self.held, 0.0)
+
+
+class _Mine(threading.local):
+    """What a thread has made of a problem's evaluations; others make theirs meanwhile."""
+
+    evaluations = 0
 
 
 class Problem:
@@ -191,6 +197,7 @@ class Problem:
             self.precision = precision
             self._chunk_size = self._given_size = chunk_size
             self._lock = threading.RLock()
+            self._mine = _Mine()
             self._settle(network, chunks, made, get_metric(metric, made), held, ranks)
 
     def _settle(
@@ -214,7 +221,7 @@ class Problem:
     def __copy__(self) -> Problem:
         """Another of the same parts, which it takes turns with."""
         other = object.__new__(type(self))
-        vars(other).update(vars(self))
+        vars(other).update(vars(self), _mine=_Mine())
         return other
 
     def __getstate__(self) -> dict[str, Any]:
@@ -227,7 +234,7 @@ class Problem:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over what `__getstate__` gave."""
-        vars(self).update(state, _lock=threading.RLock())
+        vars(self).update(state, _lock=threading.RLock(), _mine=_Mine())
         self._settle(*state["_inside"])
 
     def current(self) -> Tensor:
@@ -312,7 +319,7 @@ class Problem:
         """
         direction = flat_vector("vector", vector, self.size).to(self.device, self.dtype)
         with self._evaluating():
-            self.evaluations += PRODUCT
+            self._count(PRODUCT)
             direction = self._inside.walked(direction).clone()  # it may be an inference tensor
             return self._inside.walked(self._evaluation.hvp(theta, direction))
 
@@ -335,7 +342,7 @@ class Problem:
             DerivativeError: A derivative that is needed does not exist or would be wrong.
         """
         with self._evaluating():
-            self.evaluations += evaluations
+            self._count(evaluations)
             own = self._inside
             return own.ranks.add(theta, lambda: own.autograd.sum_of(theta, name, term))
 
@@ -499,8 +506,13 @@ class Problem:
 
     def _counted(self, theta: Tensor) -> Evaluation:
         """What computes the gradient."""
-        self.evaluations += 1
+        self._count(1)
         return self._chosen(theta)
+
+    def _count(self, evaluations: int) -> None:
+        with self._lock:
+            self.evaluations += evaluations
+            self._mine.evaluations += evaluations
 
     def _chosen(self, theta: Tensor) -> Evaluation:
         if self._gradient is None:
@@ -537,6 +549,23 @@ def unrecorded(problem: Problem) -> str | None:
     """Why gradients are not replayed from a recording, "" if they are; None without recordings."""
     found = recording(problem._gradient)  # pyright: ignore[reportPrivateUsage]
     return None if found is None else found.replayed.reason
+
+
+def made_here(problem: Problem) -> int:
+    """Evaluations that this thread has made with a problem."""
+    return problem._mine.evaluations  # pyright: ignore[reportPrivateUsage]
+
+
+def recount(problem: Problem, before: int, evaluations: int) -> None:
+    """Count what this thread has made since `before` as so many evaluations."""
+    problem._count(before + evaluations - made_here(problem))  # pyright: ignore[reportPrivateUsage]
+
+
+@contextmanager
+def alone(problem: Problem) -> Generator[None]:
+    """No other thread evaluates the problem meanwhile."""
+    with problem._lock:  # pyright: ignore[reportPrivateUsage]
+        yield
 
 
 def inside(problem: Problem) -> Inside:

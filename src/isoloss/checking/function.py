@@ -25,7 +25,7 @@ from isoloss.evaluation.autograd import differentiable
 from isoloss.evaluation.differences import leaves_of
 from isoloss.flat import fixed, reached, same
 from isoloss.point import Tolerance
-from isoloss.problem import Problem, inside
+from isoloss.problem import Problem, alone, inside
 
 LEAST_ROUNDINGS, MOST_APART = 100, 1e-2
 """Losses of an example in two chunks may differ by a tenth of the tolerance, at least by so many
@@ -41,7 +41,7 @@ NO_FUNCTION = "the loss is not a function of the parameters alone"
 
 def check_function(problem: Problem, theta: Tensor, tolerance: Tolerance = USUAL) -> None:
     """Insist on the same losses in two evaluations, and of a few examples in another order."""
-    with inside(problem).ranks.together(), random_state_kept():
+    with alone(problem), inside(problem).ranks.together(), random_state_kept():
         _check_batch_norm(problem)
         warn_of_estimates(problem)
         inputs = versions(problem)

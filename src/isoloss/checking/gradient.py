@@ -16,7 +16,7 @@ from isoloss.errors import InputError
 from isoloss.evaluation.differences import CLEARLY, random_direction, wrong_gradient
 from isoloss.flat import Layout
 from isoloss.outcome import Ending
-from isoloss.problem import Problem, inside
+from isoloss.problem import Problem, alone, inside
 from isoloss.regularizers import AnyRegularizer, get_regularizer, in_dtype, is_own
 
 Loss = Callable[[Tensor], Tensor]
@@ -37,7 +37,7 @@ LEAST_JUMP = 1e-3
 def check_gradient(problem: Problem, theta: Tensor) -> None:
     """Insist that the loss does not jump, and that its gradient is that of its values; in float64
     if the model can be computed in it."""
-    with inside(problem).ranks.together(), random_state_kept():
+    with alone(problem), inside(problem).ranks.together(), random_state_kept():
         own = inside(problem)
         few, at = own.autograd.sample(SAMPLE, theta)
 
@@ -88,9 +88,8 @@ def _wrong(
     own, quantity = inside(problem), get_regularizer(given, problem)
 
     def value(x: Tensor) -> Tensor:
-        return quantity.value_and_grad(x if own.held is None else torch.where(own.held, theta, x))[
-            0
-        ]
+        at = x if own.held is None else torch.where(own.held, theta, x)
+        return quantity.value_and_grad(at)[0]
 
     beside = _beside(theta, own.walked(random_direction(theta, 1)))
     here, grad = quantity.value_and_grad(beside)

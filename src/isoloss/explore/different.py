@@ -19,7 +19,7 @@ from isoloss.explore.ends import End, Job, WalkTo, begin, share
 from isoloss.losses import Loss, accuracy, binary_accuracy, mae, mse
 from isoloss.methods import Method
 from isoloss.path import Stop
-from isoloss.problem import Problem, inside
+from isoloss.problem import Problem, alone, inside
 from isoloss.progress import count_progress
 from isoloss.regularizers import Outputs, get_regularizer
 
@@ -205,7 +205,8 @@ def _outputs(problem: Problem, exact: Problem, pool: Any, theta: Tensor) -> Tens
 def _given_by(problem: Problem, pool: Any, theta: Tensor) -> Tensor:
     own = inside(problem)
     evaluation = own.autograd.on(own.chunks.alike(pool))
-    outputs = [one for _, one in evaluation.outputs(theta)]
+    with alone(problem):
+        outputs = [one for _, one in evaluation.outputs(theta)]
     if not outputs or not all(isinstance(one, Tensor) and one.ndim for one in outputs):
         raise InputError(
             "the model must give one tensor for the pool, with the examples along the first axis; "
