@@ -678,6 +678,30 @@ def spread(logits: Tensor) -> Tensor:
     return (logits[:, 0] - logits[:, 1]).square().mean()
 
 
+@pytest.mark.parametrize("how", ["callback", "when", "iterator"])
+def test_what_is_done_to_a_row_leaves_the_walk_alone(how: str) -> None:
+    problem, stop = classifier().problem(), Stop(steps=5)
+
+    def spoil(row: Row) -> None:
+        row["regularizer"] = f"{row['regularizer']:.3f}"
+        row["mine"] = row.pop("evaluations")
+
+    right = traverse(problem, stop=stop, progress=False)
+    if how == "callback":
+        path = traverse(problem, stop=stop, callback=spoil, progress=False)
+    elif how == "when":
+        path = traverse(problem, stop=Stop(steps=5, when=spoil), progress=False)
+    else:
+        steps = isoloss.walk(problem, stop=stop)
+        for row in steps:
+            spoil(row)
+        path = steps.path
+    assert path.message == right.message
+    pd.testing.assert_frame_equal(
+        path.steps.drop(columns="seconds"), right.steps.drop(columns="seconds")
+    )
+
+
 SHARED: dict[str, Callable[[Problem, Problem], dict[str, Any]]] = {
     "norm": lambda problem, other: {},
     "derivatives": lambda problem, other: {"regularizer": "gradient_norm"},

@@ -81,7 +81,7 @@ def asked_for(
     if state.on_level and below is not None and point.regularizer <= below:
         return Ending(Outcome.REGULARIZER_REACHED, f"{point.regularizer:.6g}")
     when = stop.when
-    if when is not None and ranks.any(lambda: when(row)):
+    if when is not None and ranks.any(lambda: when(dict(row))):
         return Ending(Outcome.INTERRUPTED, "Stop(when=...) returned True")
     if progress >= stop.steps and state.on_level:
         return Ending(Outcome.STEP_LIMIT, _so_far(f"{progress} steps", state))

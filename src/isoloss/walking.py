@@ -301,7 +301,7 @@ class walk(Iterator[Row]):  # noqa: N801  # called as the function that it stand
             all_steps=self._method.takes_all_steps,
         )  # fmt: skip
         self._ending = None if ending is None else self._told(ending)
-        return row
+        return dict(row)  # the caller's own
 
     @property
     def settings(self) -> dict[str, Any]:
