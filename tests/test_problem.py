@@ -258,7 +258,7 @@ def test_the_model_and_the_random_state_survive_evaluations_refusals_and_errors(
     check_function(problem, problem.current())
     problem.loss_and_grad(torch.zeros(problem.size, dtype=torch.float64))
     problem.evaluate(problem.current() + 1)
-    with pytest.raises(RuntimeError, match="broken"):
+    with refuses("the loss failed", "RuntimeError: broken"):
         Problem(model, broken, PAIR).loss_and_grad(problem.current())
     assert snapshot(model) == before
 

@@ -249,3 +249,13 @@ def test_memory_counts_what_autograd_keeps() -> None:
     problem.loss(problem.current())
     assert activation_bytes(problem) == 100 * 50 * 8  # tanh's output serves both layers
     assert data_bytes(problem) == 100 * 5 * 8
+
+
+def test_a_regularizer_that_computes_in_float32_alone_is_compared_in_it() -> None:
+    net = classifier()
+    weights = torch.ones(5, 3)
+    checked = isoloss.check(
+        net.problem(dtype=torch.float32), lambda p: torch.trace(p["0.weight"] @ weights.T)
+    )
+    assert found(checked, "gradient of R")[1] == "ok"
+    assert "1e-02" in found(checked, "gradient of R")[0]

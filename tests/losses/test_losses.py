@@ -15,6 +15,7 @@ from tests.problems import F64, generator, normal
 from torch import Tensor
 from torch.nn import functional
 
+from isoloss import Problem
 from isoloss.losses import (
     BCEWithLogits,
     CrossEntropy,
@@ -284,3 +285,25 @@ def test_targets_that_no_outputs_fit_are_refused(refuses) -> None:
             loss.check_targets(targets)
     CrossEntropy().check_targets(SOFT)
     CrossEntropy().check_targets(CLASSES)
+
+
+FAILING = {
+    "shapes": (lambda z, y: (z - y[:3]).square(), "RuntimeError"),
+    "attribute": (lambda z, y: z.logits, "AttributeError"),
+    "key": (lambda z, y: [z][y.ndim], "IndexError"),
+    "type": (lambda z, y: functional.cross_entropy(z, y.int(), reduction="none"), "RuntimeError"),
+}
+
+
+@pytest.mark.parametrize(("function", "said"), FAILING.values(), ids=FAILING)
+def test_a_loss_or_metric_that_fails_is_told_in_a_sentence(
+    refuses, function: Any, said: str
+) -> None:
+    model, data = torch.nn.Linear(5, 5).double(), (LOGITS, CLASSES)
+    words = ["the outputs of the model and the targets", said, "in line", "test_losses.py"]
+    with refuses("the loss failed", *words):
+        problem = Problem(model, function, data)
+        problem.loss(problem.current())
+    with refuses("the metric failed", *words):
+        problem = Problem(model, "cross_entropy", data, metric=function)
+        problem.evaluate(problem.current())

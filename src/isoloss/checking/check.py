@@ -226,15 +226,19 @@ def _hessian(problem: Problem, x: Tensor, seed: int) -> Finding:
 def _regularizer_gradient(
     regularizer: AnyRegularizer, problem: Problem, judge: Problem, theta: Tensor, seed: int
 ) -> list[Finding]:
-    made = get_regularizer(regularizer, problem)
+    made, x = get_regularizer(regularizer, problem), theta.to(judge.dtype)
     try:
-        made, x = get_regularizer(regularizer, judge), theta.to(judge.dtype)
-        value, grad = made.value_and_grad(x)
+        try:
+            made = get_regularizer(regularizer, judge)
+            value, grad = made.value_and_grad(x)
+        except (IsolossError, RuntimeError):  # a regularizer that computes in float32 alone
+            if judge is problem:
+                raise
+            judge, x = problem, theta
+            made = get_regularizer(regularizer, problem)
+            value, grad = made.value_and_grad(x)
     except IsolossError as error:
         return [Finding("regularizer R", str(error), FAILED)]
-    except RuntimeError:  # a regularizer that computes in float32 alone
-        judge, x = problem, theta
-        value, grad = made.value_and_grad(x)
     what = f"regularizer R, {made.name}"
     if not math.isfinite(value.item() + grad.norm().item()):
         found = f"{value.item():g}, gradient of norm {grad.norm().item():g}; both must be finite"

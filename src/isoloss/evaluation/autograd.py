@@ -169,13 +169,16 @@ class Autograd:
     def losses(self, outputs: Any, chunk: Chunk) -> Tensor:
         """The loss of each example, shape (chunk.examples,)."""
         try:
-            values = self._loss(outputs, chunk.targets)
-        except TypeError as error:
-            if chunk.targets is None or "not callable" in str(error):  # it wanted a model
+            values = _given("loss", self._loss, outputs, chunk)
+        except InputError as error:
+            wrong = error.__cause__
+            if isinstance(wrong, TypeError) and (
+                chunk.targets is None or "not callable" in str(wrong)  # it wanted a model
+            ):
                 raise InputError(
                     "the loss failed as a function of (outputs, targets); if it calls the model "
                     "itself, name its arguments so: lambda model, batch: ..."
-                ) from error
+                ) from wrong
             raise
         return per_example("loss", values, chunk)
 
@@ -185,7 +188,7 @@ class Autograd:
             if isinstance(metric, ModelLoss):
                 values = losses_of(metric, self.network, chunk.inputs)
             else:
-                values = metric(outputs, chunk.targets)
+                values = _given("metric", metric, outputs, chunk)
         return per_example("metric", values, chunk)
 
     def total(self, chunk: Chunk) -> Tensor:
@@ -280,6 +283,21 @@ class Autograd:
             slope = few._sum_of(at, name, term)[1].dot(v)
             insist(lambda x: few._sum_of(x, name, term)[0], slope, f"the gradient of {name}")
         self._checked.add(name)
+
+
+def _given(what: str, function: Loss, outputs: Any, chunk: Chunk) -> Any:
+    """What a function of (outputs, targets) gives; where it fails, in a sentence."""
+    try:
+        return function(outputs, chunk.targets)
+    except InputError:
+        raise
+    except FAILURES as error:
+        if of_the_device(error):
+            raise
+        raise InputError(
+            f"the {what} failed on the outputs of the model and the targets ({placed(error)}); it "
+            f"gets both for a chunk of the examples, and must give one number for each of these"
+        ) from error
 
 
 def differentiable(total: Tensor) -> Tensor:
