@@ -6,7 +6,8 @@ import copy
 import functools
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from pathlib import Path as FilePath
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 import isoloss
 from isoloss import Problem, Stop
+from isoloss.regularizers import REGULARIZERS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec")
 """Of torch, where it copies an exported module."""
@@ -593,7 +595,8 @@ def test_a_model_made_in_inference_mode_is_walked_and_loaded() -> None:
 
 
 AROUND: list[Any] = [
-    lambda: torch.autocast("cpu", torch.bfloat16), torch.inference_mode, torch.no_grad
+    lambda: torch.autocast("cpu", torch.bfloat16), torch.inference_mode, torch.no_grad,
+    lambda: torch.device("meta"),  # torch's default device, where the model is not
 ]  # fmt: skip
 
 
@@ -628,7 +631,7 @@ def test_what_is_switched_on_around_a_call_does_not_reach_it(around: Any) -> Non
         return [
             isoloss.check(problem).passed,
             isoloss.traverse(problem, stop=stop, progress=False).points.tolist(),
-            problem.hvp(problem.current(), torch.ones(problem.size)).tolist(),
+            problem.hvp(problem.current(), problem.current()).tolist(),
             (widest.low, widest.high, other.networks.tolist()),
             front.table.drop(columns="seconds", errors="ignore").to_csv(),
         ]
@@ -636,6 +639,36 @@ def test_what_is_switched_on_around_a_call_does_not_reach_it(around: Any) -> Non
     alone = all_of_them()
     with around():
         assert all_of_them() == alone
+
+
+ELSEWHERE: dict[str, Any] = {
+    **{name: {"regularizer": name} for name in REGULARIZERS},
+    "without biases": {"regularizer": isoloss.SquaredNorm(without_biases=True)},
+    "probes of the trace": {"regularizer": isoloss.HessianTrace(probes=2)},
+    "a parity gap": {"regularizer": isoloss.ParityGap(X, torch.arange(len(X)) % 2)},
+    "a function": {"regularizer": lambda p: p["0.weight"].square().sum()},
+    "paper": {"method": "paper"},
+    "a bound that is not met": {"hold": {"norm": isoloss.at_most("l1", 1.0)}},
+}
+
+
+@pytest.mark.parametrize("settings", ELSEWHERE.values(), ids=ELSEWHERE)
+def test_no_part_of_a_walk_is_on_torchs_default_device(
+    settings: dict[str, Any], tmp_path: FilePath
+) -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    mask = {"0.weight": torch.arange(24).view(8, 3) % 2 > 0}
+    weights = torch.linspace(0.5, 1, len(X))
+    found: list[isoloss.Path] = []
+    for around in (nullcontext(), torch.device("meta")):
+        with around:
+            loss = nn.CrossEntropyLoss(label_smoothing=0.1)
+            problem = Problem(model, loss, (X, Y), weights=weights, mask=mask)
+            path = isoloss.traverse(problem, stop=Stop(evaluations=8), progress=False, **settings)
+            path.save(tmp_path / "path")
+            found.append(isoloss.Path.load(tmp_path / "path"))
+    assert torch.equal(found[0].points, found[1].points)
+    assert found[0].message == found[1].message
 
 
 @pytest.mark.parametrize("dim", [0, 1, -1, None])

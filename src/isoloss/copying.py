@@ -88,7 +88,7 @@ def _share(one: Tensor, two: Tensor) -> bool:
     if one.untyped_storage().data_ptr() != two.untyped_storage().data_ptr():
         return False
     shift = (two.data_ptr() - one.data_ptr()) // one.element_size()
-    places = torch.arange(max(_length(one), shift + _length(two)))
+    places = torch.arange(max(_length(one), shift + _length(two)), device="cpu")
     return bool(
         torch.isin(
             places.as_strided(one.shape, one.stride()),

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor
@@ -123,7 +124,7 @@ def read_tensors(file: Path, stamp: Stamp, *, mapped: bool = False) -> dict[str,
     is in memory only once it is used."""
     if mapped:
         return _mapped(file, stamp)
-    with reading(file):
+    with reading(file), torch.device("cpu"):  # empty ones go to torch's default device
         loaded = load(_read(file, stamp))
         # clones, one at a time, since memory from torch is aligned
         return {name: loaded.pop(name).clone() for name in list(loaded)}

@@ -57,7 +57,7 @@ def _left_out(mask: Mapping[str, Any], layout: Layout) -> Tensor:
             )
     held = flatten(
         [
-            ~mask[k].cpu() if k in mask else torch.zeros(s, dtype=torch.bool)
+            ~mask[k].cpu() if k in mask else torch.zeros(s, dtype=torch.bool, device="cpu")
             for k, s in layout.shapes.items()
         ]
     )

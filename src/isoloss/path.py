@@ -275,7 +275,7 @@ def write_path(
     content: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a path into a folder, with further tensors and further content of `outcome.json`."""
-    tensors = {"points": path.points, "point_steps": torch.tensor(path.point_steps)}
+    tensors = {"points": path.points, "point_steps": torch.tensor(path.point_steps, device="cpu")}
     for name, each in path.buffers.items():
         if each.is_complex():  # safetensors has no complex128
             tensors[f"{_COMPLEX}{name}"] = torch.view_as_real(each.resolve_conj()).clone()

@@ -148,7 +148,7 @@ class Recorder:
         known = {*COLUMNS, *self._unmeasured}
         held = [name for name in (self.rows[0] if self.rows else ()) if name not in known]
         steps = pd.DataFrame(self.rows, columns=[*COLUMNS, *held, *self._unmeasured])
-        points = torch.stack([one.theta for one in kept]) if kept else torch.empty(0)
+        points = torch.stack([one.theta for one in kept]) if kept else torch.empty(0, device="cpu")
         return steps, points, [one.step for one in kept]
 
     def _measure(self, row: Row, theta: Tensor) -> None:

@@ -157,7 +157,9 @@ class Training:
                 model, self._loss, self._at, of_batch, all_targets, self._capturing
             )
         self.notes += [why] if why else []
-        self._slopes = torch.tensor(penalties, dtype=torch.float64).mul(2).to(first).unsqueeze(1)
+        self._slopes = (
+            torch.tensor(penalties, dtype=torch.float64, device="cpu").mul(2).to(first).unsqueeze(1)
+        )
         matrices = [name for name, shape in self.shapes.items() if len(shape) > 1]
         penalized = list(self.shapes) if include_biases else matrices
         self._penalized = penalized if any(penalties) else []

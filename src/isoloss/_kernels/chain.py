@@ -112,7 +112,7 @@ def dense(parts: Sequence[Part]) -> bool:
 def keep_freed_memory() -> None:
     """Let large blocks be used again: glibc keeps freed ones up to the largest freed so far, though
     never 32 MiB (mallopt(3), M_MMAP_THRESHOLD), so one of nearly that is taken and freed."""
-    torch.empty(32 * 2**20 - 2**16, dtype=torch.uint8)
+    torch.empty(32 * 2**20 - 2**16, dtype=torch.uint8, device="cpu")
 
 
 def overruns(conv: nn.Conv2d) -> bool:

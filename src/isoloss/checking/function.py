@@ -211,7 +211,7 @@ def relative_noise(problem: Problem, theta: Tensor) -> float:
     eps = torch.finfo(problem.dtype).eps
     if problem.dtype == torch.float32:
         exact = in_float64(problem, theta, _weighted)
-        off = torch.zeros(1, dtype=torch.float64) if exact is None else losses - exact
+        off = torch.zeros(1, dtype=torch.float64, device="cpu") if exact is None else losses - exact
         failed, drift, squares = ranks.total(
             lambda: [exact is None, off.sum().item(), off.square().sum().item()]
         )

@@ -160,7 +160,7 @@ class Lanes:
     ) -> None:
         count = lane_count(chunks, size, dtype.itemsize)
         self._chunks = chunks
-        self._vectors = torch.empty(count, size, dtype=dtype)
+        self._vectors = torch.empty(count, size, dtype=dtype, device="cpu")
         self._views = [split(vector) for vector in self._vectors]
 
     def sum(

@@ -68,7 +68,7 @@ def mismatch(
 def random_direction(x: Tensor, seed: int = 0) -> Tensor:
     """A vector of random normal numbers, always the same, like x."""
     source = torch.Generator().manual_seed(seed)
-    return torch.randn(len(x), generator=source, dtype=torch.float64).to(x)
+    return torch.randn(len(x), generator=source, dtype=torch.float64, device="cpu").to(x)
 
 
 def wrong_gradient(

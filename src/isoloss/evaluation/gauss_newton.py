@@ -99,7 +99,10 @@ class _Bent:
         count = min(most, examples * classes)
         sizes = self.bends.diagonal(dim1=1, dim2=2).sum(1)
         # those that bend alike are drawn by lot, which rounding must not decide
-        lots = torch.rand(examples, classes, generator=torch.Generator().manual_seed(0)).double()
+        source = torch.Generator().manual_seed(0)
+        lots = torch.rand(
+            examples, classes, generator=source, dtype=torch.float32, device="cpu"
+        ).double()
         chosen = (sizes * (1 + 1e-6 * lots[:, 0])).topk(min(count, examples)).indices.sort().values
         values, vectors = torch.linalg.eigh(self.bends[chosen])
         heavy = (values * (1 + 1e-6 * lots[chosen])).flatten().topk(count)
@@ -131,7 +134,7 @@ def _bent(seen: Iterable[tuple[Chunk, Any]], loss: Loss, divisor: float) -> _Ben
         outputs.append(found)
     inputs, targets = [chunk.inputs for chunk in chunks], [chunk.targets for chunk in chunks]
     bends = _bends(loss, torch.cat(outputs), torch.cat(targets))
-    weights = [torch.ones(c.examples) if c.weights is None else c.weights for c in chunks]
+    weights = [bends.new_ones(c.examples) if c.weights is None else c.weights for c in chunks]
     return _Bent(inputs, bends * torch.cat(weights)[:, None, None] / divisor)
 
 

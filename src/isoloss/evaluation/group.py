@@ -224,7 +224,7 @@ class GroupRanks(Ranks):
     def _texts(self, text: str) -> list[str]:
         content = text.encode()
         lengths = [int(row[0]) for row in self._exchange("texts", [float(len(content))])]
-        mine = torch.zeros(max(lengths), dtype=torch.uint8)
+        mine = torch.zeros(max(lengths), dtype=torch.uint8, device="cpu")
         mine[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         found = torch.empty(self.count * len(mine), dtype=torch.uint8, device=self._here)
         self._call(_all_gather, found, mine.to(self._here))

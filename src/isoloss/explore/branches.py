@@ -142,7 +142,7 @@ def follow(plan: Plan, number: int, start: Tensor, tell: Tell) -> Branch:
                 current.interrupt("it was told to stop")
         path = current.path
         branch.rows.append(_end(plan, path, number, level, direction))
-        missed = torch.full((plan.problem.size,), math.nan, dtype=plan.problem.dtype)
+        missed = torch.full((plan.problem.size,), math.nan, dtype=plan.problem.dtype, device="cpu")
         branch.points.append(path.points[-1].cpu() if len(path.points) else missed)
         before = current if len(path.points) else before
         if branch.interrupted:

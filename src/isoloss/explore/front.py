@@ -300,7 +300,7 @@ def gathered(plan: Plan, branches: Sequence[Branch]) -> Front:
     order = table.sort_values(["level", "start"], kind="stable").index
     return Front(
         table=table.loc[order].reset_index(drop=True),
-        points=points[torch.tensor(order.to_list())],
+        points=points[order.to_list()],
         regularizer=get_regularizer(plan.regularizer, plan.problem).name,
         shapes=plan.problem.shapes,
     )

@@ -105,7 +105,7 @@ class TorchLoss(OwnTensors, ComparingLoss):
             return None
         targets = cast("Tensor", targets)
         entries = math.prod(targets.shape[1:])
-        alike = torch.ones(len(targets), dtype=torch.float64)
+        alike = torch.ones(len(targets), dtype=torch.float64, device="cpu")
         if isinstance(self.module, ELEMENTWISE):
             return entries * alike
         if targets.is_floating_point():  # probabilities, unless they are wrong

@@ -52,11 +52,11 @@ class HessianTrace(Settings, Combinable):
         """The regularizer for a problem."""
         n = problem.size
         if self.probes is None and n <= EXACT_UP_TO:
-            vectors, scale = torch.eye(n), 1.0
+            vectors, scale = torch.eye(n, device="cpu"), 1.0
         else:
             source = torch.Generator().manual_seed(self.seed)
             count = self.probes or PROBES
-            vectors = 2.0 * torch.randint(0, 2, (count, n), generator=source) - 1
+            vectors = 2.0 * torch.randint(0, 2, (count, n), generator=source, device="cpu") - 1
             scale = 1 / count
         return _Trace(problem, vectors, scale)
 

@@ -59,8 +59,8 @@ def of_matrices(matrices: Mapping[str, Tensor], smoothing: float, layout: Layout
     M M^T and M^T M, (M M^T + s^2)^(1/2) and the like (Kuemmerle and Sigl, JMLR 19, 2018)."""
     blocks: list[Block] = []
     whole = next(iter(matrices.values())).new_full((layout.size,), smoothing)
-    freest = torch.tensor(smoothing)
-    for name, piece in layout.named(torch.arange(layout.size)).items():
+    freest = torch.tensor(smoothing, device="cpu")
+    for name, piece in layout.named(torch.arange(layout.size, device="cpu")).items():
         if name in matrices:
             left, values, right = torch.linalg.svd(matrices[name].flatten(1), full_matrices=False)
             sizes = (values.square() + smoothing * smoothing).sqrt()

@@ -50,7 +50,9 @@ class AdaptiveSharpness(Settings, Combinable):
         if self.kind == "worst":
             return _Worst(problem, self.radius)
         source = torch.Generator().manual_seed(self.seed)
-        vectors = torch.randn(self.probes, problem.size, generator=source, dtype=torch.float64)
+        vectors = torch.randn(
+            self.probes, problem.size, generator=source, dtype=torch.float64, device="cpu"
+        )
         return _Average(problem, self.radius * vectors)
 
 

@@ -67,7 +67,7 @@ class SquaredNorm(Settings, Combinable):
         if all(weight == 1 for weight in each.values()):
             return None
         pieces = [
-            torch.full(shape, each[name], dtype=torch.float64)
+            torch.full(shape, each[name], dtype=torch.float64, device="cpu")
             for name, shape in problem.shapes.items()
         ]
         return flatten(pieces).to(problem.device, problem.dtype)
