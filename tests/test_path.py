@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -230,6 +231,34 @@ def test_loss_without_and_with_gradient_are_one_where_torch_has_two_kernels() ->
         assert other.item() == pytest.approx(loss.item(), rel=1e-6)
     assert problem.evaluate(theta)[0] == pytest.approx(loss.item(), rel=1e-6)
     assert loss.item() == pytest.approx(plain, rel=1e-5)
+
+
+CHANGED: dict[str, tuple[Callable[[nn.Sequential], Any], list[str]]] = {
+    "another layer": (lambda m: m.__setitem__(1, nn.ReLU()), ["'1'", "a ReLU and was a Tanh"]),
+    "a wider one": (
+        lambda m: m.__setitem__(0, nn.Linear(3, 6).double()),
+        ["'0.weight' of shape (6, 3) where there was '0.weight' of shape (5, 3)"],
+    ),
+    "one more": (
+        lambda m: m.append(nn.Linear(4, 4).double()),
+        ["'3.weight' of shape (4, 4) where there was none"],
+    ),
+    "a frozen one": (
+        lambda m: m[0].requires_grad_(False),
+        ["'2.weight' of shape (4, 5) where there was '0.weight' of shape (5, 3)"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), CHANGED.values(), ids=CHANGED)
+def test_a_problem_of_a_model_that_was_changed_is_refused(
+    refuses, change: Callable[[nn.Sequential], Any], words: list[str]
+) -> None:
+    net = classifier()
+    problem = net.problem()
+    change(net.model)
+    with refuses("when the problem was made" if "was a" in words[-1] else "since", *words, "anew"):
+        isoloss.traverse(problem, progress=False)
 
 
 def test_threads_may_share_a_problem() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -41,7 +42,7 @@ from isoloss.evaluation.autograd import Term, weighted_sum
 from isoloss.evaluation.failures import told
 from isoloss.evaluation.reading import read_for
 from isoloss.evaluation.shares import check_alike
-from isoloss.flat import FlatNetwork, Model, fixed, flatten, same, trainable
+from isoloss.flat import FlatNetwork, Model, Shapes, fixed, flatten, same, trainable
 from isoloss.flat import vector as flat_vector
 from isoloss.held import held_entries
 from isoloss.losses import Loss, get_loss, get_metric
@@ -172,6 +173,7 @@ class Problem:
             _check_dtype(dtype)
             self._model = model = unwrapped(model)
             self._parameters = parameters
+            self._layers = _layers(model)
             made = get_loss(loss)
             get_metric(metric, made)  # before the data are read
             network = FlatNetwork(model, parameters, dtype=dtype, device=device)
@@ -244,11 +246,14 @@ class Problem:
             Shape (size,), a copy of the problem's type on its device.
 
         Raises:
-            InputError: A buffer or a frozen parameter of the model has changed since the problem
-                was made, so that its parameters would be evaluated with the older ones.
+            InputError: A layer, a buffer or a frozen parameter of the model has changed since the
+                problem was made, so that its parameters would be evaluated with the older ones.
         """
         named = trainable(self._model, self._parameters)
         own = self._inside.network.model
+        now = _layers(self._model)
+        layers = {k: (now[k], then) for k, then in self._layers.items() if k in now}
+        _check_as_made(layers, named, self.shapes)
         kept = fixed(own)
         for name, now in fixed(self._model).items():
             if name in kept and not same(kept[name], now) and not _trains(own, name):
@@ -571,6 +576,32 @@ def alone(problem: Problem) -> Generator[None]:
 def inside(problem: Problem) -> Inside:
     """The parts of a problem, for isoloss's own rooms."""
     return problem._inside  # pyright: ignore[reportPrivateUsage]
+
+
+def _layers(model: Model) -> dict[str, str]:
+    """The kind of each layer of a module by its name; none of a function."""
+    parts = model.named_modules() if isinstance(model, nn.Module) else ()
+    return {name: type(part).__qualname__ for name, part in parts}
+
+
+def _check_as_made(
+    layers: Mapping[str, tuple[str, str]], named: Mapping[str, Tensor], shapes: Shapes
+) -> None:
+    """Insist that a model has the layers, each now and then, and the parameters that it had."""
+    for name, (now, then) in layers.items():
+        if now != then:
+            raise InputError(
+                f"{name!r} of the model is a {now} and was a {then} when the problem was made; "
+                f"make the Problem anew"
+            )
+    every = [(name, tuple(tensor.shape)) for name, tensor in named.items()]
+    for now, then in itertools.zip_longest(every, shapes.items()):
+        if now != then:
+            ones = [f"{one[0]!r} of shape {one[1]}" if one else "none" for one in (now, then)]
+            raise InputError(
+                f"the model's trainable parameters have changed since the problem was made, to "
+                f"{ones[0]} where there was {ones[1]}; make the Problem anew"
+            )
 
 
 def _trains(model: Model, name: str) -> bool:
