@@ -173,14 +173,15 @@ class FlatNetwork:
         bent = [(slope, vector) for slope, vector in several if slope.requires_grad]
         if not bent:
             return torch.zeros_like(vectors)
-        found: Any = torch.autograd.grad(
-            [slope for slope, _ in bent],
-            self.leaves,
-            [vector for _, vector in bent],
-            is_grads_batched=True,
-            create_graph=True,
-            allow_unused=True,
-        )
+        with torch.autograd.set_detect_anomaly(False):  # which looks at each number
+            found: Any = torch.autograd.grad(
+                [slope for slope, _ in bent],
+                self.leaves,
+                [vector for _, vector in bent],
+                is_grads_batched=True,
+                create_graph=True,
+                allow_unused=True,
+            )
         # torch would make up the missing ones itself, without the axis of the vectors
         whole = [
             vectors.new_zeros(len(vectors), leaf.numel()) if piece is None else piece.flatten(1)

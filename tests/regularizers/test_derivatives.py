@@ -28,6 +28,13 @@ def whole_hessian(problem: Problem, model: nn.Module, inputs: Tensor, targets: T
     return torch.autograd.functional.hessian(loss, problem.current())
 
 
+def test_derivatives_are_the_same_while_torch_looks_for_anomalies() -> None:
+    problem = classifier().problem()
+    alone = [value_at(name, problem) for name in ("hessian_trace", "gradient_norm")]
+    with torch.autograd.set_detect_anomaly(True):
+        assert [value_at(name, problem) for name in ("hessian_trace", "gradient_norm")] == alone
+
+
 def test_hessian_trace_is_the_trace_of_the_hessian() -> None:
     net = classifier()
     problem = net.problem()

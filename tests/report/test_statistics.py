@@ -127,6 +127,13 @@ def test_it_is_scikit_learns(lengths, n, components, dtype, scaled, monkeypatch)
     np.testing.assert_array_equal(ours.scores, again.scores)
 
 
+def test_it_is_shown_in_one_line() -> None:
+    found = pca([torch.eye(4, dtype=torch.float64)[:2], torch.zeros(1, 4)], scaled=False)
+    assert repr(found) == (
+        "PCA(2 runs, 3 points, 4 parameters, 2 components with 100.0% of the variance)"
+    )
+
+
 def test_there_are_no_more_components_than_the_points_span():
     assert pca(runs(30, 30, n=4), components=10).scores.shape == (60, 4)
     line = torch.arange(700.0)[:, None] * torch.tensor([3.0, 0.0, 4.0])

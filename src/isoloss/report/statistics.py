@@ -132,6 +132,14 @@ class PCA:
                 f"counts says, got {self.scores.shape}"
             )
 
+    def __repr__(self) -> str:
+        """One line: runs, points, parameters, and the variance that is explained."""
+        return (
+            f"PCA({len(self.counts)} runs, {len(self.scores)} points, {len(self.mean)} parameters, "
+            f"{len(self.components)} components with "
+            f"{self.explained_variance_ratio.sum():.1%} of the variance)"
+        )
+
     @property
     def runs(self) -> list[Array]:
         """The scores of each run, shape (its points, components) each."""
