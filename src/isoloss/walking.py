@@ -108,8 +108,9 @@ def traverse(
             has ended continues if `stop` now asks for more. One with other settings is refused;
             a function is told by its name and by what it gives. None keeps nothing. With a
             `group`, the first rank writes there and all read it.
-        check: Compare the gradient with differences of the loss on a few examples first, and refuse
-            one that is not that of the values.
+        check: Compare the gradients of the loss, on a few examples, and of a regularizer or a
+            held quantity that you wrote with differences of their values first, and refuse one
+            that is not that of the values.
         progress: Show a progress line on a terminal, with a `group` the first rank's.
 
     Returns:
