@@ -1,6 +1,7 @@
 """The commands as a user types them."""
 
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -17,9 +18,11 @@ from tests.once import once
 from tests.report.made import undrawn
 
 from isoloss import Problem, __version__, experiments, open_results
+from isoloss.__main__ import main as installed
 from isoloss.cli import experiments as listing
 from isoloss.cli import main
 from isoloss.experiments import Data, datasets
+from isoloss.runs.pool import handling
 
 
 def isoloss(*arguments):
@@ -339,6 +342,21 @@ def test_a_signal_to_all_processes_keeps_what_was_walked(tmp_path, number, code)
     (path,) = open_results(tmp_path).paths("IRIS_FF", "paper")
     assert path.outcome.value == "interrupted"
     assert len(path.steps) >= 1
+
+
+def test_ctrl_c_ends_a_command_even_within_an_import_that_swallows_it(tmp_path, monkeypatch):
+    """As imports of torch and numpy do."""
+    press = "signal.raise_signal(signal.SIGINT)"
+    swallows = f"import signal\ntry:\n    {press}\nexcept KeyboardInterrupt:\n    pass\n"
+    (tmp_path / "swallows.py").write_text(swallows)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(os, "_exit", sys.exit)  # which, unlike the true one, could be swallowed
+    runs = lambda: importlib.import_module("swallows"), lambda: signal.raise_signal(signal.SIGINT)
+    for run in runs:
+        monkeypatch.setattr("isoloss.cli.main", run)
+        heeded = handling(signal.default_int_handler, signal.SIGINT)
+        with heeded, pytest.raises(SystemExit, match="130"):
+            installed()
 
 
 @pytest.mark.parametrize("here", [True, False])
