@@ -62,6 +62,9 @@ class Toy(Run):
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             return News(self.index, "done", 1, ending="interrupted")
+        elif does == "keeps nothing":
+            with contact.keeping_nothing():
+                time.sleep(600)
         elif does == "hangs":
             time.sleep(600)
         return News(self.index, "done", 1, ending="finished")
@@ -207,6 +210,17 @@ def test_ctrl_c_a_second_time_does_not_wait(tmp_path: Path) -> None:
     assert time.monotonic() - began < 300
     assert code == 130
     assert "second Ctrl-C" in lasts[0].ending
+
+
+@pytest.mark.slow
+def test_a_signal_ends_at_once_what_keeps_nothing(tmp_path: Path) -> None:
+    def when(news: News) -> None:
+        if news.phase == "training":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    code, lasts = go(toys(tmp_path, "keeps nothing"), when)
+    assert code == 130
+    assert lasts[0].interrupted
 
 
 ALONE = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +105,23 @@ def test_a_walk_that_fails_on_the_way_to_a_later_end_is_still_what_it_was(
     earlier = WalkRun(0, 3, run_folder(tmp_path, "IRIS_FF", "sqp", 0), settings)
     with pytest.raises(InputError, match="other settings"):
         earlier.finished()
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_stop_does_not_wait_for_what_comes_before_the_first_row(
+    tmp_path, monkeypatch, rows
+) -> None:
+    def hears(*_args: Any, **settings: Any) -> Any:
+        for _ in range(rows):
+            settings["callback"][-1]({"kind": "start"})
+        signal.raise_signal(signal.SIGTERM)
+        raise MemoryError("it went on")
+
+    monkeypatch.setattr(walk, "traverse", hears)
+    settings = walk_settings(HARDLY_TRAINED, "sqp")
+    one = WalkRun(0, 3, run_folder(tmp_path, "IRIS_FF", "sqp", 0), settings)
+    news = one.execute(lambda news: None, lambda: False)
+    assert (news.interrupted, news.failed) == (not rows, bool(rows))
 
 
 def test_a_run_is_resumed_with_the_chunk_size_it_began_with(tmp_path, monkeypatch) -> None:

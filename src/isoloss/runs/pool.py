@@ -233,6 +233,8 @@ def _work(_: None, runs: Sequence[Run], pipe: Connection) -> None:
         with suppress(EOFError, OSError):
             pipe.recv()
         stop()  # asked to, or left alone
+        if hasattr(signal, "pthread_kill"):  # where a run keeps nothing yet, it need not finish
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
     signal.signal(signal.SIGTERM, stop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import signal
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -11,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path as FilePath
+from types import FrameType
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -24,6 +26,7 @@ from isoloss.evaluation.failures import of_the_device
 from isoloss.outcome import Outcome
 from isoloss.path import Row
 from isoloss.progress import columns
+from isoloss.runs.pool import handling
 from isoloss.store import folder
 from isoloss.store.checkpoint import TrainingCheckpoint
 from isoloss.store.lock import LockedError, only_writer
@@ -50,8 +53,8 @@ class News:
         return self.ending == Outcome.INTERRUPTED.value and not self.failed
 
 
-class Interrupted(Exception):  # noqa: N818
-    """A training was told to stop, and its state is kept."""
+class Interrupted(BaseException):  # no Exception: users' code may catch those
+    """A run was told to stop, and its state is kept, if there is any."""
 
 
 class Contact:
@@ -64,7 +67,7 @@ class Contact:
         self.notes: list[str] = []
         self._tell, self._cancelled = tell, cancelled
         self._last, self._when = News(run.index, ""), 0.0
-        self._begun = False
+        self._begun = self._keeps_nothing = False
 
     def begin(self) -> News | None:
         """Lay claim to the folder; the last news where nothing is left to do, or nothing can be."""
@@ -82,13 +85,13 @@ class Contact:
         """Do the rest of the run: the last news, whatever ends it."""
         try:
             return replace(work(), notes=tuple(self.notes))
-        except Exception as error:
+        except (Exception, Interrupted) as error:
             return self.ended_by(error)
 
-    def ended_by(self, error: Exception) -> News:
+    def ended_by(self, error: Exception | Interrupted) -> News:
         """The last news after an error or an interruption."""
         news = News(self.run.index, "done", ending=Outcome.INTERRUPTED.value)
-        if not isinstance(error, Interrupted):
+        if isinstance(error, Exception):
             news = self.run.failed(error)
             if self._begun:  # else it is perhaps another run's
                 self.run.save_failure(news.ending)
@@ -100,7 +103,29 @@ class Contact:
         if phase != self._last.phase or now - self._when >= SECONDS_BETWEEN_NEWS:
             self._last, self._when = replace(self._last, phase=phase, done=done, row=row), now
             self._tell(self._last)
+        self._keeps_nothing &= row is None
         return self._cancelled()
+
+    @contextmanager
+    def keeping_nothing(self) -> Generator[None]:
+        """Until a row is told nothing is lost by stopping: the signal for it raises Interrupted."""
+        before = signal.getsignal(signal.SIGTERM)
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if callable(before):
+                before(number, frame)
+            if self._keeps_nothing:
+                self._keeps_nothing = False  # once
+                raise Interrupted
+
+        with handling(stop, signal.SIGTERM):
+            self._keeps_nothing = True
+            try:
+                if self.stopping:  # since before that
+                    raise Interrupted
+                yield
+            finally:
+                self._keeps_nothing = False
 
     @property
     def stopping(self) -> bool:

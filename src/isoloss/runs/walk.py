@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, cast
@@ -145,18 +146,19 @@ class WalkRun(Run):
             taken += row["kind"] not in NO_STEPS
             return contact.tell("walking", checkpoint.progress + taken, row)
 
-        path = traverse(
-            start.problem,
-            regularizer=settings.level.regularizer,
-            method=settings.method,
-            rtol=settings.level.rtol,
-            stop=settings.stop,
-            record=settings.record,
-            probes=start.probes,
-            callback=[*self.trackers, callback],
-            checkpoint=checkpoint,
-            progress=False,
-        )
+        with contact.keeping_nothing():
+            path = traverse(
+                start.problem,
+                regularizer=settings.level.regularizer,
+                method=settings.method,
+                rtol=settings.level.rtol,
+                stop=settings.stop,
+                record=settings.record,
+                probes=start.probes,
+                callback=[*self.trackers, callback],
+                checkpoint=checkpoint,
+                progress=False,
+            )
         contact.notes += checkpoint.damage
         # its usual end is no limit to raise: what it would go on from takes room
         usual = settings.method.takes_all_steps and settings.stop == settings.subject.stop()
@@ -180,15 +182,18 @@ class WalkRun(Run):
         checkpoint = TrainingCheckpoint(folder, self.folder, self.checkpoint_every)
         if weights is None:
             contact.tell("training")
-        start = self.settings.subject.start(
-            self.seed,
-            device=self.settings.device,
-            dtype=None if level.dtype is None else getattr(torch, level.dtype),
-            weights=weights,
-            training=checkpoint.load(TrainingState) if weights is None else None,
-            after_epoch=partial(contact.keep_or_stop, checkpoint),
-            chunk_size=size,
-        )
+        # of an experiment's training there is something to keep, after each epoch
+        own = isinstance(self.settings.subject, Project)
+        with contact.keeping_nothing() if own else nullcontext():
+            start = self.settings.subject.start(
+                self.seed,
+                device=self.settings.device,
+                dtype=None if level.dtype is None else getattr(torch, level.dtype),
+                weights=weights,
+                training=checkpoint.load(TrainingState) if weights is None else None,
+                after_epoch=partial(contact.keep_or_stop, checkpoint),
+                chunk_size=size,
+            )
         contact.notes += checkpoint.damage
         if kept is None:  # measured again, the size might be another
             tensors = {"weights": start.problem.current(), "chunk_size": _size(start)}
