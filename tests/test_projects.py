@@ -366,7 +366,7 @@ def failed(out: Path, name: str, runs: int) -> None:
 
 
 def test_of_runs_that_all_failed_the_reasons_are_said_and_the_command_that_made_them(
-    folder, refuses
+    folder, refuses, capsys
 ) -> None:
     failed(folder, "mine.py:boom", 3)
     results = open_results(folder)
@@ -377,6 +377,8 @@ def test_of_runs_that_all_failed_the_reasons_are_said_and_the_command_that_made_
             f"'isoloss traverse mine.py:boom --out {folder}' again",
         ):
             read("mine.boom")
+    assert command("report", "else/where/mine.py:boom", "--out", ".") == 2
+    assert "'isoloss traverse else/where/mine.py:boom --out .' again" in capsys.readouterr().err
 
 
 def test_a_report_of_all_is_of_what_is_there_and_one_that_fails_leaves_the_others(

@@ -24,7 +24,7 @@ def report(name: options.Reported, out: options.Out = options.RESULTS) -> None:
     failed: list[IsolossError] = []
     for one in names:  # what cannot be reported is no reason to leave out the others
         try:
-            _report(_reported(one, out), out)
+            _report(one, out)
         except IsolossError as error:
             failed.append(error)
     for error in failed[:-1]:
@@ -50,15 +50,26 @@ def _reported(name: str, out: FilePath) -> str:
     return experiments.get(name).name if not out.is_dir() else name
 
 
-def _report(name: str, out: FilePath) -> None:
+def _report(given: str, out: FilePath) -> None:
+    from isoloss.projects import is_project
     from isoloss.report import report as write
-    from isoloss.store import open_results
+    from isoloss.store import called, open_results
 
-    written = write(open_results(out), name)
+    name = _reported(given, out)
+    told = called(out, name) if is_project(given) else given  # without the folder of its file
+
+    def as_given(sentence: str) -> str:
+        return sentence.replace(f"traverse {told}", f"traverse {given}")
+
+    try:
+        written = write(open_results(out), name)
+    except IsolossError as error:
+        error.args = (as_given(str(error)),)
+        raise
     if written.table:
         say(f"\n{name}: mean ± standard deviation over the runs\n\n{written.table}")
     for sentence in written.missing:
-        say(f"not included: {sentence}")
+        say(f"not included: {as_given(sentence)}")
     folder = written.tables[0].parent
     say(f"{len(written.figures)} files of figures and {len(written.tables)} of tables in {folder}")
     say(f"page  {written.page}")
