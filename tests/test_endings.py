@@ -134,6 +134,20 @@ def test_a_walk_ends_once_its_second_half_gains_too_little(kinks: int, gain: flo
         assert ended["regularizer"].iloc[-1] < 1.001 * whole["regularizer"].iloc[-1]
 
 
+def test_a_regularizer_that_rose_is_not_said_to_have_fallen() -> None:
+    rows = [
+        {"evaluations": 10 * k, "regularizer": 5 + 1e-5 * k, "kkt_residual": 0.5, "kind": "sqp"}
+        for k in range(50)
+    ]
+    told = endings.slowed(1e-3, rows)
+    assert told is not None
+    assert "the regularizer rose by a share of 4.8e-05; least KKT residual 0.5" in told.detail
+    fell = [{**row, "regularizer": 10 - row["regularizer"]} for row in rows]
+    told = endings.slowed(1e-3, fell)
+    assert told is not None
+    assert "fell by a share of 4.8e-05, less than gain=0.001; least" in told.detail
+
+
 def test_a_walk_of_short_steps_takes_them_all() -> None:
     path = walk(
         off_center([3.0, 1.0, 0.5]),

@@ -208,10 +208,12 @@ def slowed(gain: float, rows: Sequence[Mapping[str, Any]]) -> Ending | None:
     if least[1] <= max(0.5 * least[0], CLOSE):
         return None
     share = (before - now) / (abs(before) or 1.0)
+    gained = f"fell by a share of {share:.2g}, less than gain={gain:g}"
+    if now > before:  # within the tolerance of the level
+        gained = f"rose by a share of {-share:.2g}"
     detail = (
-        f"in the second half of {count(used)} evaluations the regularizer fell by a share of "
-        f"{share:.2g}, less than gain={gain:g}; least KKT residual {least[1]:.3g}, before "
-        f"{least[0]:.3g}"
+        f"in the second half of {count(used)} evaluations the regularizer {gained}; least KKT "
+        f"residual {least[1]:.3g}, before {least[0]:.3g}"
     )
     return Ending(Outcome.SLOWED, detail)
 

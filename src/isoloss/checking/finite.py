@@ -47,6 +47,13 @@ def check_start(objective: Objective, point: Point, tolerance: Tolerance) -> Non
             f"the regularizer at the start is {point.regularizer:g}, and it or a gradient is "
             f"not finite{why}; start elsewhere or use another regularizer"
         )
+    if point.grad_norm**2 < torch.finfo(problem.dtype).tiny and point.grad.any():
+        kind = str(problem.dtype).removeprefix("torch.")
+        raise InputError(
+            f"the gradient of the loss at the start, of norm {point.grad.double().norm():.3g}, is "
+            f"so small that {kind} cannot hold its square, and angles would be wrong; multiply the "
+            f"loss by a constant, or give dtype=torch.float64"
+        )
 
 
 def why_not_finite(objective: Objective, theta: Tensor) -> tuple[str, str]:
