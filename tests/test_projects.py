@@ -332,7 +332,10 @@ def test_check_refuses_probes_with_the_sentence_of_a_walk(folder, capsys) -> Non
         (("check", "mine.py:build", "--regularizer", "l3"), ["'l3'", "did you mean l1?"]),
         (("check", "NONSENSE"), ["'NONSENSE'"]),
         (("decay", "mine.py:build"), ["weight decay", "isoloss traverse mine.py:build"]),
-        (("report", "mine.py:build"), ["no folder results"]),
+        (
+            ("report", "mine.py:build"),
+            ["no folder results", "'isoloss traverse mine.py:build --out results'"],
+        ),
         (("report", "../up", "--out", "."), ["'../up'"]),
         (("report", "mine.biuld", "--out", "."), ["'mine.biuld'"]),
     ],

@@ -40,12 +40,10 @@ def _reported(name: str, out: FilePath) -> str:
     from isoloss.store import open_results
 
     if is_project(name):
-        project = Project.named(name).name
-        if project not in open_results(out).experiments():
-            raise InputError(
-                f"{out} holds no walk of {name}; make one with 'isoloss traverse {name} "
-                f"--out {out}'"
-            )
+        project, there = Project.named(name).name, out.is_dir()
+        if not there or project not in open_results(out).experiments():
+            lacks = f"{out} holds no walk of {name}" if there else f"there is no folder {out}"
+            raise InputError(f"{lacks}; make one with 'isoloss traverse {name} --out {out}'")
         return project
     return experiments.get(name).name if not out.is_dir() else name
 
