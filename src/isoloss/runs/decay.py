@@ -142,8 +142,8 @@ def _trained_together(contacts: Sequence[Contact]) -> Iterator[News]:
     said = ""
     try:
         trained = _train(contacts)
-    except Exception as error:
-        if not out_of_memory(error):
+    except (Exception, Interrupted) as error:
+        if isinstance(error, Interrupted) or not out_of_memory(error):
             yield from (contact.ended_by(error) for contact in contacts)
             return
         said = one_line(error)

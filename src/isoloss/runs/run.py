@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import signal
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -26,7 +27,6 @@ from isoloss.evaluation.failures import of_the_device
 from isoloss.outcome import Outcome
 from isoloss.path import Row
 from isoloss.progress import columns
-from isoloss.runs.pool import handling
 from isoloss.store import folder
 from isoloss.store.checkpoint import TrainingCheckpoint
 from isoloss.store.lock import LockedError, only_writer
@@ -109,6 +109,9 @@ class Contact:
     @contextmanager
     def keeping_nothing(self) -> Generator[None]:
         """Until a row is told nothing is lost by stopping: the signal for it raises Interrupted."""
+        if threading.current_thread() is not threading.main_thread():  # which alone hears it
+            yield
+            return
         before = signal.getsignal(signal.SIGTERM)
 
         def stop(number: int, frame: FrameType | None) -> None:
@@ -118,14 +121,15 @@ class Contact:
                 self._keeps_nothing = False  # once
                 raise Interrupted
 
-        with handling(stop, signal.SIGTERM):
-            self._keeps_nothing = True
-            try:
-                if self.stopping:  # since before that
-                    raise Interrupted
-                yield
-            finally:
-                self._keeps_nothing = False
+        self._keeps_nothing = True
+        signal.signal(signal.SIGTERM, stop)
+        try:
+            if self.stopping:  # since before that
+                raise Interrupted
+            yield
+        finally:
+            self._keeps_nothing = False
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
     @property
     def stopping(self) -> bool:
