@@ -360,3 +360,20 @@ def test_a_right_gradient_is_seen_after_a_few_evaluations_of_the_quantity() -> N
         next(walk(problem, regularizer=counted, check=check_too))
         counts.append(calls)
     assert counts[1] - counts[0] <= 6
+
+
+def test_a_loss_that_the_model_rounds_to_float32_is_judged_by_its_rounding() -> None:
+    """As the language models of transformers do; a wrong gradient is told all the same."""
+
+    def rounded(model: nn.Module, batch: Tensor) -> Tensor:
+        return 100 + nn.functional.cross_entropy(model(batch).float(), Y)
+
+    def problem(*more: nn.Module) -> Problem:
+        return Problem(network(*more), rounded, [X])
+
+    assert start(problem()) is Outcome.STEP_LIMIT
+    checked = check(problem())
+    assert checked.passed, checked
+    assert "0.0e+00 of L" not in str(checked)
+    with pytest.raises(ValueError, match="the gradient of the loss is off"):
+        start(problem(Wrong()))

@@ -20,7 +20,13 @@ from isoloss.data import leaves
 from isoloss.errors import IsolossError, one_line, said
 from isoloss.evaluation import saved_bytes
 from isoloss.evaluation.arithmetic import undisturbed
-from isoloss.evaluation.differences import RIGHT, mismatch, random_direction, wrong_gradient
+from isoloss.evaluation.differences import (
+    RIGHT,
+    allowed_coarsely,
+    mismatch,
+    random_direction,
+    wrong_gradient,
+)
 from isoloss.flat import Layout
 from isoloss.methods import SQP
 from isoloss.path import Record
@@ -175,7 +181,10 @@ def _loss_gradient(problem: Problem, judge: Problem, theta: Tensor, seed: int) -
     def loss(at: Tensor) -> Tensor:
         return judge.loss(at if held is None else torch.where(held, x, at))
 
-    row = _gradient("gradient of L", loss, x, grad, judge, relative_noise(judge, x), seed)
+    noise, allowed = relative_noise(judge, x), RIGHT[x.dtype]
+    if inside(judge).autograd.coarse(x):
+        noise, allowed = torch.finfo(x.dtype).eps, allowed_coarsely(loss(x).item(), x, grad)
+    row = _gradient("gradient of L", loss, x, grad, judge, noise, seed, allowed)
     rows = [row]
     if judge is not problem:
         own = problem.loss_and_grad(theta)[1].double()
@@ -197,9 +206,10 @@ def _gradient(
     problem: Problem,
     noise: float,
     seed: int,
+    allowed: float,
 ) -> Finding:
     """Whether a gradient is that of the values."""
-    layout, allowed = Layout(problem.shapes), RIGHT[x.dtype]
+    layout = Layout(problem.shapes)
     wrong = wrong_gradient(value, x, grad, layout, allowed, noise=noise, seed=seed)
     if wrong is None:
         return Finding(what, f"agrees with differences of the values to {allowed:.0e}", OK)
@@ -247,7 +257,14 @@ def _regularizer_gradient(
     return [
         Finding(what, f"{value.item():.6g}, gradient of norm {grad.norm().item():.4g}", OK),
         _gradient(
-            "gradient of R", lambda at: made.value_and_grad(at)[0], x, grad, judge, eps, seed
+            "gradient of R",
+            lambda at: made.value_and_grad(at)[0],
+            x,
+            grad,
+            judge,
+            eps,
+            seed,
+            RIGHT[x.dtype],
         ),
     ]
 

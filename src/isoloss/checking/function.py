@@ -208,9 +208,10 @@ def relative_noise(problem: Problem, theta: Tensor) -> float:
     (total,) = ranks.total(lambda: [losses.sum().item()])
     if total == 0:
         return math.inf
-    eps = torch.finfo(problem.dtype).eps
+    coarse = inside(problem).autograd.coarse(theta)
+    eps = torch.finfo(torch.float32 if coarse else problem.dtype).eps
     if problem.dtype == torch.float32:
-        exact = in_float64(problem, theta, _weighted)
+        exact = in_float64(problem, theta, _exactly)
         off = torch.zeros(1, dtype=torch.float64, device="cpu") if exact is None else losses - exact
         failed, drift, squares = ranks.total(
             lambda: [exact is None, off.sum().item(), off.square().sum().item()]
@@ -220,6 +221,11 @@ def relative_noise(problem: Problem, theta: Tensor) -> float:
     forth, back = losses.cumsum(0)[-1], losses.flip(0).cumsum(0)[-1]
     (apart,) = ranks.total(lambda: [(forth - back).abs().item()])
     return max(eps, apart / abs(total))
+
+
+def _exactly(problem: Problem, theta: Tensor) -> Tensor | None:
+    """The weighted losses, unless they are rounded to a coarser type than the problem's."""
+    return None if inside(problem).autograd.coarse(theta) else _weighted(problem, theta)
 
 
 def _losses(problem: Problem, theta: Tensor) -> Tensor:

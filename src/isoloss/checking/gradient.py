@@ -3,6 +3,7 @@ gradients say."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,7 +14,12 @@ from isoloss.checking.exact import in_float64
 from isoloss.checking.words import listed
 from isoloss.data import random_state_kept
 from isoloss.errors import InputError
-from isoloss.evaluation.differences import CLEARLY, random_direction, wrong_gradient
+from isoloss.evaluation.differences import (
+    CLEARLY,
+    allowed_coarsely,
+    random_direction,
+    wrong_gradient,
+)
 from isoloss.flat import Layout
 from isoloss.outcome import Ending
 from isoloss.problem import Problem, alone, inside
@@ -46,10 +52,13 @@ def check_gradient(problem: Problem, theta: Tensor) -> None:
 
         _check_jump(loss, at, few.network.layout)
         beside = _beside(at, own.walked(random_direction(at, 1)))
-        if not loss(beside).isfinite():
+        here = loss(beside).item()
+        if not math.isfinite(here):
             return
         grad = own.walked(few.loss_and_grad(beside)[1])
-        wrong = wrong_gradient(loss, beside, grad, few.network.layout, CLEARLY[at.dtype])
+        coarse = few.coarse(beside)
+        allowed = allowed_coarsely(here, beside, grad) if coarse else CLEARLY[at.dtype]
+        wrong = wrong_gradient(loss, beside, grad, few.network.layout, allowed)
         if wrong is None:
             return
         error, names = wrong

@@ -182,6 +182,17 @@ class Autograd:
             raise
         return per_example("loss", values, chunk)
 
+    def coarse(self, theta: Tensor) -> bool:
+        """Whether a network of float64 gives outputs or losses rounded to a coarser type, as the
+        language models of transformers do."""
+        self.network.load(theta)
+        with self._kernels():
+            chunk = next(iter(self.chunks.few(1, theta.dtype)))
+            outputs = self.detached(chunk)
+            given = [t for _, t in leaves([outputs, self.losses(outputs, chunk)], "")]
+        sizes = [t.dtype.itemsize for t in given if t.is_floating_point()]
+        return min(sizes) < theta.dtype.itemsize
+
     def metric(self, metric: Loss, outputs: Any, chunk: Chunk) -> Tensor:
         """A metric of each example, shape (chunk.examples,)."""
         with torch.no_grad():

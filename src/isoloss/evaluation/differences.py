@@ -102,6 +102,14 @@ def wrong_gradient(
     return error, names or sorted(each, key=each.__getitem__)[-1:]
 
 
+def allowed_coarsely(loss: float, x: Tensor, grad: Tensor) -> float:
+    """Largest mismatch of a right gradient of a loss in float64 that was rounded to float32: what
+    the rounding does to its difference over the longest step, if that is more than usual."""
+    change = STEPS[x.dtype][0] * (x.norm() * grad.norm()).item()
+    rounding = 4 * torch.finfo(torch.float32).eps * abs(loss)
+    return max(RIGHT[torch.float32], rounding / change if change else 0.0)
+
+
 def leaves_of(total: Tensor) -> list[Tensor]:
     """The tensors that a graph ends in and that require a gradient."""
     found = (getattr(node, "variable", None) for node in _nodes(total))
