@@ -159,6 +159,28 @@ def test_a_model_too_coarse_for_the_level_is_refused_and_left_alone(
     assert plain_loss(model.double()) == pytest.approx(path.level, rel=1.1e-3)
 
 
+def test_a_coarse_frozen_layer_is_refused_unless_a_type_is_given(refuses: Any) -> None:
+    """As the base of adapters in bfloat16: a model with it has another loss than its copy."""
+
+    class Adapted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.base = nn.Linear(3, 5).bfloat16().requires_grad_(False)
+            self.head = nn.Linear(5, 4)
+
+        def forward(self, x: Any) -> Any:
+            return self.head(self.base(x.to(self.base.weight.dtype)).to(self.head.weight.dtype))
+
+    model, data = Adapted(), classifier().data
+    with refuses("'base.weight'", "torch.bfloat16", "model.float() first", "dtype=torch.float32"):
+        isoloss.Problem(model, "cross_entropy", data)
+    problem = isoloss.Problem(model, "cross_entropy", data, dtype=torch.float32)
+    path = isoloss.traverse(problem, stop=Stop(steps=1), progress=False)
+    with refuses("'base.weight'", "torch.bfloat16", "model.float() first"):
+        path.load_into(model)
+    path.load_into(model.float())
+
+
 def test_a_walk_that_never_met_its_level_has_no_point_and_says_why(refuses: Any) -> None:
     problem, stop = classifier().problem(), Stop(evaluations=3)
     path = isoloss.traverse(problem, level=1e-30, stop=stop, progress=False)

@@ -381,6 +381,11 @@ def same(kept: Tensor, now: Tensor) -> bool:
     return torch.equal(dense(kept).nan_to_num(), dense(now.to(kept)).nan_to_num())
 
 
+def coarse(parameter: Tensor) -> bool:
+    """Whether a parameter is of a type below float32, in which no level can be held."""
+    return parameter.is_floating_point() and parameter.dtype.itemsize < torch.float32.itemsize
+
+
 def dense(tensor: Tensor) -> Tensor:
     """A tensor of any layout with all its entries in memory."""
     return tensor if tensor.layout == torch.strided else tensor.to_dense()

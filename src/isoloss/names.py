@@ -16,6 +16,7 @@ from isoloss.flat import (
     Layout,
     Model,
     Shapes,
+    coarse,
     dense,
     digest,
     fixed,
@@ -48,13 +49,18 @@ def load_into(
         given = {name: tuple(buffer.shape) for name, buffer in buffers.items()}
         _check_same("buffers", given, held, places)
     for name, parameter in named.items():
-        if parameter.dtype.itemsize < 4 and parameter.dtype != theta.dtype:
+        if coarse(parameter) and parameter.dtype != theta.dtype:
             raise InputError(
                 f"the model's parameter {name!r} is {parameter.dtype}, to which a point in "
                 f"{theta.dtype} would be rounded, off the level; call model.float() first"
             )
     for name, known in (frozen or {}).items():
         parameter = beside.get(places[name])
+        if parameter is not None and coarse(parameter):
+            raise InputError(
+                f"the model's frozen parameter {places[name]!r} is {parameter.dtype}, in which the "
+                f"model has another loss than the one that was held; call model.float() first"
+            )
         if parameter is None or digest(parameter.to(theta)) != known:
             raise InputError(
                 f"the frozen parameter {places[name]!r} of the model is not the one of the walk, "

@@ -42,7 +42,7 @@ from isoloss.evaluation.autograd import Term, weighted_sum
 from isoloss.evaluation.failures import told
 from isoloss.evaluation.reading import read_for
 from isoloss.evaluation.shares import check_alike
-from isoloss.flat import FlatNetwork, Model, Shapes, fixed, flatten, same, trainable
+from isoloss.flat import FlatNetwork, Model, Shapes, coarse, fixed, flatten, same, trainable
 from isoloss.flat import vector as flat_vector
 from isoloss.held import held_entries
 from isoloss.losses import Loss, get_loss, get_metric
@@ -182,6 +182,8 @@ class Problem:
                     f"the model's parameters are {network.dtype}, too coarse to hold a level; "
                     f"give dtype=torch.float32 or torch.float64"
                 )
+            if dtype is None:
+                _check_fine(model)
             check_precision(precision, network.device)
             last = channels_last_is_safe(network.model) and pays_channels_last(
                 network.device, precision
@@ -610,6 +612,17 @@ def _trains(model: Model, name: str) -> bool:
     if name not in buffers:
         return False
     return cast("nn.Module", model).get_submodule(name.rpartition(".")[0]).training
+
+
+def _check_fine(model: Model) -> None:
+    """Insist on no frozen parameter in which a model computes another loss than its copy would."""
+    for name, parameter in model.named_parameters() if isinstance(model, nn.Module) else ():
+        if coarse(parameter):
+            raise InputError(
+                f"the model's frozen parameter {name!r} is {parameter.dtype}, so that the model's "
+                f"own loss is rounded and not the one that would be held; call model.float() "
+                f"first, or give dtype=torch.float32 or torch.float64"
+            )
 
 
 def _check_dtype(dtype: torch.dtype | None) -> None:

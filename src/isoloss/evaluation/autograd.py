@@ -191,7 +191,7 @@ class Autograd:
             outputs = self.detached(chunk)
             given = [t for _, t in leaves([outputs, self.losses(outputs, chunk)], "")]
         sizes = [t.dtype.itemsize for t in given if t.is_floating_point()]
-        return min(sizes) < theta.dtype.itemsize
+        return min(sizes, default=theta.dtype.itemsize) < theta.dtype.itemsize
 
     def metric(self, metric: Loss, outputs: Any, chunk: Chunk) -> Tensor:
         """A metric of each example, shape (chunk.examples,)."""
