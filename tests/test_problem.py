@@ -368,6 +368,8 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "numpy within": ({"data": ((X, X.numpy()), Y)}, ["inputs[1]", "torch.from_numpy"]),
     "lengths within": ({"data": ((X, X[:5]), Y)}, ["5 inputs[1]", "6 targets"]),
     "number within": ({"data": ((X, torch.tensor(1.0)), Y)}, ["inputs[1]", "single number"]),
+    "single examples": ({"data": list(zip(X, Y, strict=True))}, ["targets", "DataLoader("]),
+    "single labels": ({"data": list(zip(X, Y.tolist(), strict=True))}, ["an int", "DataLoader("]),
     "no targets": ({"data": [(X, None)]}, ["CrossEntropy", "pair of tensors"]),
     "short weights": ({"weights": torch.ones(5)}, ["weights", "(5,)", "6 examples"]),
     "listed weights": ({"weights": [1.0] * 6}, ["weights", "list", "tensor"]),
@@ -429,6 +431,14 @@ NONE_EACH: dict[str, tuple[dict[str, Any], list[str]]] = {
     "keyword": (
         {"data": ({"image": X}, Y)},
         ["inputs['image'] of shape (6, 3)", "unexpected keyword", "dict"],
+    ),
+    "a model by another name": (
+        {"loss": lambda net, batch: net(**batch).sum(1), "data": [{"x": X}]},
+        ["inputs['x'] of shape (6, 3)", "lambda model, batch: ..., by these names"],
+    ),
+    "a cast of its own": (
+        {"model": lambda p, x: x.double() @ p["w"], "parameters": {"w": torch.ones(3, 2)}},
+        [".long()", "let forward cast to no fixed type"],
     ),
     "a ValueError": ({"model": nn.BatchNorm2d(3).eval()}, ["(6, 3)", "expected 4D input"]),
     "an IndexError": (

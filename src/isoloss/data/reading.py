@@ -32,6 +32,7 @@ WANTED = (
     "data must be a pair of tensors (inputs, targets) with the examples along the first axis, "
     "or an iterable of such pairs"
 )
+SINGLE = "batch single examples by torch.utils.data.DataLoader(data, batch_size=...)"
 WHOLE = (
     "data must be one batch as the loss takes it, a tensor, a dict, a tuple of tensors or any "
     "object, or a list of batches"
@@ -120,11 +121,12 @@ def as_pair(item: Any, *, paired: bool = True) -> Pair:
         ("targets", targets, targets is not None and not _some(targets, "targets")),
     ):
         if none or _is_plain(tree):
-            raise InputError(f"{WANTED}, got {part} that are {_described(tree)}; give a tensor")
+            remedy = "give a tensor" + f", and {SINGLE}" * isinstance(tree, (int, float))
+            raise InputError(f"{WANTED}, got {part} that are {_described(tree)}; {remedy}")
     for name, tensor in tensors:
         _check_layout(name, tensor, cut=True)
         if tensor.ndim == 0:
-            raise InputError(f"{WANTED}; {name} is a single number")
+            raise InputError(f"{WANTED}; {name} is a single number; {SINGLE}")
     n = examples_of((inputs, targets))
     for name, tensor in tensors:
         if len(tensor) != n:

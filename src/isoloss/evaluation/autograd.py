@@ -55,7 +55,7 @@ class Autograd:
 
     def on(self, chunks: Chunks) -> Autograd:
         """The same network on other inputs, for what it gives, without a loss."""
-        return Autograd(self.network, chunks, lambda outputs, _: outputs)
+        return Autograd(self.network, chunks, _outputs)
 
     def outputs(self, theta: Tensor) -> Iterator[tuple[Chunk, Any]]:
         """Each chunk with what the model gives for it."""
@@ -158,7 +158,8 @@ class Autograd:
         except FAILURES as error:
             if of_the_device(error):
                 raise
-            raise _explained(chunk.inputs, self.network.dtype, error) from error
+            alone = chunk.targets is None and self._loss is not _outputs
+            raise _explained(chunk.inputs, self.network.dtype, error, alone=alone) from error
 
     def detached(self, chunk: Chunk) -> Any:
         """The same, computed as for a gradient (torch has other kernels without one), detached."""
@@ -389,8 +390,13 @@ def _why(error: RuntimeError) -> str:
     return f"({one_line(error)}); write that operation out in plain ones"
 
 
-def _explained(inputs: Any, dtype: torch.dtype, error: Exception) -> InputError:
-    """One sentence on a model that failed on its inputs."""
+def _outputs(outputs: Any, _: Any, /) -> Any:
+    """In place of a loss, where there is none."""
+    return outputs
+
+
+def _explained(inputs: Any, dtype: torch.dtype, error: Exception, *, alone: bool) -> InputError:
+    """One sentence on a model that failed on its inputs, `alone` where there are no targets."""
     said = one_line(error)
     named = list(leaves(inputs, "inputs"))
     if isinstance(error, RuntimeError) and TYPES.search(said):
@@ -399,13 +405,15 @@ def _explained(inputs: Any, dtype: torch.dtype, error: Exception) -> InputError:
         remedy = (
             f"convert {whole[0]} with .float() unless they are indices"
             if whole
-            else "convert what must be integers with .long()"
+            else "convert what must be integers with .long(), and let forward cast to no fixed type"
         )
         return InputError(
             f"the model, in {dtype}, cannot take inputs of these types: {given} ({said}); {remedy}"
         )
     given = ", ".join(f"{name} of shape {tuple(tensor.shape)}" for name, tensor in named)
+    own = "; a loss that calls the model itself is lambda model, batch: ..., by these names"
     return InputError(
         f"the model cannot be evaluated on {given or 'its inputs'} ({placed(error)}); give inputs "
         f"that model(inputs) takes: a tuple or list becomes its arguments, a dict its keywords"
+        f"{own * alone}"
     )
