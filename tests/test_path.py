@@ -159,6 +159,14 @@ def test_a_model_too_coarse_for_the_level_is_refused_and_left_alone(
     assert plain_loss(model.double()) == pytest.approx(path.level, rel=1.1e-3)
 
 
+def test_a_point_goes_into_an_average_of_models_and_back() -> None:
+    kind = with_batch_norm()
+    average = torch.optim.swa_utils.AveragedModel(with_batch_norm())
+    walked(kind).load_into(average)
+    assert plain_loss(average.eval()) == pytest.approx(walked(kind).level, rel=1.1e-3)
+    walked(average).load_into(kind)
+
+
 def test_a_coarse_frozen_layer_is_refused_unless_a_type_is_given(refuses: Any) -> None:
     """As the base of adapters in bfloat16: a model with it has another loss than its copy."""
 

@@ -27,6 +27,9 @@ from isoloss.flat import (
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 """What `DataParallel`, `torch.compile` and others put into the names of what they wrap."""
 
+COUNTER = "n_averaged"
+"""The buffer that torch's `AveragedModel` has beside those of what it averages."""
+
 
 def load_into(
     model: nn.Module,
@@ -39,6 +42,9 @@ def load_into(
     found by name, `frozen` ones, whose digests must be the same, too; a wrapper or a prefix that
     one of two models has is no difference."""
     named, held = trainable(model, None), dict(model.named_buffers())
+    if buffers is not None and (COUNTER in buffers) != (COUNTER in held):
+        buffers = {name: buffer for name, buffer in buffers.items() if name != COUNTER}
+        held.pop(COUNTER, None)
     beside = {name: p for name, p in model.named_parameters() if name not in named}
     wanted, there = [*shapes, *(buffers or {}), *(frozen or {})], [*named]
     there += held if buffers is not None else ()
