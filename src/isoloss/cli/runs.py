@@ -223,8 +223,9 @@ def _run(
             options.say(f"{one.folder} is now {moved}")
     subject.prepare()
     todo = [one for one in planned if not one.finished()]
+    place = " and ".join(sorted({str(one.folder.parent) for one in planned}))
     if finished := len(planned) - len(todo):
-        options.say(f"{title}: {finished} of {len(planned)} runs are finished already.")
+        options.say(f"{title}: {finished} of {len(planned)} runs are finished already, in {place}.")
     if not todo:
         return
     files = [subject.file, *subject.imported] if isinstance(subject, Project) else []
@@ -234,6 +235,7 @@ def _run(
         with display.live:
             code = execute(todo, display.show, display.say)
     options.show(display.summary())
+    options.say(f"They are in {place}.")
     for sentence in display.notes:
         options.say(sentence, "note:", "yellow")
     for sentence in display.failures:
