@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import importlib.util
 import re
 import shutil
@@ -145,6 +146,7 @@ SHOWN = {
 """The networks of the README's table, by their names in the tables of the results."""
 
 
+@functools.cache
 def readme_row(name):
     """What the README has to say of a network."""
     if name in (kinds := write.kinds(RESULTS)):

@@ -51,10 +51,15 @@ def render(folder: Path = HERE) -> str:
             f"{', '.join(loose)}: look these numbers up, or write [[...]] where no table has them"
         )
     names = {name: partial(look, folder) for name, look in LOOK_UPS.items()}
+    return compiled(template).render(names | FORMATS)
+
+
+@cache
+def compiled(template: str) -> jinja2.Template:
+    """The template, ready to be filled in."""
     # it is Markdown that is written, from the repository's own files
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)  # noqa: S701
-    environment.globals.update(names | FORMATS)
-    return environment.from_string(BRACKETS.sub(r"\1", template)).render()
+    return environment.from_string(BRACKETS.sub(r"\1", template))
 
 
 def unchecked(template: str) -> list[str]:
