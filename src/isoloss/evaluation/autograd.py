@@ -19,7 +19,7 @@ from isoloss.evaluation.arithmetic import (
     twice_differentiable,
 )
 from isoloss.evaluation.differences import TOLERANCE, mismatch, own_functions, random_direction
-from isoloss.evaluation.failures import of_the_device
+from isoloss.evaluation.failures import explained
 from isoloss.flat import FlatNetwork, flatten
 from isoloss.losses import Loss, ModelLoss
 
@@ -31,8 +31,6 @@ KEPT_GRAPH = "backward through the graph a second time"
 """In torch's error on a graph that was made in an earlier evaluation."""
 UNDIFFERENTIABLE = ("derivative", "double backward", "differentiate twice", REENTRANT)
 """In torch's errors on operations that cannot be differentiated again."""
-FAILURES = (RuntimeError, TypeError, LookupError, ValueError, AttributeError, AssertionError)
-"""What a model raises on inputs that it does not take."""
 FEW = 4
 """Examples on which derivatives are checked: few, so that no kink lies within the least step."""
 
@@ -153,13 +151,9 @@ class Autograd:
         inputs = chunk.inputs if by_inputs else map_tensors(Tensor.detach, chunk.inputs)
         if isinstance(self._loss, ModelLoss):
             return losses_of(self._loss, self.network, inputs)
-        try:
+        alone = chunk.targets is None and self._loss is not _outputs
+        with explained(lambda error: _on_inputs(inputs, self.network.dtype, error, alone=alone)):
             return self.network(inputs)
-        except FAILURES as error:
-            if of_the_device(error):
-                raise
-            alone = chunk.targets is None and self._loss is not _outputs
-            raise _explained(chunk.inputs, self.network.dtype, error, alone=alone) from error
 
     def detached(self, chunk: Chunk) -> Any:
         """The same, computed as for a gradient (torch has other kernels without one), detached."""
@@ -299,17 +293,13 @@ class Autograd:
 
 def _given(what: str, function: Loss, outputs: Any, chunk: Chunk) -> Any:
     """What a function of (outputs, targets) gives; where it fails, in a sentence."""
-    try:
-        return function(outputs, chunk.targets)
-    except InputError:
-        raise
-    except FAILURES as error:
-        if of_the_device(error):
-            raise
-        raise InputError(
+    with explained(
+        lambda error: (
             f"the {what} failed on the outputs of the model and the targets ({placed(error)}); it "
             f"gets both for a chunk of the examples, and must give one number for each of these"
-        ) from error
+        )
+    ):
+        return function(outputs, chunk.targets)
 
 
 def differentiable(total: Tensor) -> Tensor:
@@ -343,17 +333,13 @@ def _joined(several: Sequence[Any], chunks: Iterable[Chunk], by: list[Tensor]) -
 def losses_of(loss: ModelLoss, network: FlatNetwork, batch: Any) -> Tensor:
     """What a function of (model, batch) gives at the point loaded: losses, or one number."""
     model = network.model if isinstance(network.model, nn.Module) else network
-    try:
-        return loss.measured(model, batch)
-    except InputError:
-        raise
-    except FAILURES as error:
-        if of_the_device(error):
-            raise
-        raise InputError(
+    with explained(
+        lambda error: (
             f"the loss of (model, batch) failed on a batch of the data ({placed(error)}); it is "
             f"called with the model and each batch as it was given"
-        ) from error
+        )
+    ):
+        return loss.measured(model, batch)
 
 
 def per_example(what: str, values: Any, chunk: Chunk) -> Tensor:
@@ -395,7 +381,7 @@ def _outputs(outputs: Any, _: Any, /) -> Any:
     return outputs
 
 
-def _explained(inputs: Any, dtype: torch.dtype, error: Exception, *, alone: bool) -> InputError:
+def _on_inputs(inputs: Any, dtype: torch.dtype, error: Exception, *, alone: bool) -> str:
     """One sentence on a model that failed on its inputs, `alone` where there are no targets."""
     said = one_line(error)
     named = list(leaves(inputs, "inputs"))
@@ -407,12 +393,12 @@ def _explained(inputs: Any, dtype: torch.dtype, error: Exception, *, alone: bool
             if whole
             else "convert what must be integers with .long(), and let forward cast to no fixed type"
         )
-        return InputError(
+        return (
             f"the model, in {dtype}, cannot take inputs of these types: {given} ({said}); {remedy}"
         )
     given = ", ".join(f"{name} of shape {tuple(tensor.shape)}" for name, tensor in named)
     own = "; a loss that calls the model itself is lambda model, batch: ..., by these names"
-    return InputError(
+    return (
         f"the model cannot be evaluated on {given or 'its inputs'} ({placed(error)}); give inputs "
         f"that model(inputs) takes: a tuple or list becomes its arguments, a dict its keywords"
         f"{own * alone}"

@@ -7,10 +7,25 @@ from contextlib import contextmanager
 
 import torch
 
-from isoloss.errors import DeviceError, one_line
+from isoloss.errors import DeviceError, InputError, one_line
 
 ALLOCATORS = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "MPS backend out of memory")
 """What torch says where it has no error of its own for memory that ran out."""
+FAILURES = (RuntimeError, TypeError, LookupError, ValueError, AttributeError, AssertionError)
+"""What a model, or another function that a user wrote, raises on what it does not take."""
+
+
+@contextmanager
+def explained(sentence: Callable[[Exception], str]) -> Generator[None]:
+    """Say in a sentence what a user's function raises; the device's errors stay what they are."""
+    try:
+        yield
+    except InputError:
+        raise
+    except FAILURES as error:
+        if of_the_device(error):
+            raise
+        raise InputError(sentence(error)) from error
 
 
 @contextmanager

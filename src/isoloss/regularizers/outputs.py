@@ -11,11 +11,10 @@ from torch import Tensor
 
 from isoloss.arguments import check_fields
 from isoloss.data import leaves
-from isoloss.errors import InputError, check_takes, kind, one_line
+from isoloss.errors import InputError, check_takes, kind, placed
 from isoloss.evaluation import Autograd
-from isoloss.evaluation.autograd import FAILURES
 from isoloss.evaluation.differences import random_direction
-from isoloss.evaluation.failures import of_the_device
+from isoloss.evaluation.failures import explained
 from isoloss.problem import Problem, inside
 from isoloss.regularizers.regularizer import Combinable, Regularizer, one_number
 
@@ -123,17 +122,13 @@ class _OfOutputs:
 
     def check(self, theta: Tensor) -> None:
         """Insist on a differentiable function of the parameters alone."""
-        try:
-            (first, grad), (second, _) = (self.value_and_grad(theta) for _ in range(2))
-        except InputError:
-            raise
-        except FAILURES as error:
-            if of_the_device(error):
-                raise
-            raise InputError(
+        with explained(
+            lambda error: (
                 f"the function of outputs {self.name!r} failed on what the model gives for the "
-                f"inputs ({type(error).__name__}: {one_line(error)}); correct it"
-            ) from error
+                f"inputs ({placed(error)}); correct it"
+            )
+        ):
+            (first, grad), (second, _) = (self.value_and_grad(theta) for _ in range(2))
         if first.item() != second.item() and not (math.isnan(first) and math.isnan(second)):
             raise InputError(
                 f"the function of outputs {self.name!r} is not a function of the parameters alone: "

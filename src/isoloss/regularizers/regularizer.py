@@ -12,8 +12,7 @@ from torch import Tensor
 
 from isoloss.arguments import real
 from isoloss.errors import InputError, check_takes, kind, placed, unknown
-from isoloss.evaluation.autograd import FAILURES
-from isoloss.evaluation.failures import of_the_device
+from isoloss.evaluation.failures import explained
 from isoloss.flat import Layout, Shapes
 from isoloss.problem import Problem
 from isoloss.regularizers.metric import Metric, summed
@@ -222,17 +221,13 @@ class Own:
 
     def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """R, shape (), and its gradient, shape (n,)."""
-        try:
-            found: Any = self.given.value_and_grad(theta.detach().clone())
-        except InputError:
-            raise
-        except FAILURES as error:
-            if of_the_device(error):
-                raise
-            raise InputError(
+        with explained(
+            lambda error: (
                 f"the regularizer {self.name!r} failed on the parameters ({placed(error)}); "
                 f"correct it"
-            ) from error
+            )
+        ):
+            found: Any = self.given.value_and_grad(theta.detach().clone())
         pair = list(found) if isinstance(found, tuple | list) else []
         shapes = [tuple(one.shape) if isinstance(one, Tensor) else kind(one) for one in pair]
         if shapes != [(), tuple(theta.shape)]:
