@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from isoloss import __version__
 from isoloss.arguments import check_fields, checked, whole
 from isoloss.checking.exact import in_float64
-from isoloss.checking.function import check_function, relative_noise
+from isoloss.checking.function import check_function, is_coarse, relative_noise
 from isoloss.checking.memory import vectors_at_most
 from isoloss.data import leaves
 from isoloss.errors import IsolossError, one_line, said
@@ -182,7 +182,7 @@ def _loss_gradient(problem: Problem, judge: Problem, theta: Tensor, seed: int) -
         return judge.loss(at if held is None else torch.where(held, x, at))
 
     noise, allowed = relative_noise(judge, x), RIGHT[x.dtype]
-    if inside(judge).autograd.coarse(x):
+    if is_coarse(judge, x):
         noise, allowed = torch.finfo(x.dtype).eps, allowed_coarsely(loss(x).item(), x, grad)
     row = _gradient("gradient of L", loss, x, grad, judge, noise, seed, allowed)
     rows = [row]

@@ -204,12 +204,11 @@ def relative_noise(problem: Problem, theta: Tensor) -> float:
     """Relative rounding error of the loss at a point, in the problem's own type."""
     ranks = inside(problem).ranks
     with ranks.together():
-        losses = _weighted(problem, theta)
+        losses, rounded = _weighted(problem, theta), is_coarse(problem, theta)
     (total,) = ranks.total(lambda: [losses.sum().item()])
     if total == 0:
         return math.inf
-    coarse = inside(problem).autograd.coarse(theta)
-    eps = torch.finfo(torch.float32 if coarse else problem.dtype).eps
+    eps = torch.finfo(torch.float32 if rounded else problem.dtype).eps
     if problem.dtype == torch.float32:
         exact = in_float64(problem, theta, _exactly)
         off = torch.zeros(1, dtype=torch.float64, device="cpu") if exact is None else losses - exact
@@ -223,9 +222,15 @@ def relative_noise(problem: Problem, theta: Tensor) -> float:
     return max(eps, apart / abs(total))
 
 
+def is_coarse(problem: Problem, theta: Tensor) -> bool:
+    """Whether losses are rounded to a coarser type than the problem's."""
+    with alone(problem):
+        return inside(problem).autograd.coarse(theta)
+
+
 def _exactly(problem: Problem, theta: Tensor) -> Tensor | None:
-    """The weighted losses, unless they are rounded to a coarser type than the problem's."""
-    return None if inside(problem).autograd.coarse(theta) else _weighted(problem, theta)
+    """The weighted losses, unless they are rounded."""
+    return None if is_coarse(problem, theta) else _weighted(problem, theta)
 
 
 def _losses(problem: Problem, theta: Tensor) -> Tensor:
